@@ -1,0 +1,1 @@
+"""What must be true, one small function a check."""

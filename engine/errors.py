@@ -1,0 +1,68 @@
+"""One tree of errors; each says what happened, why, and what to do now.
+
+::
+
+    CellarmanError          exit 4  tried and failed
+    ├── UsageError          exit 2  wrong usage
+    │   ├── ConfigError             a configuration file that cannot be used
+    │   └── NotFound                no such server, backup, job, restore point
+    ├── Refused             exit 3  will not, with the reason; nothing was touched
+    ├── Busy                exit 4  somebody else holds the lock; named
+    └── Cancelled           exit 4  the operator stopped it
+
+Kept free of imports: the light WAL client loads it.
+"""
+
+from __future__ import annotations
+
+
+class CellarmanError(Exception):
+    """What happened (`what`), why (`why`, other programs' words verbatim), what to do now (`fix`)."""
+
+    exit_code = 4
+
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}" if self.why else self.what
+
+    def lines(self) -> list[str]:
+        """Return the error as it is printed: one line each for what, why and what now."""
+        rows = [self.what]
+        if self.why:
+            rows += [f"why: {line}" if i == 0 else f"     {line}" for i, line in enumerate(self.why.splitlines())]
+        if self.fix:
+            rows += [f"now: {line}" if i == 0 else f"     {line}" for i, line in enumerate(self.fix.splitlines())]
+        return rows
+
+
+class UsageError(CellarmanError):
+    """The command or its arguments cannot be understood."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file that cannot be used; names file and line."""
+
+
+class NotFound(UsageError):
+    """No such server, backup, job or restore point."""
+
+
+class Refused(CellarmanError):
+    """Will not be done, for a reason; nothing was touched."""
+
+    exit_code = 3
+
+
+class Busy(CellarmanError):
+    """Another process holds what this one needs; the message names it."""
+
+
+class Cancelled(CellarmanError):
+    """The operator stopped this work."""

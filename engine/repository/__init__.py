@@ -1,0 +1,1 @@
+"""The Barman catalogue on disk."""

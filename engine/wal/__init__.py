@@ -1,0 +1,1 @@
+"""The WAL archive: in, indexed, judged, out."""
