@@ -1,0 +1,63 @@
+"""The process that does a job: `python -m engine.job.worker DIRECTORY LOCK_FD`.
+
+It needs no console: its own session, SIGHUP ignored, working directory /, standard streams in files. It holds the
+job's lock for life. SIGTERM raises Cancelled, once; what cleans up is not interrupted again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from types import FrameType
+
+from engine import config as config_
+from engine.errors import Cancelled, CellarmanError
+from engine.job import spec as spec_
+from engine.job import work
+from engine.job.journal import JournalReporter
+
+
+def main() -> int:
+    """Do the job of the directory in argv; returns the exit status."""
+    job_directory, lock = sys.argv[1], int(sys.argv[2])
+    if os.fork():
+        os._exit(0)  # the launcher waits for this one
+    os.set_inheritable(lock, False)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.chdir("/")
+    _sign(lock)
+    spec = spec_.read(job_directory)
+    journal = JournalReporter(job_directory, spec, secrets=[os.environ.get("PGPASSWORD", "")])
+    try:
+        with journal:
+            _on_sigterm()
+            config = config_.load(spec.config_file or None)
+            server = config.server(spec.server)
+            journal.result.update(work.run(spec, server, journal))
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except CellarmanError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _sign(lock: int) -> None:
+    """Hold the lock, and write who holds it: pid, and the start time that tells it from a later namesake."""
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open("/proc/self/stat", encoding="ascii") as file:
+        started = file.read().rpartition(")")[2].split()[19]  # proc(5), field 22
+    os.pwrite(lock, f"{os.getpid()}\n{started}\n".encode(), 0)
+
+
+def _on_sigterm() -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Cancelled("cancelled by the operator")
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
