@@ -1,1 +1,1 @@
-"""Widgets take values and emit messages."""
+"""Widgets take values and emit messages; they know no engine."""
