@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -22,14 +22,18 @@ from engine.job.state import JobState
 POLL = 0.1
 
 
-def jobs(state_directory: str) -> list[JobState]:
-    """Return all jobs, newest first; what cannot be read as a job is left out."""
+def jobs(state_directory: str, known: Mapping[str, JobState] | None = None) -> list[JobState]:
+    """Return all jobs, newest first; what cannot be read as a job is left out.
+
+    Jobs that are in `known` (by id) and have ended there are not read again: an end is for ever.
+    """
     root = spec_.directory(state_directory)
     try:
         names = [name for name in os.listdir(root) if not name.startswith(".")]
     except FileNotFoundError:
         return []
-    found = (state(os.path.join(root, name)) for name in sorted(names, reverse=True))
+    ended = {job.id: job for job in (known or {}).values() if job.status not in ("running", "died")}
+    found = (ended.get(name) or state(os.path.join(root, name)) for name in sorted(names, reverse=True))
     return [job for job in found if job is not None]
 
 
@@ -93,7 +97,7 @@ def _folded(job_directory: str) -> JobState | None:
         known = state_.initial(spec_.read(job_directory), job_directory)
     except CellarmanError:
         return None
-    for event in _Tail(job_directory).new():
+    for event in Tail(job_directory).new():
         known = state_.fold(known, event)
     return known
 
@@ -107,7 +111,7 @@ def _last_heard(job_directory: str) -> datetime:
     return datetime.fromtimestamp(os.stat(job_directory).st_mtime, timezone.utc)
 
 
-class _Tail:
+class Tail:
     """What was appended to a journal since the last look."""
 
     def __init__(self, job_directory: str, *, from_start: bool = True) -> None:
@@ -146,7 +150,7 @@ def follow(job_directory: str, from_start: bool = True, *, poll: float = POLL) -
 
     Without `from_start` only what comes from now on; for a job that has ended, nothing.
     """
-    tail = _Tail(job_directory, from_start=from_start)
+    tail = Tail(job_directory, from_start=from_start)
     while True:
         alive = held(job_directory)  # before reading: what a dying worker still wrote is read below
         for event in tail.new():
