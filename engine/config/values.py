@@ -1,12 +1,13 @@
-"""`cellarman.toml` as frozen values, each knowing the file and line that it came from."""
+"""The configuration as frozen values; where each was said is in `Config.sources`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.errors import NotFound
 from engine.repository.layout import Layout
 
 BackupMethod = Literal["postgres", "rsync", "local-rsync"]
@@ -72,6 +73,13 @@ class Server:
     """REDUNDANCY n, or RECOVERY WINDOW OF n DAYS|WEEKS|MONTHS; empty keeps all."""
     minimum_redundancy: int = 0
     last_backup_maximum_age: str = ""
+    """How old the last good backup may be, such as "1 DAY"; empty: not checked."""
+    last_backup_minimum_size: int = 0
+    """Bytes that the last good backup must have at least; 0: not checked."""
+    last_wal_maximum_age: str = ""
+    """How old the newest archived WAL may be, such as "1 HOUR"; empty: not checked."""
+    max_incoming_wals_queue: int = 0
+    """Files that may wait in incoming/ or streaming/; 0: not checked."""
     parallel_jobs: int = 2
     path_prefix: str = ""
     protected: bool = False
@@ -108,6 +116,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in the configuration, where it stands, and what to do about it."""
+
+    source: Source
+    what: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration, as read."""
 
@@ -120,3 +140,28 @@ class Config:
     sources: Mapping[tuple[str, str], Source] = field(default_factory=dict)
     """(server or "" for the global part, key) to where its value was said."""
     read_only: bool = False
+    warnings: tuple[Problem, ...] = ()
+    """What can be worked with but should not stay so."""
+
+    def server(self, name: str) -> Server:
+        """Return a server by name; NotFound names the nearest and all there are."""
+        if name in self.servers:
+            return self.servers[name]
+        if not self.servers:
+            raise NotFound(
+                f'no server "{name}"',
+                "the configuration has no server at all",
+                f"add a table [servers.{name}] to {self.files[-1] if self.files else 'cellarman.toml'}",
+            )
+        near = nearest(name, self.servers)
+        hint = f'nearest: "{near}"; ' if near else ""
+        raise NotFound(
+            f'no server "{name}"', f"{hint}servers: {', '.join(self.servers)}", "cellarman config show lists them"
+        )
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Return the word that was probably meant, or None."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(words), 1, 0.6)), None)

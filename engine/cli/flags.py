@@ -1,0 +1,40 @@
+"""The global flags, which may stand before or after the verb."""
+
+from __future__ import annotations
+
+from engine.errors import UsageError
+
+SWITCHES = {"--read-only": "read_only", "--json": "json", "--debug": "debug"}
+
+
+class Globals:
+    """What the global flags say."""
+
+    __slots__ = ("config", "debug", "json", "read_only")
+
+    def __init__(self) -> None:
+        self.config: str | None = None
+        self.read_only = False
+        self.json = False
+        self.debug = False
+
+
+def split_globals(words: list[str], flags: Globals) -> list[str]:
+    """Take the global flags out of the command line, wherever they stand before a `--`; return the rest."""
+    rest: list[str] = []
+    queue = iter(words)
+    for word in queue:
+        if word == "--":
+            return [*rest, word, *queue]
+        if word in SWITCHES:
+            setattr(flags, SWITCHES[word], True)
+        elif word == "--config":
+            flags.config = next(queue, "")
+        elif word.startswith("--config="):
+            flags.config = word.partition("=")[2]
+        else:
+            rest.append(word)
+            continue
+        if flags.config == "":
+            raise UsageError("--config needs a file", fix="cellarman --config FILE …")
+    return rest

@@ -1,0 +1,17 @@
+"""`cellarman.toml` as frozen values, each knowing the file and line that it came from."""
+
+from engine.config.load import describe, load
+from engine.config.values import DEFAULT, BackupMethod, Compressor, Config, Problem, Server, Source, Ssh
+
+__all__ = [
+    "DEFAULT",
+    "BackupMethod",
+    "Compressor",
+    "Config",
+    "Problem",
+    "Server",
+    "Source",
+    "Ssh",
+    "describe",
+    "load",
+]

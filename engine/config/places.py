@@ -1,0 +1,60 @@
+"""Where the configuration is looked for, and where state goes when nobody says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from engine.errors import ConfigError
+
+SYSTEM_FILE = "/etc/cellarman/cellarman.toml"
+SYSTEM_DIRECTORY = "/etc/cellarman/conf.d"
+SERVICE_STATE = "/var/lib/cellarman"
+FIRST_PERSON = 1000
+"""The first uid of people; accounts below it are for services (login.defs, UID_MIN)."""
+NOBODY = 65534
+
+
+def files(path: str | None, env: Mapping[str, str]) -> list[str]:
+    """Return the files to read, in order, later wins; one that is named is read alone and must exist."""
+    named = path or env.get("CELLARMAN_CONFIG")
+    if named:
+        return [os.path.abspath(_expand(named, env))]
+    own = os.path.join(env.get("XDG_CONFIG_HOME") or _expand("~/.config", env), "cellarman", "cellarman.toml")
+    found = [SYSTEM_FILE, *_directory(SYSTEM_DIRECTORY), own]
+    there = [name for name in found if os.path.lexists(name)]
+    if not there:
+        raise ConfigError(
+            "there is no configuration",
+            f"looked for {SYSTEM_FILE}, {SYSTEM_DIRECTORY}/*.toml and {own}",
+            "write one (config.example.toml shows every key), or name it: cellarman --config FILE …",
+        )
+    return there
+
+
+def _directory(path: str) -> list[str]:
+    try:
+        names = os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read", f"{error.strerror}", f"ls -ld {path}") from None
+    return sorted(os.path.join(path, name) for name in names if name.endswith(".toml") and not name.startswith("."))
+
+
+def state_directory(env: Mapping[str, str], uid: int) -> str:
+    """Return where jobs and logs go by default: the XDG state directory, /var/lib/cellarman for a service account."""
+    said = env.get("XDG_STATE_HOME", "")
+    if os.path.isabs(said):
+        return os.path.join(said, "cellarman")
+    home = _expand("~", env)
+    if uid < FIRST_PERSON or uid == NOBODY or not os.path.isdir(home):
+        return SERVICE_STATE
+    return os.path.join(home, ".local", "state", "cellarman")
+
+
+def _expand(path: str, env: Mapping[str, str]) -> str:
+    if path == "~" or path.startswith("~/"):
+        home = env.get("HOME") or os.path.expanduser("~")
+        return home + path[1:]
+    return os.path.expanduser(path)
