@@ -1,0 +1,316 @@
+"""Compression of archived WAL: told by content, written one file at a time, read back strictly and bounded.
+
+Names are Barman's, as in the fourth column of xlog.db. Every codec that is written here carries a checksum of the
+plain content, so a flipped bit in the archive is an error at reading and never reaches PostgreSQL. Light: the WAL
+client loads this; each compressor is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from engine.errors import CellarmanError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Compressor(Protocol):
+        """Takes plain bytes and gives compressed ones, as zlib's compressobj does."""
+
+        def compress(self, data: bytes | memoryview, /) -> bytes: ...
+
+        def flush(self) -> bytes: ...
+
+
+CHUNK = 1 << 20
+"""Bytes read at once: large enough for the codecs, small enough to stay in the processor's cache."""
+LARGEST_PLAIN = 1 << 30
+"""PostgreSQL's largest segment; nothing in a WAL archive is bigger."""
+SMALL_FILE = 1 << 20
+"""Bound for history and backup label files, which are a few hundred bytes."""
+WRITABLE = ("none", "gzip", "lz4", "zstd")
+
+_MAGICS = (
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\xff\x06\x00\x00sNaPpY", "snappy"),
+    (b"-----BEGIN PGP MESSAGE", "pgp"),
+)
+_DEFAULT_ZSTD_LEVEL = 1
+"""On WAL, level 1 is the densest of the fast ones: level 3 takes nearly twice as long and saves next to nothing."""
+
+
+class Unreadable(CellarmanError):
+    """Bytes that cannot be decompressed: damaged, too large, or made by a program that we lack."""
+
+
+def sniff(first: bytes) -> str:
+    """Return the codec that a file's first 16 bytes or more show; "none" for plain content.
+
+    >>> sniff(bytes.fromhex("28b52ffd") + bytes(12)), sniff(bytes.fromhex("18d10700") + bytes(12))
+    ('zstd', 'none')
+    """
+    for magic, name in _MAGICS:
+        if first.startswith(magic):
+            return name
+    return "pgp" if _openpgp(first) else "none"
+
+
+def _openpgp(first: bytes) -> bool:
+    """Tell whether a session key packet of RFC 4880 begins here, as in every file that gpg encrypts."""
+    if len(first) < 4:
+        return False
+    if first[0] in (0x84, 0x8C, 0xC1, 0xC3):
+        return first[2] in (3, 4)
+    return first[0] == 0x85 and first[3] == 3
+
+
+def compressor(codec: str, level: int | None, size: int, threads: int = 0) -> Compressor | None:
+    """Return a new compressor for exactly `size` plain bytes, None for codec "none".
+
+    `threads` above 0 lets zstd work on that many cores. Raises CellarmanError for a codec that is not written here.
+    """
+    if codec == "none":
+        return None
+    if codec == "zstd":
+        chosen = _DEFAULT_ZSTD_LEVEL if level is None else level
+        maker = _zstd().ZstdCompressor(level=chosen, threads=threads, write_checksum=True, write_content_size=True)
+        made: Compressor = maker.compressobj(size=size)
+        return made
+    if codec == "gzip":
+        import zlib
+
+        return zlib.compressobj(-1 if level is None else level, zlib.DEFLATED, 31)
+    if codec == "lz4":
+        return _Lz4(level, size)
+    raise CellarmanError(
+        f"cannot compress WAL with {codec}",
+        "it is not one of " + ", ".join(WRITABLE),
+        'set compression = "zstd" for this server',
+    )
+
+
+def compress(data: bytes, codec: str, level: int | None = None) -> bytes:
+    """Return `data` compressed as one frame with a checksum of its content."""
+    made = compressor(codec, level, len(data))
+    return data if made is None else made.compress(data) + made.flush()
+
+
+def copy(source: int, sink: int, codec: str, level: int | None, size: int, threads: int = 0) -> tuple[int, int]:
+    """Write the rest of file descriptor `source` to `sink`, compressed; return (bytes read, bytes written).
+
+    `size` is how many bytes there are. Raises CellarmanError when the source turns out longer or shorter.
+    """
+    made = compressor(codec, level, size, threads)
+    buffer = memoryview(bytearray(min(CHUNK, max(size, 1))))
+    read = written = 0
+    while count := os.readv(source, [buffer]):
+        read += count
+        if read > size:
+            break
+        piece = buffer[:count]
+        written += write_all(sink, piece if made is None else made.compress(piece))
+    if read != size:
+        raise CellarmanError("a WAL file changed while it was read", f"it had {size} bytes, then {read} or more")
+    return read, written + (write_all(sink, made.flush()) if made is not None else 0)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> int:
+    """Write every byte, as one os.write need not; return how many."""
+    total = len(data)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return total
+
+
+def decompress(data: bytes, limit: int = LARGEST_PLAIN) -> bytes:
+    """Return the plain content of `data`, whatever it is compressed with.
+
+    Raises Unreadable when it is damaged, cut short, longer than `limit` plain bytes, or of a codec that we cannot read.
+    """
+    codec = sniff(data[:32])
+    if codec == "none":
+        plain = data
+    elif codec == "zstd":
+        plain = _unzstd(data, limit)
+    else:
+        plain = _inflate(codec, data, limit)
+    if len(plain) > limit:
+        raise _too_large(limit)
+    return plain
+
+
+def read_segment(path: str, limit: int = LARGEST_PLAIN) -> bytes:
+    """Return the plain content of a WAL file; raises Unreadable as `decompress` does, and OSError."""
+    with open(path, "rb", buffering=0) as file:
+        data = file.read(limit + 1)
+    try:
+        return decompress(data, limit)
+    except Unreadable as error:
+        raise Unreadable(f"{path} cannot be read", error.why or error.what, error.fix) from None
+
+
+def read_head(path: str, count: int = 8192) -> bytes:
+    """Return the first `count` plain bytes of a WAL file, or fewer if it is shorter, reading only its beginning."""
+    with open(path, "rb", buffering=0) as file:
+        first = file.read(max(count, 32))
+        codec = sniff(first)
+        if codec == "none":
+            return first[:count]
+        opened = _opener(codec)
+        try:
+            head = opened(first)
+            while len(head) < count and (more := file.read(65536)):
+                head += opened(more)
+        except _damages() as error:
+            raise Unreadable(f"{path} cannot be read", f"{codec}: {error}") from None
+    return head[:count]
+
+
+def _inflate(codec: str, data: bytes, limit: int) -> bytes:
+    """Decompress frame after frame, as `cat a.gz b.gz` makes them, to the end of the data."""
+    plain = b""
+    while data:
+        machine = _machine(codec)
+        try:
+            plain += machine.decompress(data, limit + 1 - len(plain))
+        except _damages() as error:
+            raise Unreadable("compressed WAL is damaged", f"{codec}: {error}") from None
+        if len(plain) > limit:
+            raise _too_large(limit)
+        if not machine.eof:
+            raise Unreadable("compressed WAL is damaged", f"{codec}: it ends too early")
+        data = machine.unused_data or b""
+    return plain
+
+
+def _unzstd(data: bytes, limit: int) -> bytes:
+    zstd = _zstd()
+    try:
+        known = zstd.frame_content_size(data)
+        if known > limit:
+            raise _too_large(limit)
+        if known >= 0:
+            plain: bytes = zstd.ZstdDecompressor().decompress(data, max_output_size=limit)
+            return plain
+        return _unzstd_unsized(zstd.ZstdDecompressor().decompressobj(), data, limit)
+    except zstd.ZstdError as error:
+        raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
+
+
+def _unzstd_unsized(machine: Any, data: bytes, limit: int) -> bytes:
+    """Decompress a frame that does not state its size, in small steps so that `limit` holds."""
+    plain: list[bytes] = []
+    length = 0
+    for start in range(0, len(data), 4096):
+        plain.append(machine.decompress(data[start : start + 4096]))
+        length += len(plain[-1])
+        if length > limit:
+            raise _too_large(limit)
+        if machine.eof:
+            return b"".join(plain)
+    raise Unreadable("compressed WAL is damaged", "zstd: it ends too early")
+
+
+def _too_large(limit: int) -> Unreadable:
+    return Unreadable("compressed WAL is too large", f"it holds more than {limit} bytes")
+
+
+def _machine(codec: str) -> Any:
+    """Return a decompressor with `decompress(data, max_length)`, `eof` and `unused_data`."""
+    if codec == "gzip":
+        import zlib
+
+        return zlib.decompressobj(31)
+    if codec == "bzip2":
+        import bz2
+
+        return bz2.BZ2Decompressor()
+    if codec == "xz":
+        import lzma
+
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28)
+    if codec == "lz4":
+        import lz4.frame
+
+        return lz4.frame.LZ4FrameDecompressor()
+    raise Unreadable(
+        f"WAL compressed with {codec} cannot be read",
+        "it is encrypted with gpg" if codec == "pgp" else f"no {codec} decompressor is part of Cellarman",
+        "read it with Barman: barman get-wal SERVER NAME",
+    )
+
+
+def _opener(codec: str) -> Callable[[bytes], bytes]:
+    """Return a function that turns the next compressed bytes into plain ones, for reading a file's beginning."""
+    if codec == "zstd":
+        stream = _zstd().ZstdDecompressor().decompressobj()
+        return lambda data: b"" if stream.eof else stream.decompress(data)
+    machine = _machine(codec)
+    return lambda data: b"" if machine.eof else machine.decompress(data)
+
+
+def _damages() -> tuple[type[BaseException], ...]:
+    """Return what the imported decompressors raise for damaged data."""
+    found: list[type[BaseException]] = [OSError, EOFError, ValueError, RuntimeError]
+    for module, name in (("zlib", "error"), ("lzma", "LZMAError"), (_ZSTD_EXTENSION, "ZstdError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+class _Lz4:
+    """lz4's frame compressor, begun with its content's size at the first bytes."""
+
+    def __init__(self, level: int | None, size: int) -> None:
+        import lz4.frame
+
+        self._frame = lz4.frame.LZ4FrameCompressor(compression_level=level or 0, content_checksum=True)
+        self._size = size
+        self._begun = False
+
+    def compress(self, data: bytes | memoryview, /) -> bytes:
+        start: bytes = b"" if self._begun else self._frame.begin(self._size)
+        self._begun = True
+        body: bytes = self._frame.compress(data)
+        return start + body
+
+    def flush(self) -> bytes:
+        start: bytes = b"" if self._begun else self._frame.begin(self._size)
+        end: bytes = self._frame.flush()
+        return start + end
+
+
+_ZSTD_EXTENSION = "zstandard.backend_c"
+
+
+def _zstd() -> Any:
+    """Return the zstandard library's compiled part.
+
+    The package's `__init__` imports typing, platform and re, 10 ms that archive_command would pay for every segment;
+    the extension by itself takes one. Without a compiled part the package decides.
+    """
+    loaded = sys.modules.get(_ZSTD_EXTENSION) or sys.modules.get("zstandard")
+    if loaded is not None:
+        return loaded
+    from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
+
+    package = PathFinder.find_spec("zstandard")
+    places = package.submodule_search_locations if package is not None else None
+    found = PathFinder.find_spec("backend_c", places) if places else None
+    if found is not None and found.origin is not None:
+        loader = ExtensionFileLoader(_ZSTD_EXTENSION, found.origin)
+        module = loader.create_module(ModuleSpec(_ZSTD_EXTENSION, loader, origin=found.origin))
+        loader.exec_module(module)
+        sys.modules.setdefault(_ZSTD_EXTENSION, module)
+        return module
+    import zstandard
+
+    return zstandard
