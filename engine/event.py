@@ -147,3 +147,6 @@ class Silent:
     ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None: ...
+
+
+SILENT: Reporter = Silent()

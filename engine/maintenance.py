@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.config import Config
-from engine.event import Reporter, Silent
+from engine.event import SILENT, Reporter
 
 
-def pass_over(config: Config, *, report: Reporter = Silent()) -> list[str]:
+def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
     """Do one pass over all active servers and return what failed, a sentence each; one never stops the others."""
     raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config import Server
-from engine.event import Reporter, Silent
+from engine.event import SILENT, Reporter
 from engine.repository.backupinfo import BackupInfo
 
 
@@ -15,7 +15,7 @@ def take(
     backup_id: str | None = None,
     name: str | None = None,
     immediate: bool | None = None,
-    report: Reporter = Silent(),
+    report: Reporter = SILENT,
     job: str = "",
 ) -> BackupInfo:
     """Take a backup and return it, DONE: every WAL segment that it needs is in the archive.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import Server
-from engine.event import Reporter, Silent
+from engine.event import SILENT, Reporter
 from engine.repository.backupinfo import BackupInfo
 
 
@@ -34,7 +34,7 @@ class Verdict:
         return not self.findings
 
 
-def verify(server: Server, info: BackupInfo, report: Reporter = Silent()) -> Verdict:
+def verify(server: Server, info: BackupInfo, report: Reporter = SILENT) -> Verdict:
     """Read all of the backup; holds its lock meanwhile. Raises Refused for a backup that never ended."""
     raise NotImplementedError
 

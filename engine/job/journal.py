@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from engine.errors import Cancelled, CellarmanError
 from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.spec import JobSpec
+from engine.postgres import conninfo
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two progress events at the beginning of a phase."""
@@ -31,23 +31,17 @@ STATE_INTERVAL = 0.5
 RATE_WINDOW = 10.0
 """Seconds over which the rate is reckoned."""
 
-_CONNINFO_SECRET = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'&]+)", re.IGNORECASE)
-_URI_SECRET = re.compile(r"(\bpostgres(?:ql)?://[^\s:/@]*:)[^\s@]+@", re.IGNORECASE)
-
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the text without passwords: the given ones, and whatever a connection string gives as one.
+    """Return the text without passwords: the given ones, and whatever a connection string in it gives as one.
 
-    >>> redact("host=a password='it\\\\'s' user=b, postgres://u:pw@h/db")
-    "host=a password=*** user=b, postgres://u:***@h/db"
-    >>> redact("hunter2 was refused", ["hunter2"])
-    '*** was refused'
+    >>> redact("hunter2 was refused: host=a password='it is' user=b", ["hunter2"])
+    '******** was refused: host=a password=******** user=b'
     """
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "***")
-    text = _CONNINFO_SECRET.sub(r"\1***", text)
-    return _URI_SECRET.sub(r"\1***@", text)
+            text = text.replace(secret, conninfo.MASK)
+    return conninfo.redact(text)
 
 
 class Rate:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from engine import permission
 from engine.config import Config
 from engine.errors import CellarmanError, Refused
 from engine.job import follow
@@ -25,8 +26,8 @@ def launch(config: Config, spec: JobSpec, *, timeout: float = START_TIMEOUT) -> 
     The worker belongs to nobody: its own session, no terminal, no parent of ours. Raises Refused when everything is
     read-only, CellarmanError when the worker cannot be started.
     """
-    if config.read_only:
-        raise Refused("no job was started", "Cellarman runs read-only", "run it again without --read-only")
+    server = config.server(spec.server)
+    permission.require(spec.kind, server.name, read_only=config.read_only, protected=server.protected)
     job_directory, lock = _prepare(config, spec)
     try:
         _start(job_directory, lock, timeout)
@@ -114,9 +115,8 @@ def cancel(config: Config, ref: str, *, timeout: float = CANCEL_TIMEOUT) -> str:
     Raises NotFound for no such job, Refused for one that does not run, CellarmanError when it cannot be stopped or
     does not stop within `timeout` seconds.
     """
-    if config.read_only:
-        raise Refused("the job was not cancelled", "Cellarman runs read-only", "run it again without --read-only")
     job = follow.find(config.state_directory, ref)
+    permission.require("cancel", f"job {job.id}", read_only=config.read_only)
     if job.status != "running":
         raise Refused(f"job {job.id} does not run", f"it is {job.status}", f"cellarman job follow {job.id}")
     _terminate(job.directory, job.id)
