@@ -1,0 +1,134 @@
+"""The demo's directory, and everything that runs because of it: how both are found again and removed.
+
+Every process of the demo inherits MARK=<directory> in its environment; that is how they are found, whoever started them
+and however they detached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+
+from engine.errors import Refused
+
+MARK = "DEMO_OF_CELLARMAN"
+TOKEN = ".cellarman-demo"
+"""A file in the directory; nothing without it is ever removed."""
+NEEDED_BYTES = 600 * 1024**2
+SOCKET_PATH_LIMIT = 107
+"""Bytes that a socket's path may have on Linux (sun_path less its final zero)."""
+
+
+def make(directory: str | None) -> str:
+    """Make the demo's directory, `directory` or a temporary one, and return its path.
+
+    Raises Refused when it is not empty, too long for a socket's name, or too small.
+    """
+    if directory is None:
+        path = tempfile.mkdtemp(prefix="cellarman-demo-")
+        removed_at_the_end = True
+    else:
+        path = os.path.abspath(directory)
+        removed_at_the_end = not os.path.exists(path)
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if os.listdir(path):
+            raise Refused(
+                f"{path} is not empty",
+                "the demo removes its directory at the end, so it takes only an empty or a new one",
+                "cellarman demo --dir DIR, with a DIR that does not exist yet",
+            )
+        os.chmod(path, 0o700)
+    if len(f"{path}/run/.s.PGSQL.5432.lock") > SOCKET_PATH_LIMIT:
+        raise Refused(
+            f"{path} is too long a path",
+            f"PostgreSQL's socket lies in it, and a socket's path has at most {SOCKET_PATH_LIMIT} bytes",
+            "cellarman demo --dir DIR, with a shorter DIR",
+        )
+    free = shutil.disk_usage(path).free
+    if free < NEEDED_BYTES:
+        raise Refused(
+            f"{path} has too little space for the demo",
+            f"{free // 1024**2} MiB free, {NEEDED_BYTES // 1024**2} MiB needed",
+            "cellarman demo --dir DIR, on a file system with more space",
+        )
+    with open(os.path.join(path, TOKEN), "w") as token:
+        token.write("whole\n" if removed_at_the_end else "contents\n")
+    return path
+
+
+def clear(path: str, patience: float = 8.0) -> list[int]:
+    """End every process of the demo in `path`, remove the directory, and return the pids that would not end."""
+    left = _end_all(path, patience)
+    _remove(path)
+    return left
+
+
+def processes(path: str) -> list[int]:
+    """Return the pids of this account's processes that carry the mark of `path`, this process left out.
+
+    >>> processes("/nowhere")
+    []
+    """
+    mark = f"{MARK}={path}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as environment:
+            if mark in environment.read().split(b"\0"):
+                found.append(int(name))
+    return [pid for pid in found if not _is_zombie(pid)]
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True
+
+
+def _end_all(path: str, patience: float) -> list[int]:
+    """Ask first, then kill; again until none is left, since one that ends may just have started another."""
+    end = time.monotonic() + patience
+    asked: set[int] = set()
+    while found := processes(path):
+        late = time.monotonic() > end - patience / 2
+        for pid in found:
+            if late or pid not in asked:
+                _end(pid, kill=late)
+                asked.add(pid)
+        if time.monotonic() > end:
+            return found
+        time.sleep(0.05)
+    return []
+
+
+def _end(pid: int, kill: bool) -> None:
+    """Send a server SIGQUIT, its immediate shutdown, which waits for no client and frees its shared memory."""
+    with contextlib.suppress(OSError):
+        server = os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "postgres"
+        os.kill(pid, signal.SIGKILL if kill else signal.SIGQUIT if server else signal.SIGTERM)
+
+
+def _remove(path: str) -> None:
+    try:
+        with open(os.path.join(path, TOKEN)) as token:
+            whole = token.read() == "whole\n"
+    except OSError:
+        return
+    for entry in os.scandir(path):
+        if entry.name == TOKEN:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+    os.unlink(os.path.join(path, TOKEN))
+    if whole:
+        with contextlib.suppress(OSError):  # something new in it is not the demo's to remove
+            os.rmdir(path)
