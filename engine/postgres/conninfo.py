@@ -1,94 +1,74 @@
-"""libpq connection strings without libpq: taken apart, and shown without the password in them.
-
-Both forms of PostgreSQL's documentation, "Connection Strings": `key=value …` with quotes and backslashes
-(conninfo_parse in fe-connect.c), and `postgresql://` URIs (conninfo_uri_parse).
-"""
+"""Connection strings: read, changed, and shown without their secrets."""
 
 from __future__ import annotations
 
-import os
 import re
 
-MASK = "********"
-SECRET_KEYS = frozenset({"password", "sslpassword", "oauth_client_secret"})
-_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|)", re.DOTALL)
-_KEYWORD_SECRET = re.compile(
-    r"\b(password|sslpassword|PGPASSWORD|oauth_client_secret)(\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s'\"&\\]|\\.)+)",
-    re.IGNORECASE | re.DOTALL,
-)
-_URI_SECRET = re.compile(r"(postgres(?:ql)?://[^\s:@/?]*:)([^\s@/]+)(@)")
+from engine.errors import ConfigError, Refused
+
+SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+"""Parameters that are never shown."""
+
+_QUOTED = re.compile(r'"[^"]*"')
 
 
-def is_uri(conninfo: str) -> bool:
-    return conninfo.startswith(("postgresql://", "postgres://"))
+def parse_conninfo(conninfo: str) -> dict[str, str]:
+    """Return the parameters of a connection string, in keyword or URI form.
 
-
-def parse(conninfo: str) -> dict[str, str]:
-    r"""Return what a connection string says, by libpq's keywords; raise ValueError where libpq would refuse it.
-
-    >>> parse("host=pg user='o\\'neil' dbname = postgres")
-    {'host': 'pg', 'user': "o'neil", 'dbname': 'postgres'}
-    >>> parse("postgresql://barman:s%20t@pg:5433/postgres?sslmode=require")
-    {'user': 'barman', 'password': 's t', 'host': 'pg', 'port': '5433', 'dbname': 'postgres', 'sslmode': 'require'}
-    >>> parse("host pg")
-    Traceback (most recent call last):
-        ...
-    ValueError: no "=" after "host"
+    Raises ConfigError that quotes no part of it, since any part may be a password.
     """
-    if is_uri(conninfo):
-        return _parse_uri(conninfo)
-    found: dict[str, str] = {}
-    at, text = 0, conninfo.strip()
-    while at < len(text):
-        pair = _PAIR.match(text, at)
-        if pair is None:
-            raise ValueError(f'no "=" after "{text[at:].split(None, 1)[0].partition("=")[0]}"')
-        value = pair[2]
-        at = pair.end()
-        if at < len(text) and not text[at].isspace():
-            raise ValueError(f'the quotes of "{pair[1]}" do not end where its value does')
-        if value.startswith("'"):
-            value = value[1:-1]
-        found[pair[1]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-    return found
+    import psycopg2
+    from psycopg2.extensions import parse_dsn
 
-
-def _parse_uri(uri: str) -> dict[str, str]:
-    from urllib.parse import parse_qsl, unquote
-
-    rest = uri.partition("://")[2]
-    rest, _, query = rest.partition("?")
-    authority, _, dbname = rest.partition("/")
-    login, at, hosts = authority.rpartition("@")
-    found: dict[str, str] = {}
-    if at:
-        user, _, password = login.partition(":")
-        found |= {"user": unquote(user), "password": unquote(password)}
-    places = [re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", place) for place in hosts.split(",")]
-    if not all(places):
-        raise ValueError(f'"{hosts}" is not host:port')
-    found["host"] = ",".join(unquote(place[1].strip("[]")) for place in places if place)
-    found["port"] = ",".join(place[2] or "" for place in places if place)
-    found["dbname"] = unquote(dbname)
-    found |= dict(parse_qsl(query, keep_blank_values=True))
-    return {key: value for key, value in found.items() if value.strip(",")}
-
-
-def has_password(conninfo: str) -> bool:
-    """Tell whether a password stands in the connection string itself."""
     try:
-        return not SECRET_KEYS.isdisjoint(parse(conninfo))
-    except ValueError:
-        return redact(conninfo) != conninfo
+        return dict(parse_dsn(conninfo))
+    except psycopg2.Error as error:
+        # libpq quotes the word that it stumbled over, which may be part of a password.
+        why = _QUOTED.sub('"…"', str(error).strip())
+        raise ConfigError(
+            "a connection string cannot be read",
+            why,
+            'write it as in libpq\'s documentation: conninfo = "host=pg user=barman dbname=postgres"',
+        ) from None
 
 
-def redact(text: str) -> str:
-    """Return text with the passwords of any connection strings in it hidden, and that of PGPASSWORD.
+def with_options(conninfo: str, **options: str | int) -> str:
+    """Return the connection string with these parameters set over its own, in keyword form.
 
-    >>> redact("could not use host=pg password=hunter2 user=x or postgresql://u:pw@h/db")
-    'could not use host=pg password=******** user=x or postgresql://u:********@h/db'
+    >>> with_options("host=pg user=barman", dbname="replication")
+    'host=pg user=barman dbname=replication'
     """
-    text = _KEYWORD_SECRET.sub(rf"\1\2{MASK}", text)
-    text = _URI_SECRET.sub(rf"\1{MASK}\3", text)
-    known = os.environ.get("PGPASSWORD", "")
-    return text.replace(known, MASK) if len(known) > 3 else text
+    from psycopg2.extensions import make_dsn
+
+    merged = {**parse_conninfo(conninfo), **{key: str(value) for key, value in options.items()}}
+    return str(make_dsn(**merged))
+
+
+def without_password(conninfo: str) -> tuple[str, str | None]:
+    """Return the connection string safe to show and to pass as an argument, and the password taken out of it.
+
+    Hand the password to a child program as PGPASSWORD in its environment. Raises Refused for other secrets, which
+    libpq takes only from the connection string itself.
+
+    >>> without_password("postgresql://barman:s3cret@pg/postgres")
+    ('user=barman dbname=postgres host=pg', 's3cret')
+    """
+    from psycopg2.extensions import make_dsn
+
+    parameters = parse_conninfo(conninfo)
+    password = parameters.pop("password", None)
+    for secret in SECRETS[1:]:
+        if secret in parameters:
+            raise Refused(
+                f"a connection string holds {secret}, which PostgreSQL's programs take only as a visible argument",
+                "",
+                "move it to a service file (pg_service.conf) and write service=NAME in the connection string",
+            )
+    return str(make_dsn(**parameters)), password
+
+
+def where(conninfo: str) -> str:
+    """Return the server that a connection string leads to, for messages: `host=pg port=5432 user=barman`."""
+    parameters = parse_conninfo(conninfo)
+    shown = ("service", "host", "hostaddr", "port", "user", "dbname")
+    return " ".join(f"{key}={parameters[key]}" for key in shown if parameters.get(key)) or "the local default server"

@@ -26,7 +26,7 @@ class ManifestError(CellarmanError):
 
 
 class ManifestFile(namedtuple("ManifestFile", ("path", "size", "checksum_algorithm", "checksum"))):
-    """One file: its path below the data directory, bytes, `CRC32C`/`SHA256`/… or "", and the checksum in hexadecimal."""
+    """One file: path below the data directory, bytes, `CRC32C`, `SHA256`, … or "", checksum in hexadecimal."""
 
     __slots__ = ()
     path: str

@@ -62,7 +62,7 @@ class SegmentHeader(
         ("magic", "info", "timeline", "address", "rem_len", "system_id", "segment_size", "block_size"),
     )
 ):
-    """The long header at a segment's start; `timeline` is that of the first page and may be an ancestor of the file's."""
+    """The long header at a segment's start; `timeline` is the first page's and may be an ancestor of the file's."""
 
     __slots__ = ()
     magic: int
@@ -77,7 +77,7 @@ class SegmentHeader(
 
 
 def read_header(data: bytes) -> SegmentHeader:
-    """Return the header in a segment's first 40 bytes; raises WalFormatError with PostgreSQL's own word for the fault."""
+    """Return the header in a segment's first 40 bytes; raises WalFormatError with the reason."""
     if len(data) < HEADER_SIZE:
         raise _not_wal(f"it is too short: {len(data)} bytes")
     magic, info, timeline, address, rem_len, system_id, size, block = struct.unpack_from("<HHIQI4xQII", data)

@@ -1,0 +1,315 @@
+"""A live PostgreSQL server: connections to it, and the few things that are done through them.
+
+Every connection has a connect timeout, a statement timeout and a bound on the network's silence. Passwords come from
+libpq's own places or the connection string, and are cut out of every message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import CellarmanError
+from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_options, without_password
+from engine.postgres.facts import Archiver, ServerFacts, Tablespace, server_facts
+from engine.postgres.lsn import Lsn
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+    from psycopg2.extensions import cursor as Cursor
+
+__all__ = [
+    "Archiver",
+    "BasebackupProgress",
+    "ConnectionFailed",
+    "Identity",
+    "QueryFailed",
+    "ServerFacts",
+    "Slot",
+    "Tablespace",
+    "basebackup_progress",
+    "connect",
+    "create_physical_slot",
+    "create_restore_point",
+    "drop_slot",
+    "identify_system",
+    "parse_conninfo",
+    "server_compression",
+    "server_facts",
+    "slot",
+    "switch_wal",
+    "where",
+    "with_options",
+    "without_password",
+]
+
+CONNECT_TIMEOUT = 10
+STATEMENT_TIMEOUT = 60
+
+_LABEL_TOO_LONG = "22023"
+_WAL_LEVEL_TOO_LOW = "55000"
+_LONGEST_LABEL = 1024
+
+
+class ConnectionFailed(CellarmanError):
+    """The server could not be reached, or would not let us in."""
+
+
+class QueryFailed(CellarmanError):
+    """The server refused or failed a statement; `sqlstate` is its code, or "" when it never answered."""
+
+    def __init__(self, what: str, why: str = "", fix: str = "", sqlstate: str = "") -> None:
+        super().__init__(what, why, fix)
+        self.sqlstate = sqlstate
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What IDENTIFY_SYSTEM answers on a replication connection."""
+
+    system_id: int
+    timeline: int
+    lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A replication slot."""
+
+    name: str
+    kind: str
+    """`physical` or `logical`."""
+    active: bool
+    active_pid: int | None
+    restart_lsn: Lsn | None
+    wal_status: str | None
+    """`reserved`, `extended`, `unreserved`, `lost`, or None when it holds nothing."""
+    temporary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BasebackupProgress:
+    """A row of pg_stat_progress_basebackup; bytes are those before any compression."""
+
+    phase: str
+    total: int | None
+    streamed: int | None
+
+
+@contextlib.contextmanager
+def connect(
+    conninfo: str,
+    *,
+    timeout: int = CONNECT_TIMEOUT,
+    statement_timeout: int = STATEMENT_TIMEOUT,
+    application_name: str = "cellarman",
+) -> Iterator[Connection]:
+    """Give a connection in autocommit mode, closed afterwards; times in seconds.
+
+    Raises ConnectionFailed with libpq's own words and what to do, also when a statement within loses the server; a
+    statement that fails for another reason raises QueryFailed.
+    """
+    import psycopg2
+
+    connection = _open(conninfo, timeout, application_name)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
+                " set_config('datestyle', 'ISO', false), set_config('timezone', 'UTC', false)",
+                (f"{statement_timeout}s", f"{statement_timeout}s"),
+            )
+        yield connection
+    except psycopg2.Error as error:
+        raise _failed(conninfo, error, lost=bool(connection.closed)) from None
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def _replication(conninfo: str, timeout: int) -> Iterator[Cursor]:
+    import psycopg2
+    from psycopg2.extras import PhysicalReplicationConnection
+
+    connection = _open(conninfo, timeout, "cellarman", connection_factory=PhysicalReplicationConnection)
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+    except psycopg2.Error as error:
+        raise _failed(conninfo, error, lost=bool(connection.closed)) from None
+    finally:
+        connection.close()
+
+
+def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) -> Connection:
+    import psycopg2
+
+    dsn = with_options(
+        conninfo,
+        connect_timeout=max(timeout, 2),
+        application_name=application_name,
+        keepalives_idle=max(timeout, 2),
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=max(timeout, 2) * 1000,
+    )
+    try:
+        connection: Connection = psycopg2.connect(dsn, **factory)
+        return connection
+    except psycopg2.Error as error:
+        raise _failed(conninfo, error, lost=True) from None
+
+
+def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
+    why = str(error).strip() or type(error).__name__
+    for secret in SECRETS:
+        value = parse_conninfo(conninfo).get(secret)
+        if value:
+            why = why.replace(value, "********")
+    if lost:
+        return ConnectionFailed(f"cannot connect to {where(conninfo)}", why, _advice(why))
+    sqlstate = getattr(error, "pgcode", None) or ""
+    return QueryFailed(f"{where(conninfo)} refused a statement", why, _ADVICE_BY_STATE.get(sqlstate, ""), sqlstate)
+
+
+_ADVICE = (
+    (
+        r"no password supplied|password authentication failed",
+        "put the password into ~/.pgpass (mode 0600) of the account that runs cellarman, as"
+        " host:port:database:user:password; for replication connections the database is `replication`",
+    ),
+    (
+        r"no pg_hba\.conf entry for replication",
+        "add a line to the server's pg_hba.conf: host replication USER ADDRESS scram-sha-256;"
+        " then SELECT pg_reload_conf()",
+    ),
+    (r"no pg_hba\.conf entry", "add this host, user and database to the server's pg_hba.conf and reload it"),
+    (
+        r"replication role|permission denied to start WAL sender|REPLICATION attribute",
+        "on the server: ALTER ROLE the_role REPLICATION",
+    ),
+    (
+        r"exceeds max_wal_senders",
+        "raise max_wal_senders on the server (needs a restart), or end a replication connection that is not needed",
+    ),
+    (r"too many (clients|connections)|remaining connection slots", "the server is full: raise max_connections"),
+    (r'role ".*" does not exist', "create it on the server: createuser --superuser --replication NAME"),
+    (r'database ".*" does not exist', "name an existing database in conninfo: dbname=postgres"),
+    (r"Connection refused|No such file or directory", "start the server, or correct host and port in conninfo"),
+    (r"could not translate host name|Name or service not known", "correct the host in conninfo, or its DNS entry"),
+    (r"timeout expired|timed out|No route to host|unreachable", "look at the network and the firewalls in between"),
+    (r"starting up|not yet accepting|shutting down", "wait until the server accepts connections, then try again"),
+    (r"certificate|SSL", "look at sslmode, sslrootcert, sslcert and sslkey in conninfo"),
+)
+_ADVICE_BY_STATE = {
+    "42501": "grant the role what the message names; `cellarman check` lists what it needs, with the statements",
+    "57014": "the server is slow or a lock is held there; try again when it is quieter",
+}
+
+
+def _advice(why: str) -> str:
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, why):
+            return advice
+    return "try the same with psql; what works there works here"
+
+
+def identify_system(streaming_conninfo: str, *, timeout: int = CONNECT_TIMEOUT) -> Identity:
+    """Ask a server who it is over a replication connection, which proves the right to one and a free WAL sender."""
+    with _replication(streaming_conninfo, timeout) as cursor:
+        cursor.execute("IDENTIFY_SYSTEM")
+        row = cursor.fetchone()
+    assert row is not None
+    return Identity(int(row[0]), int(row[1]), Lsn.parse(row[2]))
+
+
+def server_compression(streaming_conninfo: str, algorithm: str, *, timeout: int = CONNECT_TIMEOUT) -> str | None:
+    """Return None when the server can compress a base backup with `algorithm` (gzip, lz4, zstd), else why it cannot.
+
+    Nothing is started: the backup asked for has a label that is too long, which the server looks at after it has set
+    up compression and before it does anything else (SendBaseBackup, do_pg_backup_start). It logs one ERROR.
+    """
+    if algorithm == "none":
+        return None
+    label = f"cellarman asks whether this server can compress with {algorithm}; this error is expected "
+    with _replication(streaming_conninfo, timeout) as cursor:
+        if cursor.connection.server_version < 150000:
+            return "server-side compression came with PostgreSQL 15"
+        try:
+            cursor.execute(f"BASE_BACKUP (LABEL '{label.ljust(_LONGEST_LABEL + 1, '.')}', COMPRESSION '{algorithm}')")
+        except cursor.connection.Error as error:
+            if error.pgcode in (_LABEL_TOO_LONG, _WAL_LEVEL_TOO_LOW):
+                return None
+            return str(error).strip().removeprefix("invalid compression specification: ")
+    raise AssertionError("a base backup with a label that is too long was accepted")
+
+
+def create_restore_point(connection: Connection, name: str) -> Lsn:
+    """Make a named restore point and return its LSN."""
+    return Lsn.parse(_value(connection, "SELECT pg_create_restore_point(%s)::text", name))
+
+
+def switch_wal(connection: Connection) -> Lsn:
+    """End the current WAL segment early, so that it is archived; returns the end of what it holds."""
+    return Lsn.parse(_value(connection, "SELECT pg_switch_wal()::text"))
+
+
+def slot(connection: Connection, name: str) -> Slot | None:
+    """Return the replication slot of that name, None when there is none."""
+    row = _row(
+        connection,
+        "SELECT slot_name::text, slot_type, active, active_pid, restart_lsn::text, wal_status, temporary"
+        " FROM pg_replication_slots WHERE slot_name = %s"
+        if connection.server_version >= 130000
+        else "SELECT slot_name::text, slot_type, active, active_pid, restart_lsn::text, NULL, temporary"
+        " FROM pg_replication_slots WHERE slot_name = %s",
+        name,
+    )
+    if row is None:
+        return None
+    return Slot(row[0], row[1], row[2], row[3], Lsn.parse(row[4]) if row[4] else None, row[5], row[6])
+
+
+def create_physical_slot(connection: Connection, name: str) -> Lsn:
+    """Create a physical replication slot that holds WAL from now on; returns where it begins."""
+    return Lsn.parse(_value(connection, "SELECT lsn::text FROM pg_create_physical_replication_slot(%s, true)", name))
+
+
+def drop_slot(connection: Connection, name: str) -> None:
+    """Drop a replication slot; QueryFailed when it is in use or is not there."""
+    _row(connection, "SELECT pg_drop_replication_slot(%s)", name)
+
+
+def basebackup_progress(connection: Connection, application_name: str) -> BasebackupProgress | None:
+    """Return how far the base backup of the client `application_name` is, None when it is not seen.
+
+    A role sees another role's backup only with pg_read_all_stats.
+    """
+    row = _row(
+        connection,
+        "SELECT p.phase, p.backup_total, p.backup_streamed FROM pg_stat_progress_basebackup p"
+        " JOIN pg_stat_activity a USING (pid) WHERE a.application_name = %s AND p.phase IS NOT NULL",
+        application_name,
+    )
+    return BasebackupProgress(row[0], row[1], row[2]) if row else None
+
+
+def _row(connection: Connection, query: str, *arguments: Any) -> tuple[Any, ...] | None:
+    import psycopg2
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query, arguments)
+            return cursor.fetchone()
+    except psycopg2.Error as error:
+        raise _failed(connection.dsn, error, lost=bool(connection.closed)) from None
+
+
+def _value(connection: Connection, query: str, *arguments: Any) -> Any:
+    row = _row(connection, query, *arguments)
+    assert row is not None
+    return row[0]
