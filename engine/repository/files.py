@@ -1,0 +1,62 @@
+"""Durable small files: written beside the target, synced, renamed over it, the directory synced. Light."""
+
+from __future__ import annotations
+
+import os
+
+from engine.faults import step
+
+
+def replace(path: str, data: bytes, *, mode: int = 0o640, temporary: str = "", fault: str = "") -> None:
+    """Give `path` the content `data` so that a reader, or a crash, sees the old file or the new one and no other.
+
+    `temporary` defaults to a dot-file beside it. `fault` names the step between the sync and the rename.
+    """
+    directory, name = os.path.split(path)
+    temporary = temporary or os.path.join(directory, f".{name}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    except BaseException:
+        os.close(fd)
+        _forget(temporary)
+        raise
+    os.close(fd)
+    if fault:
+        step(fault)
+    os.rename(temporary, path)
+    sync_directory(directory)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however many calls that takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove(path: str) -> bool:
+    """Unlink `path` if it is there; tell whether it was."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _forget(path: str) -> None:
+    """Remove a temporary file after a failure that is already on its way to the caller."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -1,0 +1,56 @@
+"""identity.json: which PostgreSQL cluster this part of the repository belongs to. Light: json is imported on use."""
+
+from __future__ import annotations
+
+from engine.errors import CellarmanError
+from engine.repository.files import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from engine.repository.layout import Layout
+
+
+class IdentityError(CellarmanError):
+    """identity.json is there and cannot be understood."""
+
+
+def system_id(layout: Layout) -> int | None:
+    """Return the system identifier that this server's repository was made for, or None when it is not known yet."""
+    try:
+        with open(layout.identity, encoding="utf-8") as file:
+            text = file.read(65536)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(layout, str(error)) from error
+    return _parse(layout, text)
+
+
+def _parse(layout: Layout, text: str) -> int | None:
+    import json
+
+    try:
+        value = json.loads(text).get("systemid")
+        return None if value is None else int(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _unreadable(layout, str(error)) from error
+
+
+def _unreadable(layout: Layout, why: str) -> IdentityError:
+    return IdentityError(
+        f"cannot read {layout.identity}",
+        why,
+        "restore it from a copy, or, once sure which cluster this repository belongs to, remove it: "
+        "the next backup or check writes it again",
+    )
+
+
+def write(layout: Layout, system: int, major: int) -> bool:
+    """Write identity.json if there is none yet, as Barman lays it out; tell whether it was written."""
+    import os
+
+    if os.path.exists(layout.identity):
+        return False
+    text = f'{{\n    "systemid": "{system}",\n    "version": "{major}"\n}}\n'
+    replace(layout.identity, text.encode(), mode=0o644)
+    return True
