@@ -129,7 +129,7 @@ def _debug(flags: Globals) -> None:
 
 def _say(text: str) -> None:
     """Print to standard error, never with a password in it, and never failing."""
-    from engine.postgres.conninfo import redact
+    from engine.postgres.dsn import redact
 
     try:
         print(redact(text), file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """`cellarman.toml` as frozen values, each knowing the file and line that it came from."""
 
-from engine.config.load import describe, load
+from engine.config.load import InvalidConfig, describe, load
 from engine.config.values import DEFAULT, BackupMethod, Compressor, Config, Problem, Server, Source, Ssh
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "BackupMethod",
     "Compressor",
     "Config",
+    "InvalidConfig",
     "Problem",
     "Server",
     "Source",

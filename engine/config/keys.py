@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from engine.postgres import conninfo as libpq
+from engine.postgres import dsn
 
 Parser = Callable[[object], Any]
 
@@ -103,9 +103,14 @@ def _path(value: object) -> str:
     return os.path.normpath(expanded)
 
 
+def _search_path(value: object) -> str:
+    """One directory, or several with colons between, as in PATH."""
+    return os.pathsep.join(_path(part) for part in _text(value).split(os.pathsep)) if value else _text(value)
+
+
 def _conninfo(value: object) -> str:
     text = _text(value)
-    libpq.parse(text)
+    dsn.parse(text)
     return text
 
 
@@ -178,9 +183,9 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "last_backup_maximum_age": _interval,
     "last_backup_minimum_size": _size,
     "last_wal_maximum_age": _interval,
-    "max_incoming_wals_queue": _integer(1, 1000000),
+    "max_incoming_wals_queue": _integer(0, 1000000),
     "parallel_jobs": _integer(1, 256),
-    "path_prefix": _path,
+    "path_prefix": _search_path,
     "protected": _boolean,
     "check_timeout": _integer(1, 3600),
     "lock_timeout": _integer(0, 86400),

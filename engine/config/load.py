@@ -11,7 +11,7 @@ from typing import Any
 from engine.config import document, keys, places, rules
 from engine.config.values import DEFAULT, Config, Problem, Server, Source, Ssh, nearest
 from engine.errors import ConfigError
-from engine.postgres import conninfo
+from engine.postgres import dsn
 
 Said = dict[str, tuple[Any, Source]]
 """What one part of the configuration says: key to parsed value and place."""
@@ -113,7 +113,7 @@ class _Reading:
         try:
             said[key] = (parser(raw), place)
         except ValueError as error:
-            shown = conninfo.redact(_toml(raw)) if "conninfo" in key else _toml(raw)
+            shown = dsn.redact(_toml(raw)) if "conninfo" in key else _toml(raw)
             self.problems.append(Problem(place, f"{key} = {shown} cannot be used; it takes {error}"))
 
     def environment(self) -> None:
@@ -222,8 +222,8 @@ def describe(config: Config) -> list[tuple[str, str, Any, Source]]:
     rows: list[tuple[str, str, Any, Source]] = []
     for (part, key), source in config.sources.items():
         owner: Any = config if part == "" else config.servers[part]
-        if part == "" and key not in keys.GLOBAL_KEYS:
-            continue  # a default for servers is shown with each server, from there
+        if key == "name" or (part == "" and key not in keys.GLOBAL_KEYS):
+            continue  # the table's own line; a default for servers is shown with each server
         value = getattr(owner.ssh or Ssh(), key[4:]) if key.startswith("ssh.") else getattr(owner, key)
-        rows.append((part, key, conninfo.redact(value) if "conninfo" in key else value, source))
+        rows.append((part, key, dsn.redact(value) if "conninfo" in key else value, source))
     return rows

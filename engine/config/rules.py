@@ -8,7 +8,7 @@ from typing import Protocol
 
 from engine.config.keys import LEVELS
 from engine.config.values import Problem, Server, Source
-from engine.postgres import conninfo
+from engine.postgres import dsn
 
 Sources = Mapping[tuple[str, str], Source]
 
@@ -85,7 +85,7 @@ def _omissions(server: Server, sources: Sources) -> Iterator[Problem]:
             f'retention_policy = "REDUNDANCY {server.minimum_redundancy}"',
         )
     for key in ("conninfo", "streaming_conninfo"):
-        if conninfo.has_password(getattr(server, key)):
+        if dsn.has_password(getattr(server, key)):
             yield Problem(
                 sources[server.name, key],
                 f"a password stands in {key} of {server.name}",
@@ -95,7 +95,7 @@ def _omissions(server: Server, sources: Sources) -> Iterator[Problem]:
 
 def _pgpass_line(text: str) -> str:
     """Return the line that ~/.pgpass needs (libpq, "The Password File"), the password itself left out."""
-    said = conninfo.parse(text)
+    said = dsn.parse(text)
     host, port, user = said.get("host", "localhost"), said.get("port", "5432"), said.get("user", "*")
     return f"echo '{host}:{port}:*:{user}:PASSWORD' >> ~/.pgpass; chmod 0600 ~/.pgpass"
 
@@ -143,7 +143,7 @@ def secrets(servers: Mapping[str, Server], sources: Sources, files: Mapping[str,
         for key in ("conninfo", "streaming_conninfo"):
             source = sources[server.name, key]
             facts = files.get(source.file)
-            if facts is None or not conninfo.has_password(getattr(server, key)):
+            if facts is None or not dsn.has_password(getattr(server, key)):
                 continue
             allowed = 0o640 if facts.owner == 0 else 0o600
             if facts.mode & 0o777 & ~allowed:

@@ -20,7 +20,7 @@ from engine.errors import Cancelled, CellarmanError
 from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.spec import JobSpec
-from engine.postgres import conninfo
+from engine.postgres import dsn
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two progress events at the beginning of a phase."""
@@ -40,8 +40,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     for secret in secrets:
         if secret:
-            text = text.replace(secret, conninfo.MASK)
-    return conninfo.redact(text)
+            text = text.replace(secret, dsn.MASK)
+    return dsn.redact(text)
 
 
 class Rate:

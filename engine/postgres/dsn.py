@@ -1,0 +1,94 @@
+"""libpq connection strings without libpq: taken apart, and shown without the password in them.
+
+Both forms of PostgreSQL's documentation, "Connection Strings": `key=value …` with quotes and backslashes
+(conninfo_parse in fe-connect.c), and `postgresql://` URIs (conninfo_uri_parse).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+MASK = "********"
+_SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|)", re.DOTALL)
+_KEYWORD_SECRET = re.compile(
+    rf"\b({'|'.join(_SECRETS)}|PGPASSWORD)(\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s'\"&\\]|\\.)+)",
+    re.IGNORECASE | re.DOTALL,
+)
+_URI_SECRET = re.compile(r"(postgres(?:ql)?://[^\s:@/?]*:)([^\s@/]+)(@)")
+
+
+def is_uri(conninfo: str) -> bool:
+    return conninfo.startswith(("postgresql://", "postgres://"))
+
+
+def parse(conninfo: str) -> dict[str, str]:
+    r"""Return what a connection string says, by libpq's keywords; raise ValueError where libpq would refuse it.
+
+    >>> parse("host=pg user='o\\'neil' dbname = postgres")
+    {'host': 'pg', 'user': "o'neil", 'dbname': 'postgres'}
+    >>> parse("postgresql://barman:s%20t@pg:5433/postgres?sslmode=require")
+    {'user': 'barman', 'password': 's t', 'host': 'pg', 'port': '5433', 'dbname': 'postgres', 'sslmode': 'require'}
+    >>> parse("host pg")
+    Traceback (most recent call last):
+        ...
+    ValueError: no "=" after "host"
+    """
+    if is_uri(conninfo):
+        return _parse_uri(conninfo)
+    found: dict[str, str] = {}
+    at, text = 0, conninfo.strip()
+    while at < len(text):
+        pair = _PAIR.match(text, at)
+        if pair is None:
+            raise ValueError(f'no "=" after "{text[at:].split(None, 1)[0].partition("=")[0]}"')
+        value = pair[2]
+        at = pair.end()
+        if at < len(text) and not text[at].isspace():
+            raise ValueError(f'the quotes of "{pair[1]}" do not end where its value does')
+        if value.startswith("'"):
+            value = value[1:-1]
+        found[pair[1]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+    return found
+
+
+def _parse_uri(uri: str) -> dict[str, str]:
+    from urllib.parse import parse_qsl, unquote
+
+    rest = uri.partition("://")[2]
+    rest, _, query = rest.partition("?")
+    authority, _, dbname = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    found: dict[str, str] = {}
+    if at:
+        user, _, password = login.partition(":")
+        found |= {"user": unquote(user), "password": unquote(password)}
+    places = [re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", place) for place in hosts.split(",")]
+    if not all(places):
+        raise ValueError(f'"{hosts}" is not host:port')
+    found["host"] = ",".join(unquote(place[1].strip("[]")) for place in places if place)
+    found["port"] = ",".join(place[2] or "" for place in places if place)
+    found["dbname"] = unquote(dbname)
+    found |= dict(parse_qsl(query, keep_blank_values=True))
+    return {key: value for key, value in found.items() if value.strip(",")}
+
+
+def has_password(conninfo: str) -> bool:
+    """Tell whether a password stands in the connection string itself."""
+    try:
+        return not parse(conninfo).keys().isdisjoint(_SECRETS)
+    except ValueError:
+        return redact(conninfo) != conninfo
+
+
+def redact(text: str) -> str:
+    """Return text with the passwords of any connection strings in it hidden, and that of PGPASSWORD.
+
+    >>> redact("could not use host=pg password=hunter2 user=x or postgresql://u:pw@h/db")
+    'could not use host=pg password=******** user=x or postgresql://u:********@h/db'
+    """
+    text = _KEYWORD_SECRET.sub(rf"\1\2{MASK}", text)
+    text = _URI_SECRET.sub(rf"\1{MASK}\3", text)
+    known = os.environ.get("PGPASSWORD", "")
+    return text.replace(known, MASK) if len(known) > 3 else text
