@@ -252,11 +252,18 @@ def _ids(layout: Layout) -> set[str]:
     found = {name[: -len(_INFO)] for name in _names(layout.meta) if name.endswith(_INFO) and not name.startswith(".")}
     try:
         with os.scandir(layout.base) as entries:
-            found.update(e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False))
+            found.update(entry.name for entry in entries if _is_backup_directory(entry))
     except FileNotFoundError:
         pass
     found.discard("")
     return found
+
+
+def _is_backup_directory(entry: os.DirEntry[str]) -> bool:
+    """Tell a backup's directory from what else may lie in base/, such as lost+found."""
+    if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+        return False
+    return is_backup_id(entry.name) or os.path.exists(os.path.join(entry.path, "backup.info"))
 
 
 def _names(directory: str) -> list[str]:
