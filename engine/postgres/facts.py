@@ -20,7 +20,7 @@ RESTORE_SETTINGS = (
     "max_wal_senders",
     "max_worker_processes",
 )
-"""Settings that recovery refuses to run with lower than the primary's (CheckRequiredParameterValues, xlogrecovery.c)."""
+"""What a restored server must have at least as high as the primary (CheckRequiredParameterValues, xlogrecovery.c)."""
 
 _SETTINGS = (
     *RESTORE_SETTINGS,

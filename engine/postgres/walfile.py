@@ -1,8 +1,8 @@
 """What is inside a WAL segment: its header, its commits, and where its valid data ends.
 
-Sources: PostgreSQL's src/include/access/{xlog_internal,xlogrecord,xact}.h, src/include/catalog/pg_control.h and
-src/backend/access/transam/xlogreader.c. Numbers are little-endian, records 8-aligned. A record may cross pages, and
-segments: what is cut off at a segment's end is carried into the next one's walk. Light: the WAL client loads it.
+Sources: PostgreSQL's src/include/access/{xlog_internal,xlogrecord}.h and src/backend/access/transam/xlogreader.c.
+Numbers are little-endian, records 8-aligned. A record may cross pages, and segments: what is cut off at a segment's
+end is carried into the next one's walk. Light: the WAL client loads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from collections import namedtuple
 
 from engine.errors import CellarmanError
-from engine.postgres import segment
+from engine.postgres import segment, walrecord
 from engine.postgres.lsn import Lsn
 
 TYPE_CHECKING = False
@@ -40,16 +40,15 @@ _MAJORS = {
 }
 _FIRST_MAGIC_OF_19 = 0xD119
 
-_XLOG, _XACT = 0, 1
-_COMMIT, _PREPARE, _ABORT, _COMMIT_PREPARED, _ABORT_PREPARED = 0x00, 0x10, 0x20, 0x30, 0x40
-_SHUTDOWN_CHECKPOINT, _ONLINE_CHECKPOINT, _SWITCH = 0x00, 0x10, 0x40
-_BACKUP_END, _RESTORE_POINT, _END_OF_RECOVERY = 0x50, 0x70, 0x90
-_KINDS = {
-    _COMMIT: "commit",
-    _ABORT: "abort",
-    _COMMIT_PREPARED: "commit_prepared",
-    _ABORT_PREPARED: "abort_prepared",
-}
+_PLAIN_END = 34
+"""Bytes of a commit or abort without any extra: header, main data's length, timestamp."""
+
+_PAGE_HEADER = struct.Struct("<HHIQI")
+_LENGTH = struct.Struct("<I")
+_LENGTH_AND_MANAGER = struct.Struct("<I13xB")
+_PREVIOUS = struct.Struct("<8xQ")
+_XACT_END = struct.Struct("<4xIQB7xBxq")  # xid, previous record, info, id of the data header, timestamp
+_PLAIN_KINDS = {walrecord.COMMIT: "commit", walrecord.ABORT: "abort"}
 
 
 class WalFormatError(CellarmanError):
@@ -125,3 +124,307 @@ def check_segment(name: str, header: SegmentHeader, *, system_id: int | None, si
     if not 1 <= header.timeline <= timeline:
         return f"wrong timeline: its first page is of timeline {header.timeline}, its name says {timeline}"
     return None
+
+
+class Carry(namedtuple("Carry", ("lsn", "length", "missing", "data"))):
+    """A record that the segment's end cuts: to be handed to the next segment's walk."""
+
+    __slots__ = ()
+    lsn: Lsn
+    length: int
+    missing: int
+    """Bytes of it that the next segment holds."""
+    data: bytes | None
+    """The bytes so far; None when recovery does not care about the record."""
+
+
+class SegmentFacts(
+    namedtuple(
+        "SegmentFacts",
+        (
+            "first_commit",
+            "last_commit",
+            "min_commit",
+            "max_commit",
+            "n_commits",
+            "n_aborts",
+            "last_commit_lsn",
+            "last_commit_xid",
+            "min_xid",
+            "max_xid",
+            "last_record_lsn",
+            "end_lsn",
+            "ended_by",
+            "restore_points",
+            "checkpoints",
+            "backup_ends",
+            "end_of_recovery",
+            "drops",
+            "last_timeline",
+            "carry",
+        ),
+    )
+):
+    """What a segment's records tell recovery. Times are microseconds since 2000-01-01 UTC, None when there is none.
+
+    A record belongs to the segment where it ends. PostgreSQL's time target stops at aborts as at commits, so
+    `min_commit` and `max_commit` count both; the other commit fields count commits only.
+    """
+
+    __slots__ = ()
+    first_commit: int | None
+    last_commit: int | None
+    min_commit: int | None
+    max_commit: int | None
+    n_commits: int
+    n_aborts: int
+    last_commit_lsn: Lsn | None
+    last_commit_xid: int | None
+    min_xid: int | None
+    max_xid: int | None
+    last_record_lsn: Lsn | None
+    """Where the last record that is whole begins."""
+    end_lsn: Lsn
+    """Where valid data ends."""
+    ended_by: str
+    """`end`, `switch`, `zeros`, or what is wrong with what follows `end_lsn`."""
+    restore_points: tuple[walrecord.RestorePoint, ...]
+    checkpoints: tuple[walrecord.Checkpoint, ...]
+    backup_ends: tuple[walrecord.BackupEnd, ...]
+    end_of_recovery: tuple[walrecord.EndOfRecovery, ...]
+    drops: tuple[walrecord.Commit, ...]
+    """Commits that removed files."""
+    last_timeline: int
+    """Of the last page with valid data."""
+    carry: Carry | None
+
+    @property
+    def switched(self) -> bool:
+        """Whether the segment was ended early, on purpose."""
+        return self.ended_by == "switch"
+
+    @property
+    def complete(self) -> bool:
+        """Whether replay can go on in the next segment."""
+        return self.ended_by in ("end", "switch")
+
+
+def walk(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> SegmentFacts:
+    """Walk every record of a whole segment; `carry` is what the walk of the segment before left over.
+
+    Without it the record that the segment's start continues is skipped. The walk ends where PostgreSQL's own reader
+    would for want of a valid page or record; checksums of records are not verified.
+    """
+    return _facts(_walked(data, header, carry))
+
+
+def commits(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> Iterator[walrecord.Commit]:
+    """Yield the ends of transactions in a segment, commits and aborts, in the order of the WAL."""
+    return map(walrecord.Commit._make, _walked(data, header, carry).ends)
+
+
+def _walked(data: bytes, header: SegmentHeader, carry: Carry | None) -> _Walk:
+    walker = _Walk(data, header, carry)
+    for page in range(0, len(data) - header.block_size + 1, header.block_size):
+        walker.page(page)
+        if walker.ended_by:
+            return walker
+    if len(data) < header.segment_size:
+        walker.stop(len(data), "the file is cut short")
+    return walker
+
+
+class _Walk:
+    """The state of a walk; positions are offsets in the segment, negative in the one before."""
+
+    __slots__ = (
+        "base",
+        "block",
+        "data",
+        "end",
+        "ended_by",
+        "ends",
+        "landmarks",
+        "last",
+        "last_timeline",
+        "length",
+        "magic",
+        "missing",
+        "parts",
+        "start",
+    )
+
+    def __init__(self, data: bytes, header: SegmentHeader, carry: Carry | None) -> None:
+        self.data = data
+        self.base = int(header.address)
+        self.block = header.block_size
+        self.magic = header.magic
+        self.last_timeline = header.timeline
+        self.ends: list[tuple[int, int, int, str, bool]] = []
+        self.landmarks: list[walrecord.Landmark] = []
+        self.last: int | None = None
+        self.end = len(data)
+        self.ended_by = ""
+        # The record at `start`, of `length` (0: begun in an unknown place), lacks `missing` bytes that the next page
+        # continues; `parts` are the bytes so far, None when nobody will ask for them.
+        self.start = self.length = self.missing = 0
+        self.parts: list[bytes] | None = None
+        if carry and carry.missing == header.rem_len and carry.lsn < self.base < carry.lsn + carry.length:
+            self.start, self.length, self.missing = carry.lsn - self.base, carry.length, carry.missing
+            self.parts = None if carry.data is None else [carry.data]
+
+    def stop(self, position: int, reason: str) -> None:
+        """End the walk: valid data reaches to `position`, or to the record that was cut before it."""
+        self.end = self.start if self.missing and self.length else position
+        self.ended_by = reason
+        self.missing, self.parts = 0, None
+
+    def page(self, page: int) -> None:
+        """Take in one page: its header, the record that it continues, the records that begin in it."""
+        magic, info, timeline, address, rest = _PAGE_HEADER.unpack_from(self.data, page)
+        if magic != self.magic or address != self.base + page:
+            self.stop(page, _wrong_page(magic, address, self.base + page))
+            return
+        position = page + (HEADER_SIZE if info & _LONG_HEADER else _SHORT_HEADER)
+        page_end = page + self.block
+        if self.missing and info & (0x8 if self.magic < _FIRST_MAGIC_OF_19 else 0x4):
+            # The server crashed while it wrote the record, and began anew here.
+            self.missing, self.parts, self.last = 0, None, None
+        elif rest or self.missing:
+            if page and (rest != self.missing or not info & _CONTRECORD):
+                self.stop(page, f"a page continues {rest} bytes of a record that needs {self.missing}")
+                return
+            position = self._continue(position, page_end, rest)
+        self.last_timeline = timeline
+        if position < page_end and not self.ended_by:
+            self._records(position, page_end)
+
+    def _continue(self, position: int, page_end: int, rest: int) -> int:
+        """Take the page's part of the record that an earlier page began; returns where the next record begins."""
+        if not self.missing:
+            self.length, self.missing, self.parts = 0, rest, None
+        part = min(rest, page_end - position)
+        self.missing -= part
+        if self.parts is not None:
+            self.parts.append(self.data[position : position + part])
+            if self.missing and len(self.parts) == 2:
+                head = b"".join(self.parts)
+                if not walrecord.is_wanted(head[17], head[16]):
+                    self.parts = None
+        position += part + 7 & -8
+        if not self.missing:
+            if self.parts is not None:
+                self._take(b"".join(self.parts), self.start, position)
+                self.parts = None
+            if self.length:
+                self.last = self.start
+        return position
+
+    def _records(self, position: int, page_end: int) -> None:
+        """Go from record to record until the page ends: the loop that the speed of it all hangs on."""
+        data, base, last, append = self.data, self.base, self.last, self.ends.append
+        unpack, unpack_end, kinds = _LENGTH_AND_MANAGER.unpack_from, _XACT_END.unpack_from, _PLAIN_KINDS
+        length = 0
+        while position <= page_end - walrecord.HEADER:
+            length, manager = unpack(data, position)
+            if manager < 2:
+                plain = False
+                if length == _PLAIN_END and manager and position + _PLAIN_END <= page_end:
+                    xid, previous, info, block, stamp = unpack_end(data, position)
+                    if block == 255 and info in kinds and (last is None or previous == base + last):
+                        append((base + position, xid, stamp, kinds[info], False))
+                        plain = True
+                if not plain and not self._special(position, length, page_end, last):
+                    return
+            last = position
+            position += length + 7 & -8 or page_end
+        self.last = last
+        if position < page_end:
+            (length,) = _LENGTH.unpack_from(data, position)
+            self._begin(position, length, page_end, [data[position:page_end]])
+        elif position > page_end:
+            assert last is not None
+            self._begin(last, length, page_end, None)
+
+    def _special(self, position: int, length: int, page_end: int, last: int | None) -> bool:
+        """Take a record of the transaction or the XLOG manager; False when the page's walk is over."""
+        self.last = last
+        if length < walrecord.HEADER:
+            self._begin(position, length, page_end, None)
+            return False
+        (previous,) = _PREVIOUS.unpack_from(self.data, position)
+        if last is not None and previous != self.base + last:
+            self.stop(position, "a record that does not follow the one before it")
+            return False
+        info, manager = self.data[position + 16], self.data[position + 17]
+        wanted = walrecord.is_wanted(manager, info)
+        if position + length > page_end:
+            self._begin(position, length, page_end, [self.data[position:page_end]] if wanted else None)
+            return False
+        if wanted:
+            self._take(self.data[position : position + length], position, position + (length + 7 & -8))
+        return not self.ended_by
+
+    def _begin(self, position: int, length: int, page_end: int, parts: list[bytes] | None) -> None:
+        """Note a record that the page cuts; one whose length cannot be ends the walk."""
+        if length < walrecord.HEADER:
+            self.stop(position, f"a record of {length} bytes" if length else "zeros")
+            return
+        self.start, self.length, self.missing, self.parts = position, length, position + length - page_end, parts
+
+    def _take(self, record: bytes, position: int, after: int) -> None:
+        """Keep what a whole record says."""
+        said = walrecord.decode(record, self.base + position, self.magic)
+        if isinstance(said, walrecord.Commit):
+            self.ends.append(said)
+        elif isinstance(said, walrecord.Switch):
+            self.last = position
+            self.stop(after, "switch")
+        elif said is not None:
+            self.landmarks.append(said)
+
+    def carry(self) -> Carry | None:
+        if self.ended_by or not self.missing or not self.length:
+            return None
+        data = None if self.parts is None else b"".join(self.parts)
+        return Carry(Lsn(self.base + self.start), self.length, self.missing, data)
+
+
+def _wrong_page(magic: int, address: int, expected: int) -> str:
+    if not magic and not address:
+        return "zeros"
+    if magic >> 12 != 0xD:
+        return f"invalid magic number {magic:04X}"
+    return f"unexpected page address {Lsn(address)} instead of {Lsn(expected)}"
+
+
+def _facts(walker: _Walk) -> SegmentFacts:
+    ends = walker.ends
+    done = [end for end in ends if end[3] in ("commit", "commit_prepared")]
+    stamps = [end[2] for end in ends]
+    xids = [end[1] for end in ends if end[1]]
+    by_kind: dict[type, list[walrecord.Landmark]] = {}
+    for landmark in walker.landmarks:
+        by_kind.setdefault(type(landmark), []).append(landmark)
+    return SegmentFacts(
+        first_commit=done[0][2] if done else None,
+        last_commit=done[-1][2] if done else None,
+        min_commit=min(stamps, default=None),
+        max_commit=max(stamps, default=None),
+        n_commits=len(done),
+        n_aborts=len(ends) - len(done),
+        last_commit_lsn=Lsn(done[-1][0]) if done else None,
+        last_commit_xid=done[-1][1] if done else None,
+        min_xid=min(xids, default=None),
+        max_xid=max(xids, default=None),
+        last_record_lsn=None if walker.last is None else Lsn(walker.base + walker.last),
+        end_lsn=Lsn(walker.base + walker.end),
+        ended_by=walker.ended_by or "end",
+        restore_points=tuple(by_kind.get(walrecord.RestorePoint, ())),
+        checkpoints=tuple(by_kind.get(walrecord.Checkpoint, ())),
+        backup_ends=tuple(by_kind.get(walrecord.BackupEnd, ())),
+        end_of_recovery=tuple(by_kind.get(walrecord.EndOfRecovery, ())),
+        drops=tuple(walrecord.Commit._make(end) for end in done if end[4]),
+        last_timeline=walker.last_timeline,
+        carry=walker.carry(),
+    )
