@@ -9,7 +9,7 @@ again begins anew and ends the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -126,7 +126,7 @@ def delete(
             raise CellarmanError(
                 f"the deletion of backup {backup_id} of server {layout.name} stopped half-way",
                 str(error),
-                f"it is no longer listed as good; finish it: cellarman delete {layout.name} {backup_id} --yes {backup_id}",
+                "it is no longer listed as good; finish it with the same command",
             ) from error
     return plan
 
@@ -271,8 +271,13 @@ def _plan(layout: Layout, target: _Target, refusals: list[Refusal]) -> Deletion:
     )
 
 
-def _wal_to_free(layout: Layout, target: _Target) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return (name, path) of the WAL that goes with the backup, in order, and what is to be said about it."""
+def _wal_to_free(
+    layout: Layout, target: _Target, indexed: Iterable[str] = ()
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (name, path) of the WAL that goes with the backup, in order, and what is to be said about it.
+
+    What lies on disk counts; names that only the index has join it through `indexed`.
+    """
     broken = [entry.id for entry in target.catalogue.unreadable if entry.id != target.id]
     if broken:
         return [], [f"no WAL is freed: backup {broken[0]} cannot be read, so what it needs is not known"]
@@ -285,7 +290,8 @@ def _wal_to_free(layout: Layout, target: _Target) -> tuple[list[tuple[str, str]]
         return [], [f"no WAL is freed: {error}"]
     if gone is None:
         return [], []
-    paths = dict(xlogdb.archived(layout))
+    paths = {name: layout.wal(name) for name in indexed}
+    paths.update(xlogdb.archived(layout))
     names = sorted(walneeds.unneeded(paths, gone, needs, _lineages(layout)))
     if not names and all(need.last is not None for need in needs):
         return [], ["no WAL is freed: no other backup is left that would use the WAL since its begin"]
@@ -367,9 +373,9 @@ def _remove_wal(layout: Layout, target: _Target, wait: float) -> None:
     """Free the WAL that nobody needs: index lines first, so that the index never names a file that is gone."""
     what = f"free the WAL of backup {target.id} of server {layout.name}"
     with locks.hold(layout.lock("xlogdb"), wait=wait, what=what):
-        wal, _ = _wal_to_free(layout, target)
-        names = {name for name, _ in wal}
         index = xlogdb.read(layout)
+        wal, _ = _wal_to_free(layout, target, [line.name for line in index.lines])
+        names = {name for name, _ in wal}
         rest = [line for line in index.lines if line.name not in names]
         if len(rest) < len(index.lines):
             xlogdb.rewrite(layout, rest)
