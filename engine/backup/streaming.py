@@ -1,18 +1,45 @@
-"""A backup taken with pg_basebackup, from preflight to DONE."""
+"""A backup taken with pg_basebackup, from preflight to DONE.
+
+The catalogue follows Barman: EMPTY when the entry is made, STARTED when the begin is known, WAITING_FOR_WALS when the
+copy is whole, DONE when the archive has its WAL from begin to end, FAILED with the reason otherwise. The begin is
+corrected from the finished backup_label; the end is the server's insert position after the copy.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
+from engine.backup import basebackup, label, preflight, waiting
+from engine.backup.basebackup import Call, Tick
+from engine.backup.monitor import ARCHIVING, Monitor
+from engine.backup.preflight import Ready
 from engine.config import Server
+from engine.errors import Cancelled, CellarmanError
 from engine.event import SILENT, Reporter
-from engine.repository.backupinfo import BackupInfo
+from engine.faults import step
+from engine.postgres import connection
+from engine.postgres.backuplabel import parse_label
+from engine.postgres.connection import ConnectionFailed
+from engine.postgres.lsn import Lsn
+from engine.postgres.manifest import read_manifest
+from engine.repository import files, identity, locks, repository
+from engine.repository.backupinfo import BackupInfo, Tablespace
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""Seconds, so that a server that vanished is noticed within a minute."""
 
 
 def take(
     server: Server,
     *,
-    backup_id: str | None = None,
     name: str | None = None,
     immediate: bool | None = None,
     report: Reporter = SILENT,
@@ -21,11 +48,334 @@ def take(
     """Take a backup and return it, DONE: every WAL segment that it needs is in the archive.
 
     `immediate` of None means the server's immediate_checkpoint. Raises Refused before anything is made when it cannot
-    work; after that the backup is left FAILED with the reason, or WAITING_FOR_WALS when only WAL is missing.
+    work, Busy when another backup runs; after that the backup is left FAILED with the reason, or WAITING_FOR_WALS when
+    only WAL is missing.
     """
-    raise NotImplementedError
+    layout = server.layout
+    what = f"back up {server.name}"
+    if os.path.isdir(layout.locks) and locks.holder(layout.lock("backup")):
+        locks.hold(layout.lock("backup"), what=what).release()
+    if name is not None:
+        repository.check_name(layout, name)
+    ready = preflight.examine(server, report)
+    repository.prepare(layout)
+    with locks.hold(layout.lock("backup"), what=what):
+        backup_id = repository.new_id(layout, datetime.now(timezone.utc))
+        with locks.hold(layout.lock(backup_id), what=what):
+            fast = server.immediate_checkpoint if immediate is None else immediate
+            return _Run(server, ready, report, job, fast, _entry(server, ready, backup_id, name)).run()
+
+
+def _entry(server: Server, ready: Ready, backup_id: str, name: str | None) -> BackupInfo:
+    """Return what is known of the backup before it begins."""
+    facts = ready.facts
+    return BackupInfo(
+        backup_id,
+        server_name=server.name,
+        mode="postgres",
+        backup_name=name,
+        version=facts.version_num,
+        systemid=facts.system_id,
+        xlog_segment_size=facts.segment_size,
+        compression=ready.shape.compression,
+        cluster_size=facts.cluster_size,
+        pgdata=facts.data_directory,
+        tablespaces=tuple(Tablespace(t.name, t.oid, t.location) for t in facts.tablespaces),
+        config_file=facts.config_file,
+        hba_file=facts.hba_file,
+        ident_file=facts.ident_file,
+        data_checksums="on" if facts.data_checksums else "off",
+        summarize_wal=facts.settings.get("summarize_wal"),
+    )
+
+
+@dataclass
+class _Run:
+    """One backup on its way; `info` is what its backup.info says."""
+
+    server: Server
+    ready: Ready
+    report: Reporter
+    job: str
+    fast: bool
+    info: BackupInfo
+
+    @property
+    def client(self) -> str:
+        """What our pg_basebackup calls itself on the server."""
+        return f"cellarman_backup_{self.info.id}"
+
+    def run(self) -> BackupInfo:
+        self.report.backup(self.info.id)
+        began = time.monotonic()
+        try:
+            self._begin()
+            self._copy()
+            copied = time.monotonic()
+            self._end(copied - began)
+            self.report.phase("wal", f"{self.info.begin_wal} to {self.info.end_wal}")
+            waiting.await_wal(self.server, self.info, self.report)
+            self._save(status="DONE")
+            step("backup.done")
+        except waiting.WalMissing:
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._remember(copy_seconds=copied - began, wal_seconds=time.monotonic() - copied)
+        return self.info
+
+    def _save(self, **changes: Any) -> None:
+        changed = replace(self.info, **changes)
+        repository.save(self.server.layout, changed)
+        self.info = changed
+
+    def _begin(self) -> None:
+        layout, facts = self.server.layout, self.ready.facts
+        self._remember(
+            job=self.job,
+            client=self.client,
+            shape=str(self.ready.shape),
+            pg_basebackup=self.ready.program.path,
+            pg_basebackup_version=".".join(map(str, self.ready.program.version)),
+            server_version=facts.version,
+            restore_settings=facts.restore_settings,
+            settings=dict(facts.settings),
+        )
+        self._save(status="EMPTY")
+        step("backup.empty")
+        identity.write(layout, facts.system_id, facts.major)
+        data = layout.data(self.info.id)
+        for path in [data, *(layout.tablespace(self.info.id, t.oid) for t in self._placed())]:
+            os.makedirs(path, mode=0o700)
+        os.chmod(layout.backup(self.info.id), 0o755)
+        with connection.connect(self.server.conninfo, timeout=self.server.check_timeout) as conn:
+            now, lsn = _now_and_here(conn)
+        self._save(**_fields(self.info.began(lsn, facts.timeline)), begin_time=now, status="STARTED")
+        step("backup.started")
+
+    def _placed(self) -> list[Tablespace]:
+        """Return the tablespaces that are directories of their own: those inside PGDATA are copied with it."""
+        return [t for t in self.info.tablespaces if os.path.isabs(t.location)]
+
+    def _call(self) -> Call:
+        layout, server = self.server.layout, self.server
+        safe, password = connection.without_password(server.streaming_conninfo)
+        return Call(
+            program=self.ready.program.path,
+            program_major=self.ready.program.major,
+            conninfo=connection.with_options(
+                safe, application_name=self.client, connect_timeout=server.check_timeout, **_KEEPALIVE
+            ),
+            env={"PGPASSWORD": password} if password is not None else {},
+            data=layout.data(self.info.id),
+            shape=self.ready.shape,
+            label=f"cellarman {server.name} {self.info.id}",
+            tablespaces=[(t.location, layout.tablespace(self.info.id, t.oid)) for t in self._placed()],
+            fast=self.fast,
+            rate=server.bandwidth_limit,
+        )
+
+    def _copy(self) -> None:
+        self.report.phase("checkpoint", "at once" if self.fast else "spread, as the server does it by itself")
+        with Monitor(self.server, self.client, self.report) as monitor:
+            progress = _Progress(self.report, monitor, self.server.wal_timeout)
+            basebackup.run(self._call(), progress.tick, self.report.note)
+        step("backup.copied")
+        for path in [
+            *(self.server.layout.tablespace(self.info.id, t.oid) for t in self._placed()),
+            self.server.layout.backup(self.info.id),
+            self.server.layout.base,
+        ]:
+            files.sync_directory(path)
+
+    def _end(self, seconds: float) -> None:
+        layout = self.server.layout
+        text = label.read(layout.data(self.info.id), self.ready.shape)
+        found = parse_label(text)
+        timeline = found.timeline or int(found.start_wal[:8], 16)
+        now, lsn = self._where_it_ends(timeline)
+        sizes = repository.sizes(layout, self.info.id)
+        self._save(
+            **_fields(self.info.began(found.start_lsn, timeline).ended(lsn, timeline)),
+            end_time=now,
+            backup_label=text,
+            size=sizes.size,
+            deduplicated_size=sizes.deduplicated,
+            copy_stats={"copy_time": round(seconds, 6), "total_time": round(seconds, 6)},
+            status="WAITING_FOR_WALS",
+        )
+        step("backup.waiting")
+        self._mark()
+
+    def _where_it_ends(self, timeline: int) -> tuple[datetime, Lsn]:
+        """Return when and where the backup is consistent: where the server inserts now, or, when it does not answer
+        any more, the end that it wrote into the manifest."""
+        try:
+            with connection.connect(self.server.conninfo, timeout=self.server.check_timeout) as conn:
+                _same_timeline(conn, timeline)
+                return _now_and_here(conn)
+        except ConnectionFailed as error:
+            manifest = os.path.join(self.server.layout.data(self.info.id), "backup_manifest")
+            ends = [part.end for part in read_manifest(manifest).wal_ranges if part.timeline == timeline]
+            if not ends:
+                raise
+            self.report.note(f"the end of the backup is taken from its manifest: {error}", "warn")
+            return datetime.now(timezone.utc), max(ends)
+
+    def _mark(self) -> None:
+        """Make the restore point barman_<ID> and end the segment, so that its WAL is sent at once."""
+        name = f"barman_{self.info.id}"
+        try:
+            with connection.connect(self.server.conninfo, timeout=self.server.check_timeout) as conn:
+                point = connection.create_restore_point(conn, name)
+                self._remember(restore_point=name, restore_point_lsn=str(point))
+                connection.switch_wal(conn)
+                if self.server.streaming_archiver:
+                    _write_a_little(conn)
+        except CellarmanError as error:
+            self.report.note(f"restore point and end of the WAL segment: {error}", "warn")
+
+    def _remember(self, **facts: Any) -> None:
+        layout = self.server.layout
+        repository.save_facts(layout, self.info.id, {**repository.facts(layout, self.info.id), **facts})
+
+    def _fail(self, error: BaseException) -> None:
+        """Leave the backup FAILED, with the reason and without what was copied.
+
+        One that is whole is not thrown away: it waits for its WAL, unless the operator gave it up, and then keeps its
+        files.
+        """
+        stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+        status = self._status_on_disk()
+        if status == "DONE" or (status == "WAITING_FOR_WALS" and not stopped):
+            return
+        if status != "WAITING_FOR_WALS":
+            _release(self.server, self.client, self.report)
+            discard(self.server, self.info.id)
+        try:
+            self._save(status="FAILED", error=reason(error))
+        except (CellarmanError, OSError) as second:
+            path = self.server.layout.backup_info(self.info.id)
+            self.report.note(f"{path} could not say that the backup failed: {second}; cellarman cron does", "error")
+
+    def _status_on_disk(self) -> str:
+        """Return what the disk says: an error may have come between the write and this process's knowing."""
+        try:
+            return repository.load(self.server.layout, self.info.id).status
+        except CellarmanError:
+            return self.info.status
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as the one line that backup.info takes."""
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:1000]
+
+
+def discard(server: Server, backup_id: str) -> None:
+    """Remove what a failed backup copied, so that it takes no room; its place stays, empty, for Barman to delete."""
+    top = server.layout.backup(backup_id)
+    shutil.rmtree(top, ignore_errors=True)
+    try:
+        os.makedirs(server.layout.data(backup_id), mode=0o755, exist_ok=True)
+    except OSError:
+        return  # a repository that became read-only: what is left is named FAILED all the same
+
+
+def _release(server: Server, client: str, report: Reporter) -> None:
+    """End the backup on the server: it would only notice at its next write that nobody listens."""
+    try:
+        with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as conn, conn.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s", (client,)
+            )
+    except CellarmanError as error:
+        report.note(f"the server ends its side of the backup by itself: {error}")
+
+
+def _same_timeline(conn: Connection, timeline: int) -> None:
+    with conn.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_is_in_recovery() OR left(pg_walfile_name(pg_current_wal_lsn()), 8) <> %s", (f"{timeline:08X}",)
+        )
+        row = cursor.fetchone()
+    if row is None or row[0]:
+        raise CellarmanError(
+            "the server changed its timeline during the backup", f"it began on timeline {timeline}", "back up again"
+        )
+
+
+def _now_and_here(conn: Connection) -> tuple[datetime, Lsn]:
+    """Return the server's time and insert position."""
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp(), pg_current_wal_insert_lsn()::text")
+        row = cursor.fetchone()
+    assert row is not None
+    return row[0].astimezone(timezone.utc), Lsn.parse(row[1])
+
+
+def _write_a_little(conn: Connection) -> None:
+    """Begin the next segment: pg_receivewal leaves the finished one only then, and an idle server writes nothing."""
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT txid_current()")
+
+
+_POSITION = (
+    "begin_xlog", "begin_wal", "begin_offset", "end_xlog", "end_wal", "end_offset", "timeline",
+)  # fmt: skip
+
+
+def _fields(info: BackupInfo) -> dict[str, Any]:
+    """Return where a backup begins and ends, as changes."""
+    return {name: getattr(info, name) for name in _POSITION}
+
+
+class _Progress:
+    """Turns what pg_basebackup and the server say into phases and bytes."""
+
+    def __init__(self, report: Reporter, monitor: Monitor, wal_timeout: int) -> None:
+        self._report = report
+        self._monitor = monitor
+        self._phase = "checkpoint"
+        self._wal_timeout = wal_timeout
+        self._archiving_since: float | None = None
+
+    def tick(self, tick: Tick) -> None:
+        if tick.phase != self._phase:
+            self._phase = tick.phase
+            self._report.phase(tick.phase)
+        if tick.phase != "copy":
+            return
+        seen = self._monitor.look()
+        if seen is not None and seen.streamed:
+            self._report.progress(seen.streamed, seen.total)
+        elif seen is None and tick.received is not None:
+            self._report.progress(tick.received, tick.total)
+        self._watch_archiving(seen is not None and seen.phase == ARCHIVING)
+
+    def _watch_archiving(self, waits: bool) -> None:
+        """Bound the server's own wait for its archive_command, which has no end."""
+        if not waits:
+            self._archiving_since = None
+        elif self._archiving_since is None:
+            self._archiving_since = time.monotonic()
+            self._report.note("all is copied; the server waits for its archive_command")
+        elif time.monotonic() - self._archiving_since > self._wal_timeout:
+            raise CellarmanError(
+                f"the server's archive_command did not archive the backup's WAL within {self._wal_timeout} s",
+                "the server ends a backup only when its archive_command has taken its WAL",
+                "see the server's log for what archive_command says, correct it, and back up again",
+            )
 
 
 def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Take a backup as a job; `arguments` are those of `take`."""
-    raise NotImplementedError
+    info = take(server, report=report, job=job, **arguments)
+    seconds = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else 0.0
+    return {
+        "backup": info.id,
+        "size_bytes": info.size,
+        "seconds": round(seconds, 3),
+        "summary": f"backup {info.id} of {server.name}: {(info.size or 0) / 2**20:,.1f} MiB in {seconds:,.1f} s, done",
+    }

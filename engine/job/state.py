@@ -57,9 +57,7 @@ def fold(state: JobState, event: ev.Event) -> JobState:
         return replace(state, progress=event)
     if isinstance(event, ev.Note):
         return replace(state, log=(*state.log, event)[-LOG_TAIL:])
-    return replace(
-        state, status=event.status, ended=event.at, reason=event.reason, fix=event.fix, result=event.result
-    )
+    return replace(state, status=event.status, ended=event.at, reason=event.reason, fix=event.fix, result=event.result)
 
 
 def to_json(state: JobState) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""What must be true before a backup is begun; nothing is made until all of it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.backup import basebackup
+from engine.backup.basebackup import Shape
+from engine.config import Server
+from engine.errors import Refused
+from engine.event import Reporter
+from engine.postgres import connection, programs
+from engine.postgres.facts import ServerFacts, server_facts
+from engine.postgres.programs import Program
+from engine.repository import identity
+from engine.repository.layout import Layout
+from engine.wal import receiver
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
+
+HEADROOM = 64 << 20
+"""Bytes that must be free beyond the backup itself: its WAL and the catalogue's own files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a backup of the server will be made with."""
+
+    facts: ServerFacts
+    program: Program
+    shape: Shape
+
+
+def examine(server: Server, report: Reporter) -> Ready:
+    """Return what the backup needs; raises Refused, or CellarmanError when the server does not answer."""
+    shape = _configured(server)
+    writable(server.layout)
+    with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
+        facts = server_facts(conn)
+        _primary(server, facts)
+        _same_cluster(server, facts)
+        _slot(server, facts, conn)
+    _archiving(server, facts, report)
+    _senders(server, facts)
+    program = programs.find("pg_basebackup", server.path_prefix, facts.major)
+    _streaming(server, facts)
+    _compression(server, shape, program)
+    _space(server, facts, shape, report)
+    return Ready(facts, program, shape)
+
+
+def _configured(server: Server) -> Shape:
+    place = f"[servers.{server.name}]"
+    if not server.active:
+        raise Refused(f"{server.name} is not backed up", "it has active = false", f"set active = true in {place}")
+    if server.backup_method != "postgres":
+        raise Refused(
+            f"{server.name} cannot be backed up with backup_method = {server.backup_method}",
+            "only backups through PostgreSQL's replication protocol are taken",
+            f'set backup_method = "postgres" in {place}',
+        )
+    if not server.conninfo:
+        raise Refused(
+            f"{server.name} has no conninfo", fix=f'set conninfo = "host=… user=… dbname=postgres" in {place}'
+        )
+    if not server.archiver and not server.streaming_archiver:
+        raise Refused(
+            f"no WAL of {server.name} can arrive, and a backup without its WAL cannot be restored",
+            "archiver and streaming_archiver are both off",
+            f"set streaming_archiver = true in {place}; or archiver = true, and let archive_command run cellarman-wal push",
+        )
+    shape = basebackup.shape_of(server)
+    if not shape.tar and shape.codec != "none" and shape.location == "client":
+        raise Refused(
+            f"{server.name}: a plain backup cannot be compressed by the client",
+            "pg_basebackup compresses only tar files by itself",
+            f'set backup_compression_format = "tar" or backup_compression_location = "server" in {place}',
+        )
+    return shape
+
+
+def writable(layout: Layout) -> None:
+    """Raise Refused unless the backup's directories can be written, or made."""
+    for path in (layout.base, layout.meta, layout.wals, layout.locks):
+        existing = path
+        while not os.path.lexists(existing) and existing != os.path.dirname(existing):
+            existing = os.path.dirname(existing)
+        if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK):
+            continue
+        read_only = os.path.exists(existing) and os.statvfs(existing).f_flag & os.ST_RDONLY
+        why = "its file system is mounted read-only" if read_only else f"{existing} cannot be written by this account"
+        raise Refused(f"the repository cannot be written: {path}", why, f"ls -ld {existing}; id")
+
+
+def _primary(server: Server, facts: ServerFacts) -> None:
+    if facts.in_recovery:
+        raise Refused(
+            f"{server.name} is a standby", "backups are taken from the primary", "point conninfo to the primary"
+        )
+    if facts.wal_level == "minimal":
+        raise Refused(
+            f"{server.name} writes too little WAL for a backup",
+            "wal_level is minimal",
+            "ALTER SYSTEM SET wal_level = replica; then restart the server",
+        )
+    if facts.missing_privileges:
+        raise Refused(
+            f"the role {facts.role} may not do what a backup of {server.name} needs",
+            "it is no superuser and lacks these rights",
+            "as a superuser: " + "; ".join(facts.missing_privileges),
+        )
+
+
+def _same_cluster(server: Server, facts: ServerFacts) -> None:
+    known = identity.system_id(server.layout)
+    if known is not None and known != facts.system_id:
+        raise Refused(
+            f"{server.name} is another cluster than the one this repository belongs to",
+            f"its system identifier is {facts.system_id}, {server.layout.identity} says {known}",
+            "correct conninfo; or, for a cluster that was made anew, give it a server name of its own",
+        )
+
+
+def _slot(server: Server, facts: ServerFacts, conn: Connection) -> None:
+    if not server.streaming_archiver or not server.slot_name:
+        return
+    found = connection.slot(conn, server.slot_name)
+    if found is None:
+        if server.create_slot != "auto":
+            raise Refused(
+                f"the replication slot {server.slot_name} is not there",
+                'create_slot is "manual"',
+                f"SELECT pg_create_physical_replication_slot('{server.slot_name}', true)",
+            )
+        if facts.replication_slots_used >= facts.max_replication_slots:
+            raise Refused(
+                f"the replication slot {server.slot_name} cannot be made",
+                f"all {facts.max_replication_slots} slots of the server are in use",
+                "drop a slot that is not needed, or raise max_replication_slots and restart the server",
+            )
+    elif found.kind != "physical":
+        raise Refused(f"the slot {server.slot_name} is a {found.kind} one", "", "name another slot in slot_name")
+    elif found.wal_status == "lost":
+        raise Refused(
+            f"the replication slot {server.slot_name} has lost WAL",
+            "the server removed WAL that it still needed (max_slot_wal_keep_size)",
+            f"SELECT pg_drop_replication_slot('{server.slot_name}'); then cellarman cron makes it anew",
+        )
+
+
+def _archiving(server: Server, facts: ServerFacts, report: Reporter) -> None:
+    if not server.archiver:
+        return
+    fix = f"archive_command = 'cellarman-wal push %p --server {server.name}'"
+    if not server.streaming_archiver:
+        if facts.archive_mode == "off":
+            raise Refused(
+                f"no WAL of {server.name} would arrive, and a backup without its WAL cannot be restored",
+                "archive_mode is off on the server, and streaming_archiver is off here",
+                f"set archive_mode = on and {fix} and restart the server; or set streaming_archiver = true",
+            )
+        if facts.archive_command == "" and not facts.archive_library:
+            raise Refused(f"{server.name} does not archive its WAL", "archive_command is empty", f"set {fix}")
+    archiver = facts.archiver
+    if facts.archive_mode != "off" and archiver.failing:
+        report.note(
+            f"the server's archive_command fails: {archiver.last_failed_wal} at {archiver.last_failed_time}", "warn"
+        )
+
+
+def _senders(server: Server, facts: ServerFacts) -> None:
+    needed = 1
+    if server.streaming_archiver and receiver.alive(server.layout) is None:
+        needed += 1
+    free = facts.max_wal_senders - facts.wal_senders_used
+    if free < needed:
+        raise Refused(
+            f"{server.name} has too few free WAL senders",
+            f"{facts.wal_senders_used} of max_wal_senders = {facts.max_wal_senders} are in use, {needed} more needed",
+            "raise max_wal_senders and restart the server, or end a replication connection that is not needed",
+        )
+
+
+def _streaming(server: Server, facts: ServerFacts) -> None:
+    """Prove the right to stream, and that both connection strings lead to one cluster."""
+    found = connection.identify_system(server.streaming_conninfo, timeout=server.check_timeout)
+    if found.system_id != facts.system_id:
+        raise Refused(
+            f"conninfo and streaming_conninfo of {server.name} lead to different clusters",
+            f"their system identifiers are {facts.system_id} and {found.system_id}",
+            f"correct them in [servers.{server.name}]",
+        )
+
+
+def _compression(server: Server, shape: Shape, program: Program) -> None:
+    if shape.location == "client":
+        reason = programs.supports(program, shape.codec)
+        other = 'backup_compression_location = "server"'
+    else:
+        reason = connection.server_compression(server.streaming_conninfo, shape.codec, timeout=server.check_timeout)
+        other = 'backup_compression_location = "client"'
+    if reason:
+        raise Refused(
+            f"{shape.codec} cannot be used for a backup of {server.name}: the {shape.location} cannot compress with it",
+            reason,
+            f'set another backup_compression ("gzip", "lz4", "zstd", "none"), or {other}, in [servers.{server.name}]',
+        )
+
+
+def _space(server: Server, facts: ServerFacts, shape: Shape, report: Reporter) -> None:
+    """Refuse a backup that cannot fit; a compressed one cannot be foretold, so there only a warning is given."""
+    base = server.layout.base
+    while not os.path.isdir(base):
+        base = os.path.dirname(base)
+    stat = os.statvfs(base)
+    free = stat.f_bavail * stat.f_frsize
+    compressed = shape.tar and shape.codec != "none"
+    size = facts.cluster_size or 0
+    need = HEADROOM + (0 if compressed else size)
+    if free < need:
+        raise Refused(
+            f"the repository has too little room for a backup of {server.name}",
+            f"{free / 2**20:,.0f} MiB are free on the file system of {base}, {need / 2**20:,.0f} MiB are needed",
+            f"cellarman backups {server.name}; then delete what is not needed, or give it a larger file system",
+        )
+    if compressed and free < size:
+        report.note(
+            f"{free / 2**20:,.0f} MiB are free; the backup fits only if {size / 2**20:,.0f} MiB shrink to that", "warn"
+        )

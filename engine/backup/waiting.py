@@ -1,0 +1,116 @@
+"""Waiting for the WAL that a backup needs, and saying why it does not come."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from engine.config import Server
+from engine.errors import Busy, CellarmanError
+from engine.event import Reporter
+from engine.postgres import connection
+from engine.postgres.facts import server_facts
+from engine.repository.backupinfo import BackupInfo
+from engine.repository.layout import Layout
+from engine.repository.repository import required_wal
+from engine.wal import receiver
+from engine.wal.ingest import ingest
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+class WalMissing(CellarmanError):
+    """A backup's WAL did not arrive in time; the backup waits on."""
+
+
+def missing(layout: Layout, info: BackupInfo) -> list[str]:
+    """Return the names of the segments that the backup needs and the archive does not have."""
+    return [name for name in required_wal(info) if not os.path.exists(layout.wal(name))]
+
+
+def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
+    """Return when every segment that the backup needs is in the archive, taking in meanwhile what arrives.
+
+    Raises WalMissing, with the reasons that can be seen, after the server's wal_timeout.
+    """
+    needed = required_wal(info)
+    size = info.xlog_segment_size
+    deadline = time.monotonic() + server.wal_timeout
+    pause = _FIRST_PAUSE
+    trouble = ""
+    while True:
+        trouble = _take_in(server) or trouble
+        absent = missing(server.layout, info)
+        have = len(needed) - len(absent)
+        report.progress(have * size, len(needed) * size, have, len(needed))
+        if not absent:
+            return
+        if time.monotonic() >= deadline:
+            raise _explained(server, info, absent, trouble)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+def _take_in(server: Server) -> str:
+    """Pass once over the queues; returns what went wrong, which the next pass may do better."""
+    try:
+        if server.streaming_archiver:
+            receiver.ensure(server)
+        ingest(server)
+    except Busy:
+        return ""  # somebody else does it
+    except CellarmanError as error:
+        return str(error)
+    return ""
+
+
+def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str) -> WalMissing:
+    first = absent[0] if len(absent) == 1 else f"{absent[0]} … {absent[-1]} ({len(absent)} segments)"
+    reasons = [f"missing: {first}"]
+    fixes: list[str] = []
+    if trouble:
+        reasons.append(f"taking in WAL failed: {trouble}")
+    kept = [name for name in _names(server.layout.errors) if name.split(".")[0] in absent]
+    if kept:
+        reasons.append(f"arrived and was not accepted: {', '.join(kept)} in {server.layout.errors}")
+    if server.streaming_archiver and receiver.alive(server.layout) is None:
+        reasons.append("no pg_receivewal runs")
+        fixes.append(f"cellarman wal receive {server.name} says why it does not run")
+    reasons += _on_the_server(server)
+    fixes.append(f"once the WAL arrives, cellarman cron makes backup {info.id} DONE")
+    return WalMissing(
+        f"backup {info.id} of {server.name} waits for WAL that did not come within {server.wal_timeout} s",
+        "\n".join(reasons),
+        "\n".join(fixes),
+    )
+
+
+def _on_the_server(server: Server) -> list[str]:
+    """Return what the server says about its sending of WAL."""
+    try:
+        with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
+            facts = server_facts(conn, with_size=False)
+            slot = connection.slot(conn, server.slot_name) if server.slot_name else None
+    except CellarmanError as error:
+        return [str(error)]
+    reasons: list[str] = []
+    if server.archiver:
+        if facts.archive_mode == "off":
+            reasons.append("archive_mode is off on the server")
+        elif facts.archiver.failing:
+            failed = facts.archiver
+            reasons.append(
+                f"the server's archive_command fails: {failed.last_failed_wal} at {failed.last_failed_time},"
+                f" {failed.failed_count} times; the server's log has its words"
+            )
+    if server.streaming_archiver and server.slot_name:
+        if slot is None:
+            reasons.append(f"the replication slot {server.slot_name} is not there")
+        else:
+            state = "active" if slot.active else "not active"
+            reasons.append(f"the replication slot {slot.name} is {state}, at {slot.restart_lsn}, {slot.wal_status}")
+    return reasons
+
+
+def _names(directory: str) -> list[str]:
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
