@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 Span = tuple[str, str]
 Line = tuple[Span, ...]
 
-_NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 

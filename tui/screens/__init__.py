@@ -1,1 +1,1 @@
-"""One screen a file."""
+"""One screen a file, each with its own layout sheet."""

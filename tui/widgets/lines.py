@@ -11,7 +11,7 @@ from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
-from tui.format import Line, fit, plain, wrap
+from tui.format import Line, fit, wrap
 from tui.themes import ROLES
 
 
@@ -114,13 +114,3 @@ class Lines(Painter):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         text = "\n".join("".join(text for text, _ in row) for row in self._rows(self.size.width))
         return selection.extract(text), "\n"
-
-
-def said(*spans: str | tuple[str, str]) -> Line:
-    """Build a line: bare strings are plain text; what comes from outside is made harmless."""
-    return tuple((text if role else text, role) for text, role in ((s, "text") if isinstance(s, str) else s for s in spans))
-
-
-def outside(text: object, role: str = "text") -> tuple[str, str]:
-    """Return a span of text that comes from outside."""
-    return plain(text), role

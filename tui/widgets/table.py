@@ -48,9 +48,7 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[t
     >>> layout(wide, [Row("x", ((("12345", "text"),), (("123", "text"),)))], 9)
     [(0, 5)]
     """
-    widths = [
-        max([len(column.title), *(width_of(row.cells[i]) for row in rows)]) for i, column in enumerate(columns)
-    ]
+    widths = [max([len(column.title), *(width_of(row.cells[i]) for row in rows)]) for i, column in enumerate(columns)]
     shown = list(range(len(columns)))
     while True:
         needed = sum(widths[i] + columns[i].gap for i in shown) - (columns[shown[-1]].gap if shown else 0)

@@ -1,0 +1,74 @@
+"""How each server stands, read from the disk alone: no lock is taken and no server is asked.
+
+The answer is a verdict (health), the findings behind it with what to do, and how far the server can be restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from engine.config import Config, Server
+from engine.errors import CellarmanError
+from engine.job import follow
+from engine.job.state import JobState
+from engine.status import disk, verdict
+from engine.status.values import ORDER, Finding, Health, ServerStatus, Severity, Wal, Window
+
+__all__ = ["Finding", "Health", "ServerStatus", "Severity", "Statuses", "Wal", "Window", "statuses"]
+
+SEGMENT_SIZE = 16 << 20
+"""Until a backup tells the real one."""
+
+
+class Statuses:
+    """Reads how all servers of a configuration stand; each look reads only what changed since the one before."""
+
+    def __init__(self, config: Config) -> None:
+        self._readers = [disk.Reader(server) for server in config.servers.values() if server.active]
+
+    def read(self, jobs: Sequence[JobState], now: datetime) -> tuple[ServerStatus, ...]:
+        """Return every active server, worst first. One that cannot be read stops no other."""
+        found = [
+            _status(reader, [job for job in jobs if job.server == reader.server.name], now) for reader in self._readers
+        ]
+        return tuple(sorted(found, key=lambda status: (ORDER.index(status.health), status.name)))
+
+
+def statuses(config: Config, now: datetime) -> list[ServerStatus]:
+    """Return how every active server stands, worst first."""
+    return list(Statuses(config).read(follow.jobs(config.state_directory), now))
+
+
+def _status(reader: disk.Reader, jobs: Sequence[JobState], now: datetime) -> ServerStatus:
+    server = reader.server
+    try:
+        return _read(reader, server, jobs, now)
+    except (OSError, CellarmanError) as error:
+        finding = Finding("warning", "its part of the repository cannot be read", str(error))
+        running = tuple(job for job in jobs if job.status == "running")
+        return ServerStatus(server.name, "unknown", server.description, server.protected, (finding,), jobs=running)
+
+
+def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: datetime) -> ServerStatus:
+    catalogue = reader.catalogue()
+    size = next((info.xlog_segment_size for info in catalogue.backups if info.usable), SEGMENT_SIZE)
+    windows, broken = disk.windows(reader, catalogue.backups, reader.archive(size))
+    wal = reader.wal()
+    running = tuple(job for job in jobs if job.status == "running")
+    ended = [job for job in jobs if job.status != "running"]
+    found = verdict.findings(server, catalogue.backups, catalogue.unreadable, windows, broken, wal, running, ended, now)
+    return ServerStatus(
+        server.name,
+        verdict.health(found, running),
+        server.description,
+        server.protected,
+        found,
+        catalogue.backups,
+        catalogue.unreadable,
+        windows,
+        gaps=len(broken),
+        open_end=not any(last for _, last in broken),
+        wal=wal,
+        jobs=running,
+    )

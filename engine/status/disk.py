@@ -1,0 +1,199 @@
+"""What the disk tells of one server, read cheaply again and again: only what changed since the last look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+from engine.config import Server
+from engine.postgres import segment
+from engine.postgres.timeline import Lineage, Switch, parse_history
+from engine.repository import locks, repository
+from engine.repository.backupinfo import BackupInfo
+from engine.repository.layout import Layout
+from engine.repository.repository import Catalogue
+from engine.status.values import Wal, Window
+from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
+
+LATEST = 12
+"""So many of the newest segments tell the usual pause."""
+
+
+class Reader:
+    """Reads one server's part of the repository; keeps what need not be read again."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.layout: Layout = server.layout
+        self._catalogue: tuple[object, Catalogue] | None = None
+        self._names: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self._histories: dict[str, tuple[int, str]] = {}
+
+    def catalogue(self) -> Catalogue:
+        """Return the catalogue, read again only when a directory of it has changed."""
+        marks = tuple(_changed(path) for path in (self.layout.meta, self.layout.base))
+        if self._catalogue is None or self._catalogue[0] != marks:
+            self._catalogue = (marks, repository.catalogue(self.layout))
+        return self._catalogue[1]
+
+    def archive(self, size: int) -> Archive:
+        """Return the archive's names; a directory is listed again only when it has changed."""
+        segments: dict[int, list[int]] = {}
+        histories: dict[int, tuple[Switch, ...]] = {}
+        bad: dict[int, str] = {}
+        known: dict[str, tuple[int, tuple[str, ...]]] = {}
+        for directory, changed in sorted(_directories(self.layout.wals)):
+            before = self._names.get(directory)
+            unchanged = before is not None and before[0] == changed
+            names = before[1] if before and unchanged else _segments(os.path.join(self.layout.wals, directory))
+            known[directory] = (changed, names)
+            for name in names:
+                try:
+                    timeline, number = segment.parse_segment(name, size)
+                except ValueError:
+                    continue
+                segments.setdefault(timeline, []).append(number)
+        self._names = known
+        for name in _listed(self.layout.wals):
+            if segment.kind_of(name) == segment.HISTORY:
+                timeline = int(name[:8], 16)
+                try:
+                    histories[timeline] = parse_history(timeline, self._history(name))
+                except (ValueError, OSError) as error:
+                    bad[timeline] = str(error)
+        return Archive(size, segments, histories, {}, bad)
+
+    def _history(self, name: str) -> str:
+        from engine.wal import codec
+
+        path = self.layout.wal(name)
+        changed = _changed(path)
+        if name not in self._histories or self._histories[name][0] != changed:
+            with open(path, "rb") as file:
+                data = file.read(1 << 20)
+            self._histories[name] = (changed, codec.decompress(data).decode("utf-8", "replace"))
+        return self._histories[name][1]
+
+    def wal(self) -> Wal:
+        """Return the newest segment, the queues, and whether WAL is being received."""
+        newest = self._newest()
+        times = [at for at in (_written(self.layout.wal(name)) for name in newest) if at is not None]
+        pauses = [later - earlier for later, earlier in pairwise(times)]
+        queued = [*_queue(self.layout.incoming), *_queue(self.layout.streaming)]
+        since = [at for at in map(_written, queued) if at is not None]
+        return Wal(
+            newest=newest[0] if newest else "",
+            newest_at=times[0] if times else None,
+            usual_pause=max([*pauses, timedelta(0)]) if len(pauses) >= LATEST // 2 else None,
+            queued=len(queued),
+            queued_since=min(since) if since else None,
+            refused=sum(1 for name in _listed(self.layout.errors) if not name.endswith(".txt")),
+            receiving=locks.holder(self.layout.lock("receive-wal")) is not None,
+        )
+
+    def _newest(self) -> list[str]:
+        """Return the names of the newest segments, newest first, of the newest timeline."""
+        found: list[str] = []
+        for directory in sorted(self._names, reverse=True):
+            found += reversed(self._names[directory][1])
+            if len(found) >= LATEST:
+                break
+        return found[:LATEST]
+
+    def moment_of(self, archive: Archive, timeline: int, number: int) -> datetime | None:
+        """Return the moment that a segment's end stands for: when PostgreSQL wrote it last."""
+        return _written(self.layout.wal(archive.name(timeline, number)))
+
+
+def windows(
+    reader: Reader, backups: Sequence[BackupInfo], archive: Archive
+) -> tuple[tuple[Window, ...], tuple[tuple[str, bool], ...]]:
+    """Return the reachable moments, oldest first, and the gaps: (what is missing, whether it ends the last window)."""
+    found: list[Window] = []
+    broken: dict[str, bool] = {}
+    for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
+        reached = _reach(info, archive)
+        if reached is None or info.end_time is None:
+            continue
+        lineage, far, last = reached
+        end = reader.moment_of(archive, lineage.canonical(last, archive.segment_size), last) or info.end_time
+        window = Window(info.end_time, max(end, info.end_time), info.id)
+        if found and window.begin <= found[-1].end:
+            window = Window(found[-1].begin, max(found[-1].end, window.end), found[-1].backup)
+            found.pop()
+        found.append(window)
+        if far.end_kind != "open_end":
+            for missing in broken:
+                broken[missing] = False
+            broken[_missing(far, archive)] = True
+        elif broken:
+            broken = dict.fromkeys(broken, False)
+    return tuple(found), tuple(broken.items())
+
+
+def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | None:
+    """Return how far a backup gets on which lineage, and the last segment; None when it lacks WAL to be consistent."""
+    if info.begin_xlog is None or info.end_xlog is None:
+        return None
+    timeline = info.timeline or 1
+    lineage = resolve("latest", timeline, info.begin_xlog, archive)
+    if isinstance(lineage, NoLineage):
+        lineage = resolve("current", timeline, info.begin_xlog, archive)
+    if isinstance(lineage, NoLineage):
+        return None
+    first, last = core_range(info.begin_xlog, info.end_xlog, archive.segment_size)
+    far = reach(archive, lineage, first)
+    return None if far.last is None or far.last < last else (lineage, far, far.last)
+
+
+def _missing(far: Reach, archive: Archive) -> str:
+    assert far.missing_first is not None
+    first = archive.name(far.timeline, far.missing_first)
+    count = (far.missing_last or far.missing_first) - far.missing_first + 1
+    if far.end_kind == "invalid_segment":
+        return f"WAL {first} is not usable ({far.reason})"
+    if count == 1:
+        return f"WAL {first} is missing"
+    return f"WAL {first} … {archive.name(far.timeline, far.missing_last or 0)[-8:]}: {count} segments are missing"
+
+
+def _directories(wals: str) -> Iterator[tuple[str, int]]:
+    """Yield (name, time of change) of the archive's directories."""
+    try:
+        with os.scandir(wals) as entries:
+            for entry in entries:
+                if len(entry.name) == 16 and entry.is_dir(follow_symlinks=False):
+                    yield entry.name, entry.stat(follow_symlinks=False).st_mtime_ns
+    except FileNotFoundError:
+        return
+
+
+def _segments(directory: str) -> tuple[str, ...]:
+    return tuple(sorted(name for name in _listed(directory) if segment.kind_of(name) == segment.SEGMENT))
+
+
+def _queue(directory: str) -> list[str]:
+    return [os.path.join(directory, name) for name in _listed(directory) if segment.kind_of(name) == segment.SEGMENT]
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _written(path: str) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(os.stat(path).st_mtime, timezone.utc)
+    except FileNotFoundError:
+        return None

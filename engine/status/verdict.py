@@ -1,0 +1,157 @@
+"""The rules that turn facts into findings and findings into a verdict. Pure: now is a parameter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from engine.config import Server
+from engine.job.state import JobState
+from engine.repository.backupinfo import BackupInfo
+from engine.repository.repository import Unreadable
+from engine.status.values import Finding, Health, Wal, Window
+
+STUCK_QUEUE = timedelta(minutes=10)
+"""WAL that waits longer for its ingest has nobody who takes it in."""
+QUIET_FLOOR = timedelta(minutes=30)
+"""An archive that is silent for less is not suspicious yet."""
+QUIET_FACTOR = 12
+"""Nor is one that is silent for less than so many of its usual pauses."""
+
+_AGE = re.compile(r"(\d+)\s*(minute|hour|day|week|month)s?", re.IGNORECASE)
+_LENGTH = {
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+    "week": timedelta(weeks=1),
+    "month": timedelta(days=31),
+}
+
+
+def age(text: str) -> timedelta | None:
+    """Return the length of time that a configuration value says, None for nothing or what cannot be read.
+
+    >>> age("2 DAYS"), age("")
+    (datetime.timedelta(days=2), None)
+    """
+    found = _AGE.fullmatch(text.strip())
+    return int(found[1]) * _LENGTH[found[2].lower()] if found else None
+
+
+def findings(
+    server: Server,
+    backups: Sequence[BackupInfo],
+    unreadable: Sequence[Unreadable],
+    windows: Sequence[Window],
+    broken: Sequence[tuple[str, bool]],
+    wal: Wal,
+    jobs: Sequence[JobState],
+    last_jobs: Sequence[JobState],
+    now: datetime,
+) -> tuple[Finding, ...]:
+    """Return what is wrong with a server, worst first.
+
+    `broken` are the gaps: (what is missing, whether it ends the last window). `jobs` run, `last_jobs` have ended,
+    newest first.
+    """
+    found = [
+        *_about_backups(server, backups, windows, jobs, now),
+        *_about_gaps(broken),
+        *_about_wal(server, wal, now),
+        *_about_catalogue(backups, unreadable, jobs, last_jobs),
+    ]
+    rank = {"critical": 0, "warning": 1, "note": 2}
+    return tuple(sorted(found, key=lambda finding: rank[finding.severity]))
+
+
+def health(found: Sequence[Finding], jobs: Sequence[JobState]) -> Health:
+    """Return the verdict that the findings come to."""
+    worst = {finding.severity for finding in found}
+    if "critical" in worst:
+        return "critical"
+    if "warning" in worst:
+        return "warning"
+    return "running" if jobs else "ok"
+
+
+def _about_backups(
+    server: Server, backups: Sequence[BackupInfo], windows: Sequence[Window], jobs: Sequence[JobState], now: datetime
+) -> Iterator[Finding]:
+    good = [info for info in backups if info.usable]
+    take = f"cellarman backup {server.name}"
+    if not good:
+        if any(job.kind == "backup" for job in jobs):
+            yield Finding("warning", "no good backup yet", "the first one is being taken")
+        else:
+            yield Finding("critical", "no good backup", "without one nothing can be restored", take, "backup")
+        return
+    if not windows:
+        yield Finding("critical", "no backup has the WAL that it needs", "none can be made consistent", take, "backup")
+    if len(good) < server.minimum_redundancy:
+        why = f"minimum_redundancy asks for {server.minimum_redundancy}"
+        yield Finding("warning", f"only {len(good)} good backup{'' if len(good) == 1 else 's'}", why, take, "backup")
+    limit = age(server.last_backup_maximum_age)
+    ended = good[0].end_time
+    if limit is not None and ended is not None and now - ended > limit:
+        why = f"last_backup_maximum_age is {server.last_backup_maximum_age}"
+        yield Finding("warning", f"the last good backup ended {_ago(now - ended)} ago", why, take, "backup")
+
+
+def _about_gaps(broken: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
+    for missing, last in broken:
+        if last:
+            why = "nothing after it can be restored until a new backup ends"
+            yield Finding("critical", missing, why, command="backup")
+        else:
+            yield Finding("warning", missing, "a later backup covers what comes after")
+
+
+def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
+    if wal.refused:
+        what = f"{wal.refused} WAL file{'' if wal.refused == 1 else 's'} refused"
+        yield Finding("warning", what, "kept in errors/ with the reason", f"cellarman check {server.name}")
+    if wal.queued and wal.queued_since is not None and now - wal.queued_since > STUCK_QUEUE:
+        what = f"{wal.queued} WAL files wait for {_ago(now - wal.queued_since)}"
+        yield Finding("warning", what, "nobody takes them in", "cellarman agent (or cellarman cron every minute)")
+    if server.streaming_archiver and not wal.receiving:
+        why = "pg_receivewal does not run for it"
+        yield Finding("warning", "WAL is not being received", why, f"cellarman wal receive {server.name}")
+    elif wal.newest_at is not None and wal.usual_pause is not None and not wal.receiving:
+        silent = now - wal.newest_at
+        if silent > max(QUIET_FLOOR, QUIET_FACTOR * wal.usual_pause):
+            why = f"before, one came every {_ago(max(wal.usual_pause, timedelta(minutes=1)))} at least"
+            yield Finding("warning", f"no WAL has come for {_ago(silent)}", why, f"cellarman check {server.name}")
+
+
+def _about_catalogue(
+    backups: Sequence[BackupInfo],
+    unreadable: Sequence[Unreadable],
+    jobs: Sequence[JobState],
+    last_jobs: Sequence[JobState],
+) -> Iterator[Finding]:
+    for entry in unreadable[:1]:
+        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        yield Finding("warning", f"backup {entry.id}{more} cannot be read", entry.reason)
+    worked_on = {job.backup for job in jobs}
+    newest = next((info for info in backups if info.id not in worked_on), None)
+    if newest is not None and newest.status == "FAILED":
+        yield Finding("warning", f"the last backup failed ({newest.id})", newest.error or "", command="jobs")
+    elif newest is not None and newest.status == "WAITING_FOR_WALS":
+        why = "its WAL has not come yet; maintenance finishes it when it does"
+        yield Finding("warning", f"backup {newest.id} waits for WAL", why)
+    elif newest is not None and newest.status in ("EMPTY", "STARTED") and not jobs:
+        why = "nothing works on it any more; the next maintenance pass marks it as failed"
+        yield Finding("warning", f"backup {newest.id} was left unfinished", why, "cellarman cron")
+    died = last_jobs[0] if last_jobs and last_jobs[0].status == "died" else None
+    if died is not None and (newest is None or newest.status != "FAILED"):
+        yield Finding("warning", f"the last {died.kind} died", died.reason, command="jobs")
+
+
+def _ago(length: timedelta) -> str:
+    minutes = int(length.total_seconds()) // 60
+    if minutes < 60:
+        return f"{max(1, minutes)} min"
+    if minutes < 2880:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days"

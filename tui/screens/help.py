@@ -1,0 +1,89 @@
+"""Every key of a room, and why some of them do nothing now; a row can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual import on
+from textual.app import ComposeResult
+
+from tui import commands
+from tui.format import Line, plain
+from tui.screens.room import Room
+from tui.watch import Snapshot
+from tui.widgets.lines import Lines
+from tui.widgets.table import Column, Row, Table
+
+SIGNS = (
+    ("ok", "good", "can be restored"),
+    ("warning", "soon", "soon will not, or needs a look"),
+    ("critical", "bad", "cannot be restored, or failed"),
+    ("running", "moving", "is moving"),
+    ("unknown", "quiet", "not known"),
+)
+
+
+class Help(Room):
+    """The keys of the room that it was opened from."""
+
+    ROOM = "help"
+    CSS_PATH = ["room.tcss", "help.tcss"]
+    BINDINGS = commands.bindings("help")
+
+    def __init__(self, room: Room) -> None:
+        super().__init__()
+        self._room = room
+
+    def body(self) -> ComposeResult:
+        yield Lines(id="sentence")
+        yield Table((Column("KEY"), Column(""), Column("", yields=1)), id="commands", glyphs=self.glyphs)
+        yield Lines(id="signs")
+
+    def crumbs(self) -> Sequence[str]:
+        return [*self._room.crumbs(), "keys"]
+
+    def moving(self) -> Table:
+        return self.query_one("#commands", Table)
+
+    def paint(self, snapshot: Snapshot) -> None:
+        title: Line = ((" The keys here.", "strong"), ("  enter runs the one under the cursor.", "quiet"))
+        self.query_one("#sentence", Lines).show([title])
+        rows = [self._row(command) for command in commands.of(self._room.ROOM)]
+        moves = [
+            Row(f"move.{verb}", (((shown or keys.split(",")[0], "hand!"),), ((say, "quiet"),), ()))
+            for verb, keys, say, shown in commands.MOVES
+        ]
+        self.moving().show([*rows, *moves])
+        signs = [(f"{getattr(self.glyphs, name)} {meaning}   ", role) for name, role, meaning in SIGNS]
+        self.query_one("#signs", Lines).show([tuple(signs)])
+
+    def _row(self, command: commands.Command) -> Row:
+        reason = self._room.refusal(command)
+        keys = "  ".join(_written(key, command) for key in command.keys.split(","))
+        role = "faint" if reason else "hand!"
+        return Row(
+            command.id,
+            (((keys, role),), ((command.help, "quiet" if reason else "text"),), ((plain(reason), "soon"),)),
+        )
+
+    @on(Table.Opened)
+    def _opened(self) -> None:
+        self.action_command("help.run")
+
+    def refuse_run(self) -> str:
+        key = self.moving().key
+        if not key or key.startswith("move."):
+            return "That one only moves the cursor."
+        return self._room.refusal(commands.named(key))
+
+    def do_run(self) -> None:
+        chosen = self.moving().key
+        self.app.pop_screen()
+        if chosen != "every.help":
+            self._room.call_after_refresh(self._room.action_command, chosen)
+
+
+def _written(key: str, command: commands.Command) -> str:
+    if key == command.keys.split(",")[0]:
+        return command.key
+    return {"question_mark": "?", "colon": ":", "escape": "esc"}.get(key, key)

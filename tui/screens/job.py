@@ -1,0 +1,224 @@
+"""One job, live or past: how far, how fast, how long, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from textual import work
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+
+from engine import event as ev
+from engine.job.spec import PHASES
+from engine.job.state import JobState
+from tui import commands, wording
+from tui.format import Line, Span, counted, day_and_time, part_of, percent, plain, rate, size, stopwatch
+from tui.glyphs import Glyphs
+from tui.screens.room import Room
+from tui.watch import JobView, Snapshot
+from tui.widgets.frame import Rule
+from tui.widgets.lines import Lines
+from tui.widgets.log import Log
+from tui.widgets.progress import bar, chart
+
+LEVEL_ROLE = {"info": "text", "warn": "soon", "error": "bad"}
+
+
+class JobRoom(Room):
+    """One job. It belongs to no console: leaving this screen changes nothing."""
+
+    ROOM = "job"
+    CSS_PATH = ["room.tcss", "job.tcss"]
+    BINDINGS = commands.bindings("job")
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__()
+        self._id = job_id
+        self._before = ""
+
+    def body(self) -> ComposeResult:
+        yield Lines(id="sentence", wrapped=True)
+        with Horizontal(id="middle"):
+            with Vertical(id="figures"):
+                yield Lines(id="phases")
+                yield Lines(id="bar")
+                yield Lines(id="numbers")
+                yield Lines(id="chart")
+                yield Lines(id="facts", wrapped=True)
+            yield Rule(self.glyphs.rule, id="parting")
+            yield Log(id="log")
+        yield Lines(id="note")
+
+    def crumbs(self) -> Sequence[str]:
+        job = self._job(self.app.snapshot)
+        return ["jobs", f"{plain(job.server)} {job.kind}" if job else self._id]
+
+    @property
+    def subject(self) -> str:
+        job = self._job(self.app.snapshot)
+        return job.server if job else ""
+
+    def on_mount(self) -> None:
+        self.set_interval(1.0, self._tick)
+
+    def on_screen_resume(self) -> None:
+        self.app.watch.look_at(self._id)
+
+    def on_unmount(self) -> None:
+        self.app.watch.look_at("")
+
+    def _tick(self) -> None:
+        job = self._job(self.app.snapshot)
+        if job is not None and job.status == "running" and self.is_current:
+            self._paint_numbers(job, self._view(self.app.snapshot))
+
+    def moving(self) -> Log:
+        return self.query_one("#log", Log)
+
+    def _view(self, snapshot: Snapshot) -> JobView | None:
+        view = snapshot.job
+        return view if view is not None and view.state.id == self._id else None
+
+    def _job(self, snapshot: Snapshot) -> JobState | None:
+        view = self._view(snapshot)
+        return view.state if view else next((job for job in snapshot.jobs if job.id == self._id), None)
+
+    def paint(self, snapshot: Snapshot) -> None:
+        job, view = self._job(snapshot), self._view(snapshot)
+        if job is None:
+            self.query_one("#sentence", Lines).show([(("There is no such job any more.", "quiet"),)])
+            return
+        glyphs = self.glyphs
+        self.query_one("#sentence", Lines).show(_said(job))
+        self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
+        self._paint_bar(job)
+        self._paint_numbers(job, view)
+        self._paint_chart(job, view)
+        self.query_one("#facts", Lines).show(_facts(job))
+        self.moving().show([_log_line(event) for event in view.notes] if view else [])
+        self.query_one("#note", Lines).show([_note(job)])
+
+    def _figures_width(self) -> int:
+        width = self.app.size.width
+        return width // 2 - 4 if self.wide else width - 4
+
+    def _paint_bar(self, job: JobState) -> None:
+        self.query_one("#bar", Lines).show([_bar(job, self._figures_width(), self.glyphs)])
+
+    def _paint_numbers(self, job: JobState, view: JobView | None) -> None:
+        self.query_one("#numbers", Lines).show([_numbers(job, view, datetime.now(timezone.utc))])
+
+    def _paint_chart(self, job: JobState, view: JobView | None) -> None:
+        height = 5 if self.app.size.height >= 36 else 3 if self.app.size.height >= 28 else 2
+        rates = view.rates if view else ()
+        lines = chart(rates, self._figures_width() - 16, height, self.glyphs) if len(rates) > 1 else []
+        self.query_one("#chart", Lines).show(lines)
+
+    def refuse_cancel(self) -> str:
+        job = self._job(self.app.snapshot)
+        if job is None:
+            return "There is no such job."
+        return "" if job.status == "running" else f"It does not run: it is {job.status}."
+
+    def do_cancel(self) -> None:
+        from tui.screens.ask import Ask
+
+        job = self._job(self.app.snapshot)
+        if job is None:
+            return
+        question = f"Stop the {job.kind} of {plain(job.server)}?"
+        effect = {
+            "backup": "What was copied so far is marked as failed. The WAL archive and older backups stay as they are.",
+            "restore": "The destination is left half-made and cannot be started.",
+        }.get(job.kind, "Nothing is changed by stopping it.")
+        self.app.push_screen(Ask(question, effect, "stop it", self._cancel))
+
+    @work(thread=True, exit_on_error=False, group="cancel")
+    def _cancel(self) -> None:
+        from engine.errors import CellarmanError
+        from engine.job import launch
+
+        try:
+            launch.cancel(self.app.config, self._id)
+        except CellarmanError as error:
+            self.app.call_from_thread(self.app.problem, error)
+
+    def do_log(self) -> None:
+        self.toggle_class("-log")
+        self.call_after_refresh(self.repaint)
+
+    def do_copy(self) -> None:
+        self.copy(self._id, self._id)
+
+
+def _said(job: JobState) -> list[Line]:
+    lines = [wording.job_sentence(job)]
+    if job.status != "running" and job.reason:
+        lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
+    if job.status != "running" and job.fix:
+        lines.append((("now  ", "quiet"), (plain(job.fix), "text")))
+    return lines
+
+
+def _bar(job: JobState, width: int, glyphs: Glyphs) -> Line:
+    progress = job.progress
+    if progress is None:
+        return ()
+    words: Line = (
+        (f"  {percent(progress.done_bytes, progress.total_bytes):>5}", "strong"),
+        (f"   {part_of(progress.done_bytes, progress.total_bytes)}", "quiet"),
+    )
+    role = "moving" if job.status == "running" else wording.JOB_ROLE[job.status]
+    return (*bar(progress.done_bytes, progress.total_bytes, max(10, width - 30), glyphs, role), *words)
+
+
+def _numbers(job: JobState, view: JobView | None, now: datetime) -> Line:
+    if job.started is None:
+        return (("not started yet", "quiet"),)
+    elapsed = ((job.ended or now) - job.started).total_seconds()
+    figures: list[tuple[str, str, str]] = []
+    progress = job.progress
+    if job.status == "running" and progress is not None and progress.rate_bytes is not None:
+        figures.append(("now", rate(progress.rate_bytes), "text"))
+    if view is not None and view.rates:
+        figures.append(("average", rate(sum(view.rates) / len(view.rates)), "text"))
+    figures.append(("elapsed" if job.status == "running" else "took", stopwatch(elapsed), "text"))
+    if job.status == "running" and progress is not None and progress.eta_seconds is not None:
+        figures.append(("left about", stopwatch(progress.eta_seconds), "strong"))
+    spans: list[Span] = []
+    for label, text, role in figures:
+        spans += [(f"{label} ", "quiet"), (text, role), ("    ", "text")]
+    return tuple(spans[:-1])
+
+
+def _facts(job: JobState) -> list[Line]:
+    facts: list[str] = []
+    if job.backup:
+        facts.append(f"backup {job.backup}")
+    progress = job.progress
+    if progress is not None and progress.files_done is not None:
+        total = f" of {progress.files_total:,}" if progress.files_total else ""
+        facts.append(f"{progress.files_done:,}{total} files")
+    if job.status == "done" and isinstance(job.result.get("size_bytes"), int):
+        facts.append(size(job.result["size_bytes"]))
+    warnings = sum(note.level == "warn" for note in job.log)
+    if warnings:
+        facts.append(counted(warnings, "warning"))
+    return [(("   ·   ".join(facts), "quiet"),)] if facts else []
+
+
+def _log_line(event: ev.Note | ev.Phase) -> Line:
+    at: Span = (f"{event.at:%H:%M:%S}  ", "quiet")
+    if isinstance(event, ev.Phase):
+        detail = f"  {plain(event.detail)}" if event.detail else ""
+        return at, (wording.PHASE_WORDS.get(event.phase, event.phase), "moving"), (detail, "quiet")
+    return at, (plain(event.text), LEVEL_ROLE[event.level])
+
+
+def _note(job: JobState) -> Line:
+    if job.status == "running":
+        pid = f" (pid {job.pid})" if job.pid else ""
+        return ((f"runs by itself{pid}: closing this console changes nothing", "quiet"),)
+    ended = f"ended {day_and_time(job.ended)} UTC" if job.ended else ""
+    return ((f"{job.id}   {ended}", "quiet"),)

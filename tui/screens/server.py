@@ -1,0 +1,265 @@
+"""One server: its backups, what each reaches, and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+
+from engine.job.state import JobState
+from engine.repository.backupinfo import BackupInfo
+from engine.status import ServerStatus
+from tui import commands, wording
+from tui.format import (
+    Line,
+    calm_span,
+    day_and_time,
+    exactly,
+    listed,
+    percent,
+    plain,
+    said_span,
+    size,
+    stopwatch,
+    version,
+)
+from tui.glyphs import Glyphs
+from tui.screens.room import Room
+from tui.screens.servers import recent_jobs
+from tui.watch import Snapshot
+from tui.widgets.axis import axis
+from tui.widgets.frame import Rule
+from tui.widgets.lines import Lines
+from tui.widgets.table import Column, Row, Table
+
+COLUMNS = (
+    Column("", gap=1),
+    Column("BACKUP"),
+    Column("TYPE", yields=3),
+    Column("ENDED (UTC)"),
+    Column("TOOK", align="right", yields=4),
+    Column("SIZE", align="right"),
+    Column("TL", align="right", yields=5),
+    Column("WAL FROM", yields=6),
+    Column("NAME", yields=2),
+)
+
+
+class ServerRoom(Room):
+    """The backups of one server, newest first."""
+
+    ROOM = "server"
+    CSS_PATH = ["room.tcss", "server.tcss"]
+    BINDINGS = commands.bindings("server")
+
+    def __init__(self, server: str) -> None:
+        super().__init__()
+        self._server = server
+
+    def body(self) -> ComposeResult:
+        yield Lines(id="sentence", wrapped=True)
+        yield Lines(id="axis")
+        with Horizontal(id="middle"):
+            yield Table(COLUMNS, id="backups", glyphs=self.glyphs)
+            with Vertical(id="right"):
+                yield Lines(id="right-detail", wrapped=True)
+        yield Rule(self.glyphs.rule, id="parting")
+        with Horizontal(id="below"):
+            yield Lines(id="detail", wrapped=True)
+            yield Lines(id="events", wrapped=True)
+
+    def crumbs(self) -> Sequence[str]:
+        return ["servers", plain(self._server)]
+
+    @property
+    def subject(self) -> str:
+        return self._server
+
+    def moving(self) -> Table:
+        return self.query_one("#backups", Table)
+
+    def paint(self, snapshot: Snapshot) -> None:
+        server = snapshot.server(self._server)
+        if server is None:
+            self.query_one("#sentence", Lines).show([(("This server is no longer in the configuration.", "quiet"),)])
+            return
+        now, glyphs = snapshot.minute, self.glyphs
+        self.query_one("#sentence", Lines).show([_sentence(server, now)])
+        width = self.app.size.width - 4
+        seen = bool(server.windows or wording.marks(server))
+        lines = axis(wording.stretches(server), wording.marks(server), now, width, glyphs, not server.open_end)
+        self.query_one("#axis", Lines).show(lines if seen else [])
+        rows = [_row(info, _worker(info, server.jobs), now, glyphs) for info in server.backups]
+        rows += [_unreadable_row(entry.id, entry.reason, glyphs) for entry in server.unreadable]
+        self.query_one("#backups", Table).show(rows)
+        self._paint_detail(snapshot)
+
+    def _paint_detail(self, snapshot: Snapshot) -> None:
+        server = snapshot.server(self._server)
+        if server is None:
+            return
+        info = self._chosen(server)
+        detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
+        found = [line for finding in server.findings[:4] for line in wording.finding_line(finding, self.glyphs)]
+        jobs = [job for job in snapshot.jobs if job.server == self._server][:8]
+        happening = recent_jobs(jobs, self.app.size.width // 2 - 4, self.glyphs, snapshot.minute)
+        if self.wide:
+            self.query_one("#right-detail", Lines).show(detail)
+            self.query_one("#detail", Lines).show(found or [(("Nothing is wrong with it.", "quiet"),)])
+            self.query_one("#events", Lines).show(happening)
+        else:
+            self.query_one("#detail", Lines).show([*detail, *([(), *found] if found else [])])
+
+    def _chosen(self, server: ServerStatus) -> BackupInfo | None:
+        key = self.moving().key
+        return next((info for info in server.backups if info.id == key), None)
+
+    def _backup(self) -> BackupInfo | None:
+        server = self.app.snapshot.server(self._server)
+        return self._chosen(server) if server else None
+
+    @on(Table.Moved)
+    def _moved(self) -> None:
+        self._paint_detail(self.app.snapshot)
+        self.offer_keys()
+
+    @on(Table.Opened)
+    def _opened(self) -> None:
+        self.action_command("server.follow")
+
+    def _running(self) -> JobState | None:
+        jobs = [job for job in self.app.snapshot.running if job.server == self._server]
+        key = self.moving().key
+        return next((job for job in jobs if job.backup == key), jobs[0] if jobs else None)
+
+    def refuse_follow(self) -> str:
+        return "" if self._running() else "Nothing runs on this server now."
+
+    def do_follow(self) -> None:
+        job = self._running()
+        if job is not None:
+            self.app.open_job(job.id)
+
+    def refuse_copy(self) -> str:
+        return "" if self.moving().key else "There is no backup yet."
+
+    def do_copy(self) -> None:
+        self.copy(self.moving().key, self.moving().key)
+
+    def refuse_verify(self) -> str:
+        info = self._backup()
+        if info is None:
+            return "There is no backup yet."
+        if not info.usable:
+            return f"{info.id} is not a finished backup ({info.status.lower()})."
+        jobs = self.app.snapshot.running
+        busy = next((job for job in jobs if job.server == self._server and job.backup == info.id), None)
+        return f"A {busy.kind} works on {info.id} already." if busy else ""
+
+    def do_verify(self) -> None:
+        info = self._backup()
+        if info is not None:
+            self.app.start_job("verify", self._server, backup=info.id)
+
+
+def _worker(info: BackupInfo, jobs: Sequence[JobState]) -> JobState | None:
+    return next((job for job in jobs if job.backup == info.id), None)
+
+
+def _sentence(server: ServerStatus, now: datetime) -> Line:
+    line = wording.verdict(server, now)
+    exposed = server.exposure(now)
+    if exposed is None or not server.open_end:
+        return line
+    return *line, (f"  {said_span(exposed.total_seconds())} not yet archived", "quiet")
+
+
+def _row(info: BackupInfo, job: JobState | None, now: datetime, glyphs: Glyphs) -> Row:
+    sign, role = wording.backup_state(info, job, glyphs)
+    pin = f" {glyphs.pinned}" if info.keep else ""
+    ended = day_and_time(info.end_time) if info.end_time else ""
+    ended_role = "text"
+    if job is not None and job.kind == "backup":
+        progress = job.progress
+        done = percent(progress.done_bytes, progress.total_bytes) if progress else ""
+        ended, ended_role = f"{job.phase or 'starting'} {done}".rstrip(), "moving"
+    elif info.status == "FAILED":
+        ended, ended_role = "failed", "bad"
+    elif info.status == "WAITING_FOR_WALS":
+        ended, ended_role = "waits for wal", "soon"
+    elif info.status != "DONE":
+        ended, ended_role = "left unfinished", "soon"
+    took = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else None
+    good = info.status == "DONE"
+    return Row(
+        info.id,
+        (
+            ((sign, role), (pin, "hand")),
+            ((info.id, "text" if good or job else "quiet"),),
+            ((wording.type_of(info), "quiet"),),
+            ((ended, ended_role),),
+            ((stopwatch(took) if took is not None and good else "", "quiet"),),
+            ((size(info.size) if info.size and good else "", "text"),),
+            ((str(info.timeline or ""), "quiet"),),
+            ((info.begin_wal or "", "quiet"),),
+            ((plain(info.backup_name or ""), "hand"),),
+        ),
+    )
+
+
+def _unreadable_row(backup_id: str, reason: str, glyphs: Glyphs) -> Row:
+    blank: Line = ()
+    what: Line = ((f"cannot be read: {plain(reason)}"[:60], "soon"),)
+    return Row(backup_id, (((glyphs.unknown, "soon"),), ((plain(backup_id), "quiet"),), blank, what, *[blank] * 5))
+
+
+def _empty(server: ServerStatus) -> list[Line]:
+    if any(job.kind == "backup" for job in server.jobs):
+        return [(("The first backup is being taken; ", "text"), ("enter", "hand!"), (" follows it.", "text"))]
+    return [
+        ((f"No backup of {plain(server.name)} yet.", "strong"),),
+        (("b", "hand!"), (" takes the first one.", "text")),
+    ]
+
+
+def about(info: BackupInfo, server: ServerStatus, now: datetime, glyphs: Glyphs) -> list[Line]:
+    """Return what is said about one backup: what it is, what it reaches, where it lies in the WAL."""
+    how = {"postgres": "pg_basebackup", "rsync": "file copy"}.get(info.method, info.method)
+    form = f"tar, {info.compression}" if info.is_tar else "plain files"
+    head: Line = ((info.id, "strong"), (f"   {wording.type_of(info)}, {how}, {form}", "quiet"))
+    if info.backup_name:
+        head = (*head, (f"   {plain(info.backup_name)}", "hand"))
+    lines: list[Line] = [head, ()]
+    if info.status == "FAILED":
+        return [*lines, (("failed  ", "bad"), (plain(info.error or "no reason was recorded"), "text"))]
+    facts: list[tuple[str, str, str]] = [("reaches", *_reaches(info, server))]
+    if info.end_time:
+        facts.append(
+            ("ended", f"{exactly(info.end_time)}, {calm_span((now - info.end_time).total_seconds())} ago", "text")
+        )
+    if info.begin_xlog is not None and info.end_xlog is not None:
+        tail = f"   timeline {info.timeline}   PG {version(info.version)}"
+        facts.append(("wal", f"{info.begin_xlog} to {info.end_xlog}{tail}", "text"))
+    if info.size:
+        cluster = f" of a cluster of {size(info.cluster_size)}" if info.cluster_size and info.is_tar else ""
+        facts.append(("size", f"{size(info.size)}{cluster}", "text"))
+    if info.tablespaces:
+        facts.append(("tablespaces", plain(listed([space.name for space in info.tablespaces])), "text"))
+    if info.keep:
+        facts.append(("kept", f"pinned ({info.keep}): retention leaves it alone", "hand"))
+    if info.children_backup_ids:
+        facts.append(("children", f"{len(info.children_backup_ids)} incrementals need it", "text"))
+    return lines + [((f"{label:<13}", "quiet"), (text, role)) for label, text, role in facts]
+
+
+def _reaches(info: BackupInfo, server: ServerStatus) -> tuple[str, str]:
+    """Return to which moments a backup can be restored."""
+    if not info.usable or info.end_time is None:
+        return "nothing: it is not finished", "soon"
+    window = next((w for w in server.windows if w.begin <= info.end_time <= w.end), None)
+    if window is None:
+        return "nothing: WAL that it needs is missing", "bad"
+    return f"any moment from its end to {exactly(window.end)}", "good"

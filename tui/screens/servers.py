@@ -1,0 +1,166 @@
+"""Home: which servers can be restored, to when, and what to do about those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+
+from engine.job.state import JobState
+from engine.status import ServerStatus
+from tui import commands, wording
+from tui.format import Line, calm_span, fit, percent, plain, size, when
+from tui.glyphs import Glyphs
+from tui.screens.room import Room
+from tui.watch import Snapshot
+from tui.widgets.axis import axis, mini
+from tui.widgets.frame import Rule
+from tui.widgets.lines import Lines
+from tui.widgets.progress import bar
+from tui.widgets.table import Column, Row, Table
+
+COLUMNS = (
+    Column("STATE"),
+    Column("SERVER"),
+    Column("PG", yields=3),
+    Column("LAST BACKUP", align="right", gap=2),
+    Column("", yields=4, gap=2),
+    Column("SIZE", align="right", yields=5),
+    Column("EXPOSED", align="right"),
+    Column("WAL"),
+    Column("RECOVERABLE", yields=2, gap=1),
+    Column("", yields=1, gap=1),
+    Column("", yields=2),
+)
+
+
+class Servers(Room):
+    """All servers, worst first, and the truth about the one under the cursor."""
+
+    ROOM = "servers"
+    CSS_PATH = ["room.tcss", "servers.tcss"]
+    BINDINGS = commands.bindings("servers")
+
+    def body(self) -> ComposeResult:
+        yield Lines(id="sentence")
+        yield Table(COLUMNS, id="servers", glyphs=self.glyphs)
+        yield Rule(self.glyphs.rule, id="parting")
+        with Horizontal(id="below"):
+            yield Lines(id="detail", wrapped=True)
+            with Vertical(id="side"):
+                yield Lines(id="side-jobs")
+
+    def crumbs(self) -> Sequence[str]:
+        return ["servers"]
+
+    @property
+    def subject(self) -> str:
+        return self.query_one("#servers", Table).key
+
+    def moving(self) -> Table:
+        return self.query_one("#servers", Table)
+
+    def paint(self, snapshot: Snapshot) -> None:
+        glyphs = self.glyphs
+        sentence = wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Looking…", "quiet"),)
+        self.query_one("#sentence", Lines).show([((" ", "text"), *sentence)])
+        table = self.query_one("#servers", Table)
+        table.show([_row(server, snapshot, glyphs) for server in snapshot.servers])
+        self._paint_below(snapshot)
+
+    def _paint_below(self, snapshot: Snapshot) -> None:
+        server = snapshot.server(self.subject)
+        detail = self.query_one("#detail", Lines)
+        room = (self.app.size.width * 2 // 3 if self.wide else self.app.size.width) - 4
+        detail.show(about(server, snapshot.minute, room, self.glyphs) if server and snapshot.looked else ())
+        if self.wide:
+            self.query_one("#side-jobs", Lines).show(
+                recent_jobs(snapshot.jobs[:8], self.app.size.width // 3 - 6, self.glyphs, snapshot.minute)
+            )
+
+    @on(Table.Moved)
+    def _moved(self) -> None:
+        self._paint_below(self.app.snapshot)
+        self.offer_keys()
+
+    @on(Table.Opened)
+    def _opened(self) -> None:
+        self.action_command("servers.open")
+
+    def do_open(self) -> None:
+        from tui.screens.server import ServerRoom
+
+        self.app.push_screen(ServerRoom(self.subject))
+
+
+def _row(server: ServerStatus, snapshot: Snapshot, glyphs: Glyphs) -> Row:
+    now = snapshot.minute
+    name: Line = ((plain(server.name), "strong"),)
+    if not snapshot.looked:
+        blank: Line = ()
+        return Row(server.name, (((glyphs.waiting, "faint"),), name, *[blank] * 9))
+    last = server.last_backup
+    age = calm_span((now - last.end_time).total_seconds()) if last and last.end_time else "none"
+    begin, end = server.recoverable_from, server.recoverable_to
+    reached = when(end, now) if end else ""
+    current = end is not None and not server.gaps
+    return Row(
+        server.name,
+        (
+            wording.health_cell(server.health, glyphs),
+            name,
+            ((server.version, "quiet"),),
+            ((age, "text" if last else "quiet"),),
+            ((wording.type_of(last) if last else "", "quiet"),),
+            ((size(last.size) if last and last.size else "", "quiet"),),
+            wording.exposed_cell(server, now),
+            wording.wal_cell(server),
+            ((when(begin, now) if begin else "", "quiet"),),
+            mini(wording.stretches(server), now, 10, glyphs) if begin else (),
+            ((reached, "text" if current else "bad"),),
+        ),
+    )
+
+
+def about(server: ServerStatus, now: datetime, width: int, glyphs: Glyphs) -> list[Line]:
+    """Return what the home screen says about one server: verdict, axis, findings, repair."""
+    lines: list[Line] = [wording.verdict(server, now), ()]
+    if server.windows or wording.marks(server):
+        lines += [*axis(wording.stretches(server), wording.marks(server), now, width, glyphs, bool(server.gaps)), ()]
+    for finding in server.findings[:3]:
+        lines += wording.finding_line(finding, glyphs)
+    keys = {command.verb: command.key for command in commands.of("servers")}
+    repair = wording.repair(server.findings, keys)
+    return [*lines, (), repair] if repair else lines
+
+
+def recent_jobs(jobs: Sequence[JobState], width: int, glyphs: Glyphs, now: datetime) -> list[Line]:
+    """Return the latest jobs, one a line; one that runs has a bar."""
+    if not jobs:
+        return [(("No job has run yet.", "quiet"),)]
+    lines: list[Line] = [(("JOBS", "quiet"),)]
+    for job in jobs:
+        sign, role = wording.job_sign(job.status, glyphs)
+        head: Line = ((f"{sign} ", role), (f"{plain(job.server)}  ", "strong"), (job.kind, "text"))
+        progress = job.progress
+        if job.status == "running" and progress and progress.total_bytes:
+            done = percent(progress.done_bytes, progress.total_bytes)
+            rest: Line = (
+                ("  ", "text"),
+                *bar(progress.done_bytes, progress.total_bytes, 12, glyphs),
+                (f"  {done}", "text"),
+            )
+        elif job.status == "running":
+            rest = ((f"  {job.phase}", "moving"),)
+        else:
+            rest = (
+                (
+                    f"  {job.status} {when(job.ended, now) if job.ended else ''}",
+                    role if job.status != "done" else "quiet",
+                ),
+            )
+        lines.append(fit((*head, *rest), width, glyphs.ellipsis))
+    return lines

@@ -1,0 +1,236 @@
+"""The engine's values as lines for the screen: pure; colours are roles, signs come from the table of glyphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from engine.job.state import JobState
+from engine.repository.backupinfo import BackupInfo
+from engine.status import Finding, Health, ServerStatus
+from tui.format import (
+    Line,
+    Span,
+    calm_span,
+    capital,
+    counted,
+    exactly,
+    listed,
+    number,
+    plain,
+    said_span,
+    size,
+    stopwatch,
+    when,
+)
+from tui.glyphs import Glyphs
+from tui.widgets.axis import Mark, Stretch
+
+HEALTH_ROLE: dict[Health, str] = {
+    "critical": "bad",
+    "warning": "soon",
+    "unknown": "quiet",
+    "running": "moving",
+    "ok": "good",
+}
+SEVERITY_ROLE = {"critical": "bad", "warning": "soon", "note": "quiet"}
+JOB_ROLE = {"running": "moving", "done": "good", "failed": "bad", "died": "bad", "cancelled": "soon"}
+DOING = {
+    "backup": "Backing up",
+    "restore": "Restoring",
+    "verify": "Verifying a backup of",
+    "delete": "Deleting a backup of",
+}
+PHASE_WORDS = {"wal": "wal to stop", "files": "every byte", "checkpoint": "checkpoint"}
+
+
+def health_sign(health: Health, glyphs: Glyphs) -> Span:
+    """Return the sign of a verdict."""
+    return str(getattr(glyphs, health)), HEALTH_ROLE[health]
+
+
+def health_cell(health: Health, glyphs: Glyphs) -> Line:
+    """Return sign and word of a verdict."""
+    sign, role = health_sign(health, glyphs)
+    return ((f"{sign} {health}", role),)
+
+
+def job_sign(status: str, glyphs: Glyphs) -> Span:
+    """Return the sign of a job's status."""
+    signs = {"running": glyphs.running, "done": glyphs.ok, "cancelled": glyphs.warning}
+    return signs.get(status, glyphs.critical), JOB_ROLE[status]
+
+
+def type_of(info: BackupInfo) -> str:
+    """Return what a backup is: full or incr."""
+    return "incr" if info.parent_backup_id else "full"
+
+
+def fleet(servers: Sequence[ServerStatus], now: datetime) -> Line:
+    """Return the sentence above all servers: how many, and who is in trouble."""
+    count = len(servers)
+    line: list[Span] = [(f"{capital(number(count))} server{'' if count == 1 else 's'}.", "strong")]
+    bad = [s for s in servers if s.health == "critical"]
+    soon = [s for s in servers if s.health == "warning"]
+    if len(bad) == 1:
+        end = bad[0].recoverable_to
+        past = f"past {when(end, now)}" if end else "at all"
+        line.append((f"  One cannot be restored {past}.", "bad"))
+    elif bad:
+        line.append((f"  {capital(number(len(bad)))} cannot be restored to now.", "bad"))
+    if soon:
+        verb = "is" if len(soon) == 1 else "are"
+        line.append((f"  {capital(number(len(soon)))} {verb} at risk.", "soon"))
+    unknown = sum(s.health == "unknown" for s in servers)
+    if unknown:
+        line.append((f"  {capital(number(unknown))} {'is' if unknown == 1 else 'are'} unknown.", "quiet"))
+    if not (bad or soon or unknown):
+        line.append(("  It can be restored." if count == 1 else "  All can be restored.", "good"))
+    return tuple(line)
+
+
+def verdict(server: ServerStatus, now: datetime) -> Line:
+    """Return the sentence about one server: to which moments it can be restored."""
+    name: Span = (plain(server.name), "strong")
+    begin, end = server.recoverable_from, server.recoverable_to
+    if begin is None or end is None:
+        if any(job.kind == "backup" for job in server.jobs):
+            return name, ("  cannot be restored yet: ", "text"), ("a backup is being taken", "moving")
+        return name, ("  cannot be restored: ", "bad"), ("there is no good backup", "text")
+    exposed = server.exposure(now)
+    assert exposed is not None
+    if server.gaps and server.health == "critical":
+        return (
+            name,
+            ("  cannot be restored to any moment after ", "text"),
+            (exactly(end), "bad!"),
+            (f"  ({said_span(exposed.total_seconds())})", "quiet"),
+        )
+    return (
+        name,
+        ("  can be restored to any moment from ", "text"),
+        (when(begin, now), "good"),
+        (" to ", "text"),
+        (f"{when(end, now)} UTC", "good!"),
+    )
+
+
+def exposed_cell(server: ServerStatus, now: datetime) -> Line:
+    """Return what would be lost if the server died now, for a column."""
+    exposed = server.exposure(now)
+    if exposed is None:
+        return (("", "quiet"),)
+    return ((calm_span(exposed.total_seconds()), "bad" if server.gaps else "text"),)
+
+
+def wal_cell(server: ServerStatus) -> Line:
+    """Return how the WAL stands, in two words."""
+    if server.gaps:
+        return ((counted(server.gaps, "gap"), "bad"),)
+    if server.wal.refused:
+        return ((f"{server.wal.refused:,} refused", "soon"),)
+    if server.wal.queued:
+        return ((f"{server.wal.queued:,} queued", "soon" if server.health == "warning" else "text"),)
+    return (("no gaps", "good"),) if server.wal.newest else (("none yet", "quiet"),)
+
+
+def finding_line(finding: Finding, glyphs: Glyphs) -> list[Line]:
+    """Return a finding: what with its sign, why beside it."""
+    role = SEVERITY_ROLE[finding.severity]
+    sign = {"critical": glyphs.critical, "warning": glyphs.warning}.get(finding.severity, glyphs.dot)
+    line: Line = ((f"{sign} ", role), (plain(finding.what), "text"))
+    return [(*line, (f"   {plain(finding.why)}", "quiet"))] if finding.why else [line]
+
+
+def repair(findings: Sequence[Finding], keys: dict[str, str]) -> Line:
+    """Return the line that says what to press, or what to run, against the worst finding that has a repair."""
+    for finding in findings:
+        if finding.command in keys:
+            return ("do: ", "quiet"), (keys[finding.command], "hand!"), (f"  {finding.command}", "text")
+        if finding.fix:
+            return ("do: ", "quiet"), (plain(finding.fix), "text")
+    return ()
+
+
+def stretches(server: ServerStatus) -> list[Stretch]:
+    """Return what the axis draws solid."""
+    return [Stretch(window.begin, window.end) for window in server.windows]
+
+
+def marks(server: ServerStatus) -> list[Mark]:
+    """Return the backups that the axis marks."""
+    found = []
+    for info in server.backups:
+        at = info.end_time or info.begin_time
+        if at is not None and info.status in ("DONE", "FAILED", "WAITING_FOR_WALS"):
+            found.append(Mark(at, type_of(info) == "full", info.status == "DONE"))
+    return found
+
+
+def backup_state(info: BackupInfo, running: JobState | None, glyphs: Glyphs) -> Span:
+    """Return the sign of a backup."""
+    if running is not None:
+        return glyphs.running, "moving"
+    if info.status == "DONE":
+        return glyphs.ok, "good"
+    if info.status == "WAITING_FOR_WALS":
+        return glyphs.warning, "soon"
+    return glyphs.critical, "bad"
+
+
+def job_title(job: JobState) -> str:
+    """Return what a job does, as a sentence's beginning."""
+    return f"{DOING[job.kind]} {plain(job.server)}"
+
+
+def job_sentence(job: JobState) -> Line:
+    """Return how a job stands, in one sentence."""
+    took = (job.ended - job.started).total_seconds() if job.ended and job.started else 0
+    if job.status == "running":
+        return ((f"{job_title(job)}.", "strong"),)
+    what = f"{capital(job.kind)} of {plain(job.server)}"
+    if job.status == "done":
+        return (f"{what} is done", "strong"), (f" in {stopwatch(took)}.", "text")
+    if job.status == "cancelled":
+        return (f"{what} was cancelled", "strong"), (f" after {stopwatch(took)}.", "soon")
+    word = "died" if job.status == "died" else "failed"
+    return (f"{what} {word}", "strong"), (f" after {stopwatch(took)}.", "bad")
+
+
+def phases(job: JobState, known: Sequence[str], glyphs: Glyphs) -> Line:
+    """Return the phases of a job: past, present, to come."""
+    order = list(known) + [phase for phase in dict.fromkeys(job.phases_seen) if phase not in known]
+    seen = set(job.phases_seen)
+    line: list[Span] = []
+    for phase in order:
+        word = PHASE_WORDS.get(phase, phase)
+        if job.status == "done" or (phase in seen and phase != job.phase):
+            span = (f"{glyphs.ok} {word}", "good")
+        elif phase == job.phase and phase in seen:
+            sign, role = job_sign(job.status, glyphs)
+            span = (f"{sign} {word}", "moving!" if role == "moving" else role)
+        else:
+            span = (f"{glyphs.waiting} {word}", "faint")
+        line += [span, ("   ", "text")]
+    return tuple(line[:-1])
+
+
+def backup_facts(info: BackupInfo, now: datetime) -> str:
+    """Return size, duration and age of a backup as a clause."""
+    facts = []
+    if info.size:
+        facts.append(size(info.size))
+    if info.begin_time and info.end_time:
+        facts.append(f"in {stopwatch((info.end_time - info.begin_time).total_seconds())}")
+    if info.end_time:
+        facts.append(f"{said_span((now - info.end_time).total_seconds())} ago")
+    return ", ".join(facts)
+
+
+def job_names(jobs: Sequence[JobState]) -> str:
+    """Return what runs, as a sentence lists it.
+
+    >>> job_names([])
+    ''
+    """
+    return listed([f"{job.kind} of {plain(job.server)}" for job in jobs])
