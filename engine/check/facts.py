@@ -1,0 +1,200 @@
+"""What checks judge: gathered once for a server, every source by itself and for a bounded time.
+
+A source that fails or hangs leaves `Unknown` with the reason; the others are not kept waiting by it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Generic, TypeVar
+
+from engine.check import storage
+from engine.check.storage import Storage
+from engine.config import Config, Server
+from engine.errors import CellarmanError
+from engine.postgres.connection import Identity, ServerFacts, Slot
+from engine.postgres.programs import Program
+from engine.repository import identity, locks
+from engine.repository.repository import Catalogue, catalogue
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Why something is not known, and what to do about it."""
+
+    what: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the running server says."""
+
+    facts: ServerFacts
+    slot: Slot | None
+    """The one that is configured."""
+    clock_skew: float
+    """Seconds that the server's clock is ahead of ours; negative: behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What the server's part of the repository says."""
+
+    catalogue: Catalogue
+    system_id: int | None
+    receiver: locks.Holder | None
+    backup: locks.Holder | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that is known about a server now."""
+
+    server: Server
+    now: datetime
+    config_file: str
+    """The configuration to name to other accounts' programs; "" when they find it by themselves."""
+    state_directory: str
+    live: Live | Unknown
+    streaming: Identity | Unknown
+    programs: Mapping[str, Program | Unknown]
+    storage: Storage | Unknown
+    home: Home | Unknown
+
+
+class Probe(threading.Thread, Generic[T]):
+    """One source being asked, in a thread that is left behind when it hangs."""
+
+    def __init__(self, what: str, seconds: float, ask: Callable[[], T]) -> None:
+        super().__init__(name=what, daemon=True)
+        self._what = what
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._ask = ask
+        self._answer: T | Unknown | None = None
+        self._defect: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except CellarmanError as error:
+            self._answer = Unknown(str(error), error.fix)
+        except OSError as error:
+            self._answer = Unknown(str(error))
+        except BaseException as error:  # a defect is raised where the answer is asked for
+            self._defect = error
+
+    def answer(self) -> T | Unknown:
+        """Return the answer, waiting no longer than agreed."""
+        self.join(max(0.0, self._deadline - time.monotonic()))
+        if self._defect is not None:
+            raise self._defect
+        if self._answer is None:
+            return Unknown(
+                f"{self._what}: no answer within {self._seconds:g} s", "raise check_timeout, or see why it hangs"
+            )
+        return self._answer
+
+
+def gather(config: Config, server: Server, now: datetime) -> Facts:
+    """Ask every source about a server; takes twice check_timeout at most."""
+    bound = float(server.check_timeout)
+    store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory))
+    home = Probe("the repository", bound, lambda: _home(server))
+    if server.active and server.conninfo:
+        live_probe = Probe(f"PostgreSQL of {server.name}", bound, lambda: _live(server))
+        streaming_probe = Probe(f"replication to {server.name}", bound, lambda: _streaming(server))
+        live, streaming = live_probe.answer(), streaming_probe.answer()
+    else:
+        why = "the server is not active" if not server.active else "there is no conninfo"
+        live = streaming = Unknown(why)
+    major = live.facts.major if isinstance(live, Live) else None
+    programs = Probe("PostgreSQL's programs", bound, lambda: _programs(server, major))
+    found = programs.answer()
+    return Facts(
+        server,
+        now,
+        _config_file(config),
+        config.state_directory,
+        live,
+        streaming,
+        dict.fromkeys(PROGRAMS, found) if isinstance(found, Unknown) else found,
+        store.answer(),
+        home.answer(),
+    )
+
+
+def _patience(server: Server) -> int:
+    """Return the seconds that libpq may take, less than the probe's own so that its words are heard."""
+    return min(10, max(2, server.check_timeout - 2))
+
+
+def _live(server: Server) -> Live:
+    from engine.postgres import connection
+
+    patience = _patience(server)
+    with connection.connect(server.conninfo, timeout=patience, statement_timeout=patience) as link:
+        facts = connection.server_facts(link)
+        slot = connection.slot(link, server.slot_name) if server.slot_name else None
+        before = datetime.now(timezone.utc)
+        with link.cursor() as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            row = cursor.fetchone()
+        after = datetime.now(timezone.utc)
+    assert row is not None
+    return Live(facts, slot, (row[0] - (before + (after - before) / 2)).total_seconds())
+
+
+def _streaming(server: Server) -> Identity:
+    from engine.postgres import connection
+
+    return connection.identify_system(server.streaming_conninfo or server.conninfo, timeout=_patience(server))
+
+
+PROGRAMS = ("pg_basebackup", "pg_receivewal", "pg_verifybackup")
+
+
+def _programs(server: Server, major: int | None) -> dict[str, Program | Unknown]:
+    from engine.postgres import programs
+
+    found: dict[str, Program | Unknown] = {}
+    for name in PROGRAMS:
+        try:
+            found[name] = programs.find(name, server.path_prefix, major)
+        except CellarmanError as error:
+            found[name] = Unknown(str(error), error.fix)
+    return found
+
+
+def _home(server: Server) -> Home:
+    layout = server.layout
+    return Home(
+        catalogue(layout),
+        identity.system_id(layout),
+        locks.holder(layout.lock("receive-wal")),
+        locks.holder(layout.lock("backup")),
+    )
+
+
+def _config_file(config: Config) -> str:
+    own = [name for name in config.files if not name.startswith("/etc/")]
+    return own[-1] if own else ""
+
+
+def account() -> str:
+    """Return the name of the account that runs this."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

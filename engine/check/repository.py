@@ -1,0 +1,257 @@
+"""What must be true of the disk and the catalogue. Pure: facts in, result out."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from datetime import timedelta
+
+from engine.check.facts import Facts, Live, Unknown, account
+from engine.check.result import CheckResult, fail, ok, skip, warn
+from engine.config.keys import interval
+from engine.repository.backupinfo import BackupInfo
+from engine.repository.retention import KeepAll, parse_policy
+
+LEAST_FREE = 1 << 30
+"""Bytes below which a disk is full for all that matters: some dozens of WAL segments."""
+STUCK_QUEUE = timedelta(minutes=10)
+"""WAL that waits longer has nobody who takes it in."""
+MISSED_MAINTENANCE = timedelta(minutes=10)
+
+
+def size(count: int) -> str:
+    """Return bytes for people.
+
+    >>> size(1 << 30), size(300 << 20)
+    ('1.0 GiB', '300 MiB')
+    """
+    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"
+
+
+def age(length: timedelta) -> str:
+    """Return a length of time for people.
+
+    >>> age(timedelta(minutes=7)), age(timedelta(hours=50))
+    ('7 min', '2 d 2 h')
+    """
+    hours = int(length.total_seconds()) // 3600
+    if hours < 1:
+        return f"{int(length.total_seconds()) // 60} min"
+    return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def directories(facts: Facts) -> CheckResult:
+    name = "directories"
+    if isinstance(facts.storage, Unknown):
+        return fail(name, facts.storage.what, facts.storage.fix)
+    for place, reason in facts.storage.unusable.items():
+        return fail(name, f"{place}: {reason}", f"as root: install -d -o {account()} {place}; or run as its owner")
+    owner = facts.storage.owner
+    if owner is not None and owner != os.geteuid():
+        login = _login(owner)
+        return warn(name, f"{facts.server.layout.home} belongs to {login}, this is {account()}", f"run as {login}")
+    if facts.storage.missing:
+        return ok(name, f"{len(facts.storage.missing)} to be made when needed")
+    return ok(name, facts.server.layout.home)
+
+
+def _login(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def space(facts: Facts) -> CheckResult:
+    """Compare what is free with what the next backup will take: the last one's size, else the cluster's."""
+    name = "free space"
+    if isinstance(facts.storage, Unknown):
+        return skip(name, facts.storage.what)
+    if not facts.storage.free:
+        return skip(name, "no directory to measure")
+    place, free = min(facts.storage.free.items(), key=lambda row: row[1])
+    if free < LEAST_FREE:
+        return fail(
+            name, f"{size(free)} free at {place}", f"make room: cellarman delete {facts.server.name} oldest --dry-run"
+        )
+    wanted, why = _next_backup(facts)
+    room = facts.storage.free.get(facts.server.layout.base, free)
+    if wanted and room < wanted:
+        return warn(
+            name,
+            f"{size(room)} free at {facts.server.layout.base}; {why} {size(wanted)}",
+            f"make room: cellarman delete {facts.server.name} oldest --dry-run",
+        )
+    return ok(name, f"{size(free)} free at {place}" + (f"; {why} {size(wanted)}" if wanted else ""))
+
+
+def _next_backup(facts: Facts) -> tuple[int, str]:
+    if not isinstance(facts.home, Unknown):
+        for info in facts.home.catalogue.usable:
+            if info.size and not info.is_incremental:
+                return info.size, "the last backup took"
+    if isinstance(facts.live, Live) and facts.live.facts.cluster_size and facts.server.active:
+        return facts.live.facts.cluster_size, "the cluster takes"
+    return 0, ""
+
+
+def queues(facts: Facts) -> CheckResult:
+    name = "WAL queues"
+    if isinstance(facts.storage, Unknown):
+        return skip(name, facts.storage.what)
+    server = facts.server
+    lanes = (("incoming", facts.storage.incoming, server.archiver, 0),
+             ("streaming", facts.storage.streaming, server.streaming_archiver, 1))  # fmt: skip
+    total, limit = 0, server.max_incoming_wals_queue
+    for lane, queue, on, usual in lanes:
+        if queue.count > usual and not on:
+            key = "archiver" if lane == "incoming" else "streaming_archiver"
+            fix = f"in [servers.{server.name}]: {key} = true, or look what writes there"
+            return warn(name, f"{queue.count} files in {lane}/, which is switched off", fix)
+        if limit and queue.count > limit:
+            return fail(
+                name, f"{queue.count} files in {lane}/, more than {limit}", f"cellarman wal ingest {server.name}"
+            )
+        waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
+        if queue.count > usual and waited > STUCK_QUEUE:
+            fix = f"cellarman wal ingest {server.name}; and let cellarman cron or agent run"
+            return warn(name, f"{queue.count} files in {lane}/, the oldest for {age(waited)}", fix)
+        total += queue.count
+    return ok(name, f"{total} waiting")
+
+
+def refused(facts: Facts) -> CheckResult:
+    name = "refused WAL"
+    if isinstance(facts.storage, Unknown):
+        return skip(name, facts.storage.what)
+    wrong = [n for n in facts.storage.errors if not n.endswith(".reason.txt")]
+    if wrong:
+        shown = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
+        fix = f"read the reasons in {facts.server.layout.errors}/*.reason.txt; then move the files away"
+        return warn(name, f"{len(wrong)} in errors/: {shown}", fix)
+    return ok(name, "none")
+
+
+def wal_age(facts: Facts) -> CheckResult:
+    name = "newest WAL"
+    server = facts.server
+    if isinstance(facts.storage, Unknown):
+        return skip(name, facts.storage.what)
+    newest = facts.storage.newest_wal
+    if newest is None:
+        if not server.active:
+            return skip(name, "the archive is empty")
+        fix = f"SELECT pg_switch_wal(); then: cellarman cron; cellarman wal ingest {server.name}"
+        return warn(name, "the archive is empty", fix)
+    old = max(facts.now - newest, timedelta(0))
+    if server.last_wal_maximum_age and old > interval(server.last_wal_maximum_age):
+        fix = f"see WAL lanes and queues above; then: cellarman wal ingest {server.name}"
+        return fail(name, f"{age(old)} old, more than {server.last_wal_maximum_age}", fix)
+    return ok(name, f"{age(old)} old")
+
+
+def maintenance(facts: Facts) -> CheckResult:
+    """A pass of ours or of Barman's holds the same lock and leaves its pid, and so the time, in it."""
+    name = "maintenance"
+    if isinstance(facts.storage, Unknown):
+        return skip(name, facts.storage.what)
+    if not facts.server.active:
+        return skip(name, "the server is not active")
+    config = f" --config {facts.config_file}" if facts.config_file else ""
+    fix = f"crontab -e, as {account()}: * * * * * cellarman{config} cron"
+    last = facts.storage.last_maintenance
+    if last is None:
+        return warn(name, "it never ran", fix)
+    if facts.now - last > MISSED_MAINTENANCE:
+        return warn(name, f"it last ran {age(facts.now - last)} ago", fix)
+    return ok(name, f"last ran {age(max(facts.now - last, timedelta(0)))} ago")
+
+
+def retention(facts: Facts) -> CheckResult:
+    policy = parse_policy(facts.server.retention_policy)
+    return ok("retention policy", "none: every backup is kept" if isinstance(policy, KeepAll) else str(policy))
+
+
+def catalogue(facts: Facts) -> CheckResult:
+    name = "catalogue"
+    if isinstance(facts.home, Unknown):
+        return fail(name, facts.home.what, facts.home.fix)
+    for broken in facts.home.catalogue.unreadable:
+        more = len(facts.home.catalogue.unreadable) - 1
+        return fail(
+            name,
+            f"{broken.id} cannot be read: {broken.reason}" + (f" (and {more} more)" if more else ""),
+            f"correct or remove {facts.server.layout.backup_info(broken.id)}",
+        )
+    return ok(name, f"{len(facts.home.catalogue.backups)} backups")
+
+
+def unfinished(facts: Facts) -> CheckResult:
+    """A backup that is being taken holds the server's backup lock; begun without it means that its worker died."""
+    name = "unfinished backups"
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    begun = [info for info in facts.home.catalogue.backups if info.status in ("EMPTY", "STARTED") and not info.deleting]
+    if begun and facts.home.backup is None:
+        return warn(name, f"{_ids(begun)}: nobody works on it", "cellarman cron marks it failed")
+    waiting = [info for info in facts.home.catalogue.backups if info.status == "WAITING_FOR_WALS"]
+    if waiting and facts.home.backup is None:
+        missing = f"cellarman wal ingest {facts.server.name}; then: cellarman cron"
+        return warn(name, f"{_ids(waiting)}: waits for WAL", missing)
+    if begun or waiting:
+        return ok(name, f"{_ids(begun + waiting)}: being taken by {facts.home.backup}")
+    return ok(name, "none")
+
+
+def failed(facts: Facts) -> CheckResult:
+    """Only failures since the last good backup ask for something to be done."""
+    name = "failed backups"
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    backups = facts.home.catalogue.backups
+    bad = [info for info in backups if info.status == "FAILED" and not info.deleting]
+    good = next((info.id for info in backups if info.usable), "")
+    recent = [info for info in bad if info.id > good]
+    if recent:
+        error = f": {recent[0].error}" if recent[0].error else ""
+        fix = f"cellarman backup {facts.server.name}; the remains: cellarman delete {facts.server.name} {recent[0].id}"
+        return warn(name, f"{_ids(recent)}{error}", fix)
+    return ok(name, f"{len(bad)} before the last good one" if bad else "none")
+
+
+def _ids(backups: list[BackupInfo]) -> str:
+    return ", ".join(info.id for info in backups[:3]) + (f" and {len(backups) - 3} more" if len(backups) > 3 else "")
+
+
+def redundancy(facts: Facts) -> CheckResult:
+    name = "minimum redundancy"
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    have = sum(not info.is_incremental for info in facts.home.catalogue.usable)
+    wanted = facts.server.minimum_redundancy
+    if have < wanted:
+        return fail(name, f"{have} good backups, {wanted} wanted", f"cellarman backup {facts.server.name}")
+    return ok(name, f"{have} good backups" + (f", {wanted} wanted" if wanted else ""))
+
+
+def last_backup(facts: Facts) -> CheckResult:
+    name = "last backup"
+    server = facts.server
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    take = f"cellarman backup {server.name}"
+    usable = facts.home.catalogue.usable
+    if not usable:
+        if not server.active:
+            return skip(name, "there is none")
+        verdict = fail if server.last_backup_maximum_age else warn
+        return verdict(name, "there is no good backup: nothing can be restored", take)
+    last = usable[0]
+    assert last.end_time is not None  # part of being usable
+    old = max(facts.now - last.end_time, timedelta(0))
+    if server.last_backup_maximum_age and old > interval(server.last_backup_maximum_age):
+        return fail(name, f"{last.id} is {age(old)} old, more than {server.last_backup_maximum_age}", take)
+    if server.last_backup_minimum_size and (last.size or 0) < server.last_backup_minimum_size:
+        detail = f"{last.id} has {size(last.size or 0)}, less than {size(server.last_backup_minimum_size)}"
+        return fail(name, detail, f"cellarman verify {server.name} {last.id}")
+    return ok(name, f"{last.id}, {age(old)} old" + (f", {size(last.size)}" if last.size else ""))

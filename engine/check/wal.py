@@ -1,0 +1,181 @@
+"""What must be true so that every WAL segment reaches the archive. Pure: facts in, result out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from engine.check.facts import Facts, Live, Unknown
+from engine.check.postgres import UNREACHED, literal
+from engine.check.result import CheckResult, fail, ok, skip, warn
+from engine.postgres.connection import Slot
+from engine.recovery.settings import client_program
+
+_ACKNOWLEDGES_ALL = re.compile(
+    r"\s*(:|true|/bin/true|/usr/bin/true|exit 0|echo\b[^|&;]*|/bin/echo\b[^|&;]*|cd \.|rem)\s*$"
+)
+_HIDES_FAILURE = re.compile(r"(\|\||;)\s*(true|:|/bin/true|exit 0)\s*$")
+SLOT_LAG_LIMIT = 10 << 30
+"""Bytes of WAL that the server may have to keep for us before it is said."""
+
+
+def lanes(facts: Facts) -> CheckResult:
+    name = "WAL lanes"
+    server = facts.server
+    if not server.active:
+        return skip(name, "the server is not active")
+    found = [key for key in ("archiver", "streaming_archiver") if getattr(server, key)]
+    if not found:
+        return fail(
+            name,
+            "no WAL reaches the archive, so no backup can be restored",
+            f'in [servers.{server.name}]: streaming_archiver = true and slot_name = "cellarman"; or archiver = true',
+        )
+    return ok(name, " and ".join(found))
+
+
+def archive_mode(facts: Facts) -> CheckResult:
+    name = "archive_mode"
+    reason = _no_archiver(facts)
+    if reason or isinstance(facts.live, Unknown):
+        return skip(name, reason)
+    mode = facts.live.facts.archive_mode
+    if mode == "off":
+        return fail(name, "off", "ALTER SYSTEM SET archive_mode = on; then restart PostgreSQL")
+    if facts.live.facts.in_recovery and mode != "always":
+        return fail(name, f"{mode}: a standby archives nothing", "ALTER SYSTEM SET archive_mode = always; then restart")
+    return ok(name, mode)
+
+
+def archive_command(facts: Facts) -> CheckResult:
+    name = "archive_command"
+    reason = _no_archiver(facts)
+    if reason or isinstance(facts.live, Unknown):
+        return skip(name, reason)
+    found = facts.live.facts
+    if found.archive_mode == "off":
+        return skip(name, "archive_mode is off")
+    if found.archive_library:
+        return ok(name, f"archive_library = {found.archive_library}")
+    if found.archive_command is None:
+        return skip(name, f"hidden from role {found.role} (pg_read_all_settings)")
+    command = found.archive_command.strip()
+    if not command or command == "(disabled)":
+        return fail(name, "empty: PostgreSQL keeps every segment until its disk is full", _set_command(facts))
+    if _ACKNOWLEDGES_ALL.match(command) or _HIDES_FAILURE.search(command):
+        return fail(name, f"{command}: it says yes to WAL that may be stored nowhere", _set_command(facts))
+    if "%p" not in command:
+        return warn(name, f"{command}: it does not name the file (%p)", _set_command(facts))
+    return ok(name, command)
+
+
+def _set_command(facts: Facts) -> str:
+    words = [client_program() or "cellarman-wal", "push", "%p", "--server", facts.server.name]
+    if facts.config_file:
+        words += ["--config", facts.config_file]
+    command = " ".join(word if word == "%p" else shlex.quote(word).replace("%", "%%") for word in words)
+    return f"ALTER SYSTEM SET archive_command = {literal(command)}; SELECT pg_reload_conf();"
+
+
+def archiving(facts: Facts) -> CheckResult:
+    name = "continuous archiving"
+    reason = _no_archiver(facts)
+    if reason or isinstance(facts.live, Unknown):
+        return skip(name, reason)
+    if facts.live.facts.archive_mode == "off":
+        return skip(name, "archive_mode is off")
+    archiver = facts.live.facts.archiver
+    if archiver.failing:
+        return fail(
+            name,
+            f"{archiver.last_failed_wal} failed at {archiver.last_failed_time} ({archiver.failed_count} failures)",
+            "see PostgreSQL's log for what archive_command said, or run it by hand as PostgreSQL's account",
+        )
+    if archiver.last_archived_wal is None:
+        return warn(name, "nothing was archived yet", "SELECT pg_switch_wal();")
+    return ok(name, f"last: {archiver.last_archived_wal} at {archiver.last_archived_time}")
+
+
+def _no_archiver(facts: Facts) -> str:
+    """Return why archive_command does not matter or cannot be judged, or ""."""
+    if not facts.server.archiver:
+        return "archiver is off"
+    return UNREACHED if isinstance(facts.live, Unknown) else ""
+
+
+def slot(facts: Facts) -> CheckResult:
+    name = "replication slot"
+    server = facts.server
+    if not server.streaming_archiver and not server.slot_name:
+        return skip(name, "streaming_archiver is off")
+    if isinstance(facts.live, Unknown):
+        return skip(name, UNREACHED)
+    found = facts.live.slot
+    if not server.streaming_archiver:
+        if found is None:
+            return skip(name, "streaming_archiver is off")
+        return warn(
+            name,
+            f"{server.slot_name} is there, but streaming_archiver is off: the server keeps WAL for nobody",
+            f"SELECT pg_drop_replication_slot({literal(server.slot_name)}); or streaming_archiver = true",
+        )
+    if found is None:
+        return _missing_slot(facts, facts.live)
+    if found.kind != "physical":
+        return fail(name, f"{found.name} is a {found.kind} slot", 'choose another: slot_name = "cellarman"')
+    return _held(facts, facts.live, found)
+
+
+def _missing_slot(facts: Facts, live: Live) -> CheckResult:
+    name, server = "replication slot", facts.server
+    used, there = live.facts.replication_slots_used, live.facts.max_replication_slots
+    if used >= there:
+        fix = f"ALTER SYSTEM SET max_replication_slots = {used + 2}; then restart PostgreSQL"
+        return fail(name, f"{server.slot_name} is missing and all {there} slots are in use", fix)
+    if server.create_slot == "auto":
+        return warn(name, f"{server.slot_name} is not there yet", f"cellarman wal receive {server.name} makes it")
+    return fail(
+        name,
+        f"{server.slot_name} is missing",
+        f"SELECT pg_create_physical_replication_slot({literal(server.slot_name)}, true);",
+    )
+
+
+def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
+    name, server = "replication slot", facts.server
+    if found.wal_status == "lost":
+        return fail(
+            name,
+            f"{found.name} is lost: the server removed WAL that was not received (max_slot_wal_keep_size)",
+            f"SELECT pg_drop_replication_slot({literal(found.name)}); then cellarman cron, and a new backup:"
+            f" cellarman backup {server.name}",
+        )
+    if found.wal_status == "unreserved":
+        return fail(
+            name,
+            f"{found.name} is about to be lost: the server will remove WAL that was not received",
+            f"cellarman wal receive {server.name}; and raise max_slot_wal_keep_size",
+        )
+    at, kept = live.facts.current_lsn, found.restart_lsn
+    lag = max(0, int(at) - int(kept)) if at is not None and kept is not None else 0
+    text = f"{found.name}, {'active' if found.active else 'not active'}, {lag >> 20} MiB behind"
+    if not found.active:
+        return warn(name, text, f"cellarman cron starts the receiver, or by hand: cellarman wal receive {server.name}")
+    if lag > SLOT_LAG_LIMIT:
+        return warn(name, text, "see whether the network or the repository's disk is too slow")
+    return ok(name, text)
+
+
+def receiver(facts: Facts) -> CheckResult:
+    name = "WAL receiver"
+    if not facts.server.streaming_archiver:
+        return skip(name, "streaming_archiver is off")
+    if not facts.server.active:
+        return skip(name, "the server is not active")
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    if facts.home.receiver is None:
+        return fail(
+            name, "it does not run", f"cellarman cron starts it, or by hand: cellarman wal receive {facts.server.name}"
+        )
+    return ok(name, f"{facts.home.receiver}")
