@@ -70,7 +70,7 @@ def _configured(server: Server) -> Shape:
         raise Refused(
             f"no WAL of {server.name} can arrive, and a backup without its WAL cannot be restored",
             "archiver and streaming_archiver are both off",
-            f"set streaming_archiver = true in {place}; or archiver = true, and let archive_command run cellarman-wal push",
+            f"set streaming_archiver = true in {place}, or archiver = true and archive_command to cellarman-wal push",
         )
     shape = basebackup.shape_of(server)
     if not shape.tar and shape.codec != "none" and shape.location == "client":

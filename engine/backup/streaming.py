@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from engine.backup import basebackup, label, preflight, waiting
+from engine.backup import basebackup, label, lane, preflight, waiting
 from engine.backup.basebackup import Call, Tick
 from engine.backup.monitor import ARCHIVING, Monitor
 from engine.backup.preflight import Ready
@@ -60,6 +60,7 @@ def take(
     ready = preflight.examine(server, report)
     repository.prepare(layout)
     with locks.hold(layout.lock("backup"), what=what):
+        lane.open_lane(server, report)
         backup_id = repository.new_id(layout, datetime.now(timezone.utc))
         with locks.hold(layout.lock(backup_id), what=what):
             fast = server.immediate_checkpoint if immediate is None else immediate
@@ -232,7 +233,7 @@ class _Run:
                 self._remember(restore_point=name, restore_point_lsn=str(point))
                 connection.switch_wal(conn)
                 if self.server.streaming_archiver:
-                    _write_a_little(conn)
+                    lane.write_a_little(conn)
         except CellarmanError as error:
             self.report.note(f"restore point and end of the WAL segment: {error}", "warn")
 
@@ -313,12 +314,6 @@ def _now_and_here(conn: Connection) -> tuple[datetime, Lsn]:
         row = cursor.fetchone()
     assert row is not None
     return row[0].astimezone(timezone.utc), Lsn.parse(row[1])
-
-
-def _write_a_little(conn: Connection) -> None:
-    """Begin the next segment: pg_receivewal leaves the finished one only then, and an idle server writes nothing."""
-    with conn.cursor() as cursor:
-        cursor.execute("SELECT txid_current()")
 
 
 _POSITION = (
