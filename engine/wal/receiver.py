@@ -1,0 +1,182 @@
+"""Receiving WAL by streaming: one supervisor of pg_receivewal a server, in the foreground or detached.
+
+It holds Barman's `.S-receive-wal.lock` with its pid, so Barman starts no second one and sees that one runs.
+pg_receivewal writes into streaming/ with the server's replication slot and reports only what it has synced, so the
+server gives up nothing that a crash of this host could lose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+from engine.config import Server, Ssh
+from engine.errors import Busy, CellarmanError, Refused
+from engine.event import Level, Reporter, Silent
+from engine.repository import locks
+from engine.repository.layout import Layout
+from engine.repository.locks import Holder
+from engine.wal.supervisor import Supervisor
+
+_START_WAIT = 15.0
+_LOG_LIMIT = 1 << 20
+_READY = b"receiving\n"
+_TAKEN = b"taken\n"
+
+
+def alive(layout: Layout) -> Holder | None:
+    """Return who receives this server's WAL now, Barman's own receive-wal included; None when nobody does."""
+    return locks.holder(layout.lock("receive-wal"))
+
+
+def log_path(layout: Layout) -> str:
+    """Return where a detached receiver writes what it and pg_receivewal say."""
+    return os.path.join(layout.own, "receive-wal.log")
+
+
+def last_words(layout: Layout, lines: int = 5) -> str:
+    """Return the last lines of the detached receiver's log, "" when there is none."""
+    try:
+        with open(log_path(layout), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            tail = file.read().decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(tail[-lines:])
+
+
+def receive(server: Server, report: Reporter | None = None) -> None:
+    """Receive WAL into streaming/ until SIGTERM or SIGINT; run in the main thread of a process of its own.
+
+    Raises Busy when another process receives already, Refused for a server that does not stream.
+    """
+    if not server.streaming_archiver:
+        raise Refused(
+            f"{server.name} does not stream its WAL",
+            "streaming_archiver is false",
+            f"set streaming_archiver = true in [servers.{server.name}]",
+        )
+    with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}"):
+        Supervisor(server, report or Silent()).run()
+
+
+def ensure(server: Server) -> bool:
+    """Start the server's receiver in a session of its own unless one runs; tell whether it was started.
+
+    It outlives this process and its terminal, and is nobody's child. Raises CellarmanError, with the end of its log,
+    when it does not come up.
+    """
+    layout = server.layout
+    if not server.streaming_archiver or alive(layout) is not None:
+        return False
+    answer = _launch(server)
+    if answer == _READY:
+        return True
+    if answer == _TAKEN:
+        return False
+    raise CellarmanError(
+        f"receiving the WAL of {server.name} could not be started",
+        last_words(layout) or "it said nothing",
+        f"see {log_path(layout)}, or run it in the foreground: cellarman wal receive {server.name}",
+    )
+
+
+def _launch(server: Server) -> bytes:
+    """Start the detached process and return its first word; b"" when it ended, or was silent, without one."""
+    log = log_path(server.layout)
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    _rotate(log)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    try:
+        # It forks and ends at once, so that the receiver leaves no zombie in a long-lived console.
+        first = subprocess.Popen(
+            [sys.executable, "-m", "engine.wal.receiver", server.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+    assert first.stdin is not None and first.stdout is not None
+    with first.stdout as answers:
+        # The whole server goes through the pipe: its connection string may hold a password.
+        with contextlib.suppress(BrokenPipeError), first.stdin as pipe:
+            pipe.write(json.dumps(asdict(server)).encode())
+        answered, _, _ = select.select([answers], [], [], _START_WAIT)
+        word = answers.readline() if answered else b""
+    try:
+        first.wait(_START_WAIT)
+    except subprocess.TimeoutExpired:
+        first.kill()
+        first.wait()
+    return word
+
+
+def _rotate(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.getsize(path) > _LOG_LIMIT:
+            os.replace(path, path + ".1")
+
+
+class LogReporter:
+    """A Reporter that writes notes to standard error, each with its time."""
+
+    def backup(self, backup_id: str) -> None: ...
+
+    def phase(self, name: str, detail: str = "") -> None: ...
+
+    def progress(
+        self,
+        done_bytes: int,
+        total_bytes: int | None = None,
+        files_done: int | None = None,
+        files_total: int | None = None,
+    ) -> None: ...
+
+    def note(self, text: str, level: Level = "info") -> None:
+        print(time.strftime("%Y-%m-%d %H:%M:%S%z"), level, text, file=sys.stderr, flush=True)
+
+
+def _detached() -> int:
+    """Receive for the server that standard input describes; its name in the arguments is for people who read ps."""
+    document = json.load(sys.stdin)
+    if os.fork():
+        return 0
+    ssh = document.pop("ssh")
+    server = Server(**document, ssh=Ssh(**ssh) if ssh else None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log = LogReporter()
+    try:
+        with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}"):
+            _answer(_READY)
+            Supervisor(server, log).run()
+    except Busy as error:
+        _answer(_TAKEN)
+        log.note(str(error), "warn")
+    except CellarmanError as error:
+        log.note("\n".join(error.lines()), "error")
+        return error.exit_code
+    return 0
+
+
+def _answer(word: bytes) -> None:
+    """Tell the process that started us, which waits, and let go of its pipe."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, word)
+    silent = os.open(os.devnull, os.O_RDWR)
+    os.dup2(silent, 0)
+    os.dup2(silent, 1)
+    os.close(silent)
+
+
+if __name__ == "__main__":
+    sys.exit(_detached())
