@@ -1,0 +1,187 @@
+"""The derived index of the WAL archive: a row a segment with its commit times, and the events worth a name.
+
+SQLite in .cellarman/, written under a lock by one process at a time, read by any number. Everything in it comes from
+the archived files: it may be deleted at any time, and is made anew when it is damaged or of another schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from engine.errors import Busy, CellarmanError
+from engine.event import Reporter, Silent
+from engine.repository import locks
+from engine.repository.layout import Layout
+from engine.wal import indexschema
+from engine.wal.indexer import Indexer
+from engine.wal.indexschema import (
+    BACKUP_END,
+    CHECKPOINT,
+    DROP,
+    END_OF_RECOVERY,
+    RESTORE_POINT,
+    Event,
+    SegmentRow,
+)
+
+__all__ = [
+    "BACKUP_END",
+    "CHECKPOINT",
+    "DROP",
+    "END_OF_RECOVERY",
+    "RESTORE_POINT",
+    "Event",
+    "SegmentRow",
+    "catch_up",
+    "events",
+    "highest_time",
+    "problems",
+    "rebuild",
+    "rows",
+]
+
+_LOCK_WAIT = 60.0
+_Made = TypeVar("_Made")
+
+
+def rows(layout: Layout, timeline: int, first: int, last: int) -> list[SegmentRow]:
+    """Return the rows of a timeline's segments by number, `last` included; those not indexed are left out."""
+    columns = ", ".join(SegmentRow._fields)
+    query = f"SELECT {columns} FROM segment WHERE timeline = ? AND number BETWEEN ? AND ? ORDER BY number"
+    return _read(layout, query, (timeline, first, last), SegmentRow._make)
+
+
+def highest_time(layout: Layout, timeline: int, first: int, last: int) -> int | None:
+    """Return the latest commit or abort in a stretch of segments, without reading their rows."""
+    query = "SELECT max(max_commit) FROM segment WHERE timeline = ? AND number BETWEEN ? AND ? AND problem IS NULL"
+    found = _read(layout, query, (timeline, first, last), tuple)
+    return found[0][0] if found else None
+
+
+def events(layout: Layout, *kinds: str) -> list[Event]:
+    """Return the events of these kinds (default: all) by timeline and LSN."""
+    wanted = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+    query = f"SELECT {', '.join(Event._fields)} FROM event {wanted} ORDER BY timeline, lsn"
+    return _read(layout, query, kinds, Event._make)
+
+
+def problems(layout: Layout) -> dict[tuple[int, int], str]:
+    """Return the archived segments that satisfy nothing, by (timeline, number), with the reason."""
+    query = "SELECT timeline, number, problem FROM segment WHERE problem IS NOT NULL"
+    return {(timeline, number): problem for timeline, number, problem in _read(layout, query, (), tuple)}
+
+
+def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None) -> int:
+    """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
+
+    Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
+    indexing; with a budget that is noted and 0 returned.
+    """
+    told = report or Silent()
+    try:
+        return _locked(layout, told, lambda: _repaired(layout, budget, told), budget)
+    except Busy as busy:
+        if budget is None:
+            raise
+        told.note(f"{busy.what}: {busy.why}")
+        return 0
+
+
+def rebuild(layout: Layout, *, report: Reporter | None = None) -> int:
+    """Make the index anew from the archive; returns how many segments were read."""
+    told = report or Silent()
+
+    def work() -> int:
+        _remove(layout.index)
+        return _repaired(layout, None, told)
+
+    return _locked(layout, told, work, None)
+
+
+def _locked(layout: Layout, told: Reporter, work: Callable[[], int], budget: float | None) -> int:
+    if not os.path.isdir(layout.wals):
+        return 0
+    try:
+        os.makedirs(layout.own, mode=0o750, exist_ok=True)
+        wait = _LOCK_WAIT if budget is None else min(budget, _LOCK_WAIT)
+        with locks.hold(
+            os.path.join(layout.own, "wal-index.lock"), wait=wait, what=f"index the WAL archive of {layout.name}"
+        ):
+            return work()
+    except sqlite3.Error as error:
+        raise CellarmanError(
+            f"the index of WAL commit times cannot be written: {layout.index}",
+            str(error),
+            "see that the file system has room and belongs to this account; the file may be deleted, it is made anew",
+        ) from error
+    except OSError as error:
+        raise CellarmanError(f"the WAL archive of {layout.name} cannot be indexed", str(error)) from error
+
+
+def _repaired(layout: Layout, budget: float | None, told: Reporter) -> int:
+    """Catch up; a damaged index is made anew and tried once more."""
+    deadline = None if budget is None else time.monotonic() + budget
+    try:
+        return _pass(layout, told, deadline)
+    except sqlite3.DatabaseError as error:
+        # A full disk, missing rights and the like are operational errors too; those are not mended by beginning anew.
+        if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+            raise
+        told.note(f"the index of WAL commit times was damaged ({error}) and is made anew", "warn")
+        _remove(layout.index)
+        return _pass(layout, told, deadline)
+
+
+def _pass(layout: Layout, told: Reporter, deadline: float | None) -> int:
+    with contextlib.closing(_writable(layout.index, told)) as database:
+        return Indexer(layout, database, told, deadline).run()
+
+
+def _remove(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + suffix)
+
+
+def _read(layout: Layout, query: str, arguments: tuple[object, ...], make: Callable[[Any], _Made]) -> list[_Made]:
+    """Return what the index says; an index that is missing, damaged or of another schema says nothing."""
+    if not os.path.exists(layout.index):
+        return []
+    quoted = layout.index.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    # Without the right to write beside it a reader cannot join the writer's journal: it then reads the file as it is.
+    for mode in ("mode=ro", "immutable=1"):
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=5)) as database:
+                if database.execute("PRAGMA user_version").fetchone() != (indexschema.VERSION,):
+                    return []
+                return list(map(make, database.execute(query, arguments)))
+        except sqlite3.DatabaseError:
+            continue
+    return []
+
+
+def _writable(path: str, told: Reporter) -> sqlite3.Connection:
+    """Open the index for writing; one of another schema is thrown away."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
+    database = sqlite3.connect(path, timeout=10)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == indexschema.VERSION:
+            return database
+        if version:
+            database.close()
+            told.note("the index of WAL commit times is of another version of cellarman and is made anew")
+            _remove(path)
+            return _writable(path, told)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(f"BEGIN; {indexschema.SCHEMA} COMMIT;")
+        return database
+    except BaseException:
+        database.close()
+        raise

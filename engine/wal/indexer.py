@@ -1,0 +1,250 @@
+"""Writing the WAL index: one pass over the archive that reads what is new or changed and forgets what is gone."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import namedtuple
+from collections.abc import Iterable, Iterator
+
+from engine.errors import CellarmanError
+from engine.event import Reporter
+from engine.postgres import segment, walfile
+from engine.postgres.lsn import Lsn
+from engine.repository import identity
+from engine.repository.layout import Layout
+from engine.wal import codec, indexschema
+
+_BATCH_SECONDS = 1.0
+_SETTLED_NS = 2_000_000_000
+"""A directory changed less than this before it was read may change again under the same mtime."""
+_MOST_DROPS = 100
+"""Events of dropped files kept for one segment; the row counts them all."""
+_UNIX_EPOCH = 946_684_800
+"""Unix seconds at PostgreSQL's epoch, 2000-01-01 UTC."""
+
+
+class _Found(namedtuple("_Found", ("directory", "mtime_ns", "files"))):
+    """A directory of wals/ to look through: what to index in it, as (name, size, mtime_ns); mtime None if unsettled."""
+
+    __slots__ = ()
+    directory: str
+    mtime_ns: int | None
+    files: list[tuple[str, int, int]]
+
+
+class Indexer:
+    """One pass over the archive with the database open for writing."""
+
+    def __init__(self, layout: Layout, database: sqlite3.Connection, told: Reporter, deadline: float | None) -> None:
+        self._layout = layout
+        self._database = database
+        self._told = told
+        self._deadline = deadline
+        self._system_id = _system_id(layout, told)
+        self._newest_carry: tuple[int, int, walfile.Carry | None] = (0, 0, None)
+        sizes = database.execute("SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1").fetchone()
+        self._segment_size = sizes[0] if sizes else 16 << 20
+
+    def run(self) -> int:
+        """Index what is new or changed until the deadline; returns how many segments were read."""
+        found = list(self._changed())
+        total = sum(len(directory.files) for directory in found)
+        done, committed = 0, time.monotonic()
+        if total:
+            self._told.phase("index", f"{total} WAL segments")
+        for directory in found:
+            for name, size, mtime_ns in directory.files:
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    self._database.commit()
+                    return done
+                done += self._index(name, size, mtime_ns)
+                if time.monotonic() - committed > _BATCH_SECONDS:
+                    self._database.commit()
+                    committed = time.monotonic()
+                    self._told.progress(0, None, done, total)
+            if directory.mtime_ns is not None:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
+                )
+        self._database.commit()
+        return done
+
+    def _changed(self) -> Iterator[_Found]:
+        """Yield the directories of wals/ that changed since they were read, and forget those that are gone."""
+        known = dict(self._database.execute("SELECT name, mtime_ns FROM directory"))
+        present = sorted(name for name in os.listdir(self._layout.wals) if _is_directory_of_segments(name))
+        for name in self._database.execute("SELECT DISTINCT substr(name, 1, 16) FROM segment").fetchall():
+            if name[0] not in present:
+                self._forget(self._names_in(name[0]))
+                self._database.execute("DELETE FROM directory WHERE name = ?", name)
+        for name in present:
+            try:
+                mtime_ns = os.stat(os.path.join(self._layout.wals, name)).st_mtime_ns
+                if known.get(name) != mtime_ns:
+                    settled = time.time_ns() - mtime_ns > _SETTLED_NS
+                    yield _Found(name, mtime_ns if settled else None, self._unknown_files(name))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+
+    def _unknown_files(self, directory: str) -> list[tuple[str, int, int]]:
+        """Return the files in a directory that are not indexed as they are now, and forget those that are gone."""
+        indexed = self._names_in(directory)
+        unknown = []
+        with os.scandir(os.path.join(self._layout.wals, directory)) as entries:
+            for entry in entries:
+                if segment.kind_of(entry.name) != segment.SEGMENT or not entry.name.startswith(directory):
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue
+                if indexed.pop(entry.name, None) != (status.st_size, status.st_mtime_ns):
+                    unknown.append((entry.name, status.st_size, status.st_mtime_ns))
+        self._forget(indexed)
+        return sorted(unknown)
+
+    def _names_in(self, directory: str) -> dict[str, tuple[int, int]]:
+        query = "SELECT name, size, mtime_ns FROM segment WHERE name BETWEEN ? AND ?"
+        found = self._database.execute(query, (directory + "00000000", directory + "FFFFFFFF"))
+        return {name: (size, mtime_ns) for name, size, mtime_ns in found}
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._database.execute(
+                "DELETE FROM event WHERE (timeline, number) = (SELECT timeline, number FROM segment WHERE name = ?)",
+                (name,),
+            )
+            self._database.execute("DELETE FROM segment WHERE name = ?", (name,))
+
+    def _index(self, name: str, size: int, mtime_ns: int) -> int:
+        """Read one segment, and those after it that waited for the end of its last record; returns how many."""
+        done = 0
+        waiting = [(name, size, mtime_ns)]
+        while waiting:
+            name, size, mtime_ns = waiting.pop()
+            try:
+                data = codec.read_segment(self._layout.wal(name))
+                header = walfile.read_header(data)
+                problem = walfile.check_segment(name, header, system_id=self._system_id, size=len(data))
+            except FileNotFoundError:
+                continue
+            except CellarmanError as error:
+                self._forget([name])
+                self._insert_problem(name, size, mtime_ns, error.why or error.what)
+            else:
+                self._forget([name])
+                if problem:
+                    self._insert_problem(name, size, mtime_ns, problem)
+                else:
+                    waiting += self._insert(name, size, mtime_ns, data, header)
+            done += 1
+        return done
+
+    def _insert_problem(self, name: str, size: int, mtime_ns: int, problem: str) -> None:
+        try:
+            timeline, number = segment.parse_segment(name, self._segment_size)
+        except ValueError:
+            timeline, number = int(name[:8], 16), int(name[8:], 16)
+        self._put(
+            {
+                "timeline": timeline,
+                "number": number,
+                "name": name,
+                "size": size,
+                "mtime_ns": mtime_ns,
+                "problem": problem,
+            }
+        )
+
+    def _insert(
+        self, name: str, size: int, mtime_ns: int, data: bytes, header: walfile.SegmentHeader
+    ) -> list[tuple[str, int, int]]:
+        """Write a good segment's row and events; returns the files that its last record completes."""
+        self._segment_size = header.segment_size
+        timeline, number = segment.parse_segment(name, header.segment_size)
+        carry = self._carry_into(header, number) if header.rem_len else None
+        facts = walfile.walk(data, header, carry)
+        values = {
+            field: getattr(facts, field) for field in walfile.SegmentFacts._fields if field in indexschema.COLUMNS
+        }
+        ahead = facts.carry
+        self._put(
+            {
+                **values,
+                "timeline": timeline,
+                "number": number,
+                "name": name,
+                "size": size,
+                "mtime_ns": mtime_ns,
+                "problem": None,
+                "system_id": str(header.system_id),
+                "segment_size": header.segment_size,
+                "magic": header.magic,
+                "first_timeline": header.timeline,
+                "rem_len": header.rem_len,
+                "joined": int(not header.rem_len or (carry is not None and carry.missing == header.rem_len)),
+                "n_drops": len(facts.drops),
+                "carry_lsn": ahead and int(ahead.lsn),
+                "carry_length": ahead and ahead.length,
+                "carry_missing": ahead and ahead.missing,
+                "carry_data": ahead and ahead.data,
+            }
+        )
+        self._newest_carry = (timeline, number, ahead)
+        self._database.executemany(
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(timeline, number, int(lsn), *rest) for lsn, *rest in _events_of(facts)],
+        )
+        if ahead is None:
+            return []
+        return self._database.execute(
+            "SELECT name, size, mtime_ns FROM segment"
+            " WHERE number = ? AND joined = 0 AND first_timeline = ? AND rem_len = ?",
+            (number + 1, timeline, ahead.missing),
+        ).fetchall()
+
+    def _carry_into(self, header: walfile.SegmentHeader, number: int) -> walfile.Carry | None:
+        """Return the record that the segment before leaves unfinished; its timeline is that of the first page."""
+        if self._newest_carry[:2] == (header.timeline, number - 1):
+            return self._newest_carry[2]
+        found = self._database.execute(
+            f"SELECT {', '.join(indexschema.CARRY)} FROM segment"
+            " WHERE timeline = ? AND number = ? AND segment_size = ? AND carry_lsn IS NOT NULL",
+            (header.timeline, number - 1, header.segment_size),
+        ).fetchone()
+        return walfile.Carry(Lsn(found[0]), *found[1:]) if found else None
+
+    def _put(self, values: dict[str, object]) -> None:
+        names = ", ".join(values)
+        self._database.execute(
+            f"INSERT OR REPLACE INTO segment ({names}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
+        )
+
+
+def _events_of(facts: walfile.SegmentFacts) -> Iterator[tuple[int, str, int | None, str, int | None]]:
+    """Yield (LSN, kind, microseconds since 2000-01-01 UTC, name, value) of what a segment tells."""
+    for point in facts.restore_points:
+        yield point.lsn, indexschema.RESTORE_POINT, point.timestamp, point.name, None
+    for checkpoint in facts.checkpoints:
+        at = None if checkpoint.time is None else (checkpoint.time - _UNIX_EPOCH) * 1_000_000
+        yield checkpoint.lsn, indexschema.CHECKPOINT, at, "", int(checkpoint.redo)
+    for backup in facts.backup_ends:
+        yield backup.lsn, indexschema.BACKUP_END, None, "", int(backup.start_lsn)
+    for promotion in facts.end_of_recovery:
+        yield promotion.lsn, indexschema.END_OF_RECOVERY, promotion.timestamp, "", promotion.previous
+    for drop in facts.drops[:_MOST_DROPS]:
+        yield drop.lsn, indexschema.DROP, drop.timestamp, "", drop.xid
+
+
+def _is_directory_of_segments(name: str) -> bool:
+    return len(name) == 16 and segment.kind_of(name + "00000000") == segment.SEGMENT
+
+
+def _system_id(layout: Layout, told: Reporter) -> int | None:
+    try:
+        return identity.system_id(layout)
+    except CellarmanError as error:
+        told.note(str(error), "warn")
+        return None
