@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests.support import cluster
 
 INSTALLS = cluster.installs()
+
+hypothesis.settings.register_profile("cellarman", database=None, deadline=None)
+hypothesis.settings.load_profile("cellarman")
 
 
 @pytest.fixture(scope="session", params=sorted(INSTALLS), ids=lambda major: f"pg{major}")

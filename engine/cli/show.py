@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, config: Config) -> int:
     server = config.server(args.server)
     layout = server.layout
-    info = repository.find(layout, args.backup)
     found = repository.catalogue(layout)
+    info = repository.choose(layout, found, args.backup)
     verdict = backups.judge(server, found).get(info.id)
     wal = wal_of(layout, info)
     own = repository.facts(layout, info.id)

@@ -21,6 +21,7 @@ from engine.postgres.lsn import Lsn
 Status = Literal["EMPTY", "STARTED", "WAITING_FOR_WALS", "DONE", "SYNCING", "FAILED"]
 STATUSES = frozenset(("EMPTY", "STARTED", "WAITING_FOR_WALS", "DONE", "SYNCING", "FAILED"))
 DEFAULT_SEGMENT_SIZE = 16 << 20
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 class BackupInfoError(CellarmanError):
@@ -152,7 +153,7 @@ def parse(text: str, backup_id: str) -> BackupInfo:
     """
     raw: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -144,7 +144,11 @@ def find(layout: Layout, ref: str) -> BackupInfo:
 
     Raises NotFound, with the nearest ones, and BackupInfoError when the entry is there and cannot be read.
     """
-    found = catalogue(layout)
+    return choose(layout, catalogue(layout), ref)
+
+
+def choose(layout: Layout, found: Catalogue, ref: str) -> BackupInfo:
+    """As `find`, from a catalogue that is already read."""
     exact = found.get(ref)
     if exact is not None:
         return exact
