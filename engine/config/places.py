@@ -20,7 +20,7 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
     named = path or env.get("CELLARMAN_CONFIG")
     if named:
         return [os.path.abspath(_expand(named, env))]
-    own = os.path.join(env.get("XDG_CONFIG_HOME") or _expand("~/.config", env), "cellarman", "cellarman.toml")
+    own = own_file(env)
     found = [SYSTEM_FILE, *_directory(SYSTEM_DIRECTORY), own]
     there = [name for name in found if os.path.lexists(name)]
     if not there:
@@ -30,6 +30,11 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
             "write one (config.example.toml shows every key), or name it: cellarman --config FILE …",
         )
     return there
+
+
+def own_file(env: Mapping[str, str]) -> str:
+    """Return where an account's own file lies."""
+    return os.path.join(env.get("XDG_CONFIG_HOME") or _expand("~/.config", env), "cellarman", "cellarman.toml")
 
 
 def _directory(path: str) -> list[str]:

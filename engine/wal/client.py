@@ -1,0 +1,162 @@
+"""`cellarman-wal`: the archive_command and the restore_command.
+
+::
+
+    cellarman-wal push PATH --server S [--config FILE]
+    cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
+
+push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
+file, 255 a hole, a hazard or any error. PostgreSQL starts one for every segment, so this loads as little as it can.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from engine.wal.settings import Settings
+
+USAGE = """\
+usage: cellarman-wal push PATH --server S [--config FILE]
+       cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
+
+archive_command = 'cellarman-wal push %p --server S'
+restore_command = 'cellarman-wal get %f "%p" --server S'
+
+push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
+255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
+"""
+
+_VALUED = ("--server", "--config", "--on-hole")
+_OPERANDS = {"push": 1, "get": 2}
+_FAILURE = {"push": 1, "get": 255}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; nothing that goes wrong in `get` is ever 1."""
+    words = sys.argv[1:] if argv is None else argv
+    verb = words[0] if words else ""
+    failure = _FAILURE.get(verb, 2)
+    try:
+        code = _run(verb, words[1:])
+        sys.stderr.flush()
+        return code
+    except KeyboardInterrupt:
+        return failure
+    except (
+        BaseException
+    ) as error:  # the edge: an uncaught exception would exit with 1, which PostgreSQL takes for the end
+        _complain(error)
+        return failure
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb in ("--help", "-h", "help"):
+        sys.stdout.write(USAGE)
+        return 0
+    if verb == "--version":
+        from engine import __version__
+
+        sys.stdout.write(f"cellarman-wal {__version__}\n")
+        return 0
+    operands, options = _parse(verb, words)
+    if "--help" in options:
+        sys.stdout.write(USAGE)
+        return 0
+    from engine.wal import settings
+
+    server = settings.resolve(options["--server"], options.get("--config"))
+    return _push(server, operands[0]) if verb == "push" else _get(server, operands, options)
+
+
+def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Split the command line into operands and options; raises UsageError."""
+    if verb not in _OPERANDS:
+        raise _usage(f"no such command: {verb or '(nothing)'}")
+    operands: list[str] = []
+    options: dict[str, str] = {}
+    queue = iter(words)
+    for word in queue:
+        name, equals, value = word.partition("=")
+        if name in _VALUED:
+            options[name] = value if equals else next(queue, "")
+            if not options[name]:
+                raise _usage(f"{name} needs a value")
+        elif word in ("--help", "-h"):
+            return [], {"--help": ""}
+        elif word == "--accept-gap" and verb == "get":
+            options[word] = "yes"
+        elif word == "--":
+            operands.extend(queue)
+        elif word.startswith("-"):
+            raise _usage(f"no such option: {word}")
+        else:
+            operands.append(word)
+    if len(operands) != _OPERANDS[verb]:
+        raise _usage(f"{verb} takes {_OPERANDS[verb]} argument(s), not {len(operands)}")
+    if "--server" not in options:
+        raise _usage("--server is missing")
+    if options.get("--on-hole", "absent") != "absent" or (verb == "push" and "--on-hole" in options):
+        raise _usage("--on-hole takes only the value absent, and only with get")
+    return operands, options
+
+
+def _usage(why: str) -> BaseException:
+    from engine.errors import UsageError
+
+    return UsageError("this command line cannot be understood", why, "cellarman-wal --help")
+
+
+def _push(server: Settings, path: str) -> int:
+    """Archive one file durably; PostgreSQL's own file stays where it is, whatever happens."""
+    from engine.errors import CellarmanError
+    from engine.wal.push import push
+
+    try:
+        push(server, path)
+    except CellarmanError as error:
+        _complain(error)
+        return 1
+    return 0
+
+
+def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:
+    from engine.repository import identity
+    from engine.wal import fetch
+
+    name, destination = operands
+    system = _own_system()
+    return fetch.get(
+        server.layout,
+        name,
+        destination,
+        system_id=identity.system_id(server.layout) if system is None else system,
+        accept_gap="--accept-gap" in options,
+        absent_on_hole="--on-hole" in options,
+    )
+
+
+def _own_system() -> int | None:
+    """Return the system identifier of the cluster that asks: PostgreSQL runs restore_command in its data directory."""
+    try:
+        with open(os.path.join("global", "pg_control"), "rb", buffering=0) as file:
+            return int.from_bytes(file.read(8), "little") or None
+    except OSError:
+        return None
+
+
+def _complain(error: BaseException) -> None:
+    """Say on standard error what went wrong; PostgreSQL keeps it in its log."""
+    lines = getattr(error, "lines", None)
+    text = "\n".join(lines()) if lines is not None else f"{type(error).__name__}: {error}"
+    try:
+        sys.stderr.write(f"cellarman-wal: {text}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""The honest restore_command: deliver a WAL file, or say truly whether the archive ends here.
+
+PostgreSQL takes 1..125 for "no such file": at the end of its WAL it then promotes. So 1 is said only for a proven end
+and for a history file that does not exist; a hole, a hazard and every error are 255, which PostgreSQL answers with
+FATAL (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c). Light: the WAL client loads this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from engine.errors import CellarmanError
+from engine.postgres import segment, timeline, walfile
+from engine.wal import codec, inspection
+from engine.wal.refusal import Alien, Damaged
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.postgres.timeline import Switch
+    from engine.repository.layout import Layout
+
+DELIVERED = 0
+ABSENT = 1
+REFUSED = 255
+
+_TRIES = 3
+_PAUSE = 0.3
+_ARRIVAL_WAIT = 5.0
+"""Seconds that a segment which somebody is still writing into incoming/ is waited for."""
+
+
+class Hole(CellarmanError):
+    """Replay must not end here: later WAL exists, or what is there cannot be used."""
+
+
+class Hazard(CellarmanError):
+    """PostgreSQL would go on with a dead branch of the history."""
+
+
+def get(
+    layout: Layout,
+    name: str,
+    destination: str,
+    *,
+    system_id: int | None = None,
+    accept_gap: bool = False,
+    absent_on_hole: bool = False,
+) -> int:
+    """Deliver WAL file `name` to `destination` and return 0, 1 or 255 with the reason on standard error.
+
+    `accept_gap` ends the replay at a hole or an unusable segment, and records that; `absent_on_hole` does so for a
+    standby, which goes on to streaming. Neither covers a hazard or an error.
+    """
+    try:
+        plain = _find(layout, name, system_id)
+        if plain is not None:
+            return _deliver(plain, destination)
+        _prove_end(layout, name, system_id)
+        return ABSENT
+    except Hole as error:
+        if accept_gap or absent_on_hole:
+            return _end_at_hole(layout, name, error, record=not absent_on_hole)
+        _tell(error)
+    except CellarmanError as error:
+        _tell(error)
+    except OSError as error:
+        _say(f"cannot fetch {name}: {error}")
+    return REFUSED
+
+
+def _end_at_hole(layout: Layout, name: str, hole: Hole, *, record: bool) -> int:
+    """Say that nothing is here although more follows, as the operator asked, unless that would replay a dead branch."""
+    try:
+        _check_ancestors(layout, name, _segment_size(layout, name))
+    except (CellarmanError, OSError) as error:
+        _say(f"cannot end recovery at {name}: {error}")
+        return REFUSED
+    if record:
+        _say(f"{hole}; ACCEPTED (--accept-gap): recovery ends here and what follows is lost")
+        _record(layout, name, hole)
+    else:
+        _say(f"{hole}; told to look elsewhere (--on-hole=absent)")
+    return ABSENT
+
+
+def _find(layout: Layout, name: str, system_id: int | None) -> bytes | None:
+    """Return the plain, verified content of a WAL file, None when it is in no place; raises Hole when it is unusable.
+
+    A file moves from the queues into the archive, so the archive is looked into once more at the end.
+    """
+    if segment.kind_of(name) == segment.FOREIGN:
+        raise CellarmanError(f"{name!r} is not the name of a WAL file")
+    archived = layout.wal(name)
+    for path in (archived, os.path.join(layout.incoming, name), os.path.join(layout.streaming, name), archived):
+        deadline = time.monotonic() + (_ARRIVAL_WAIT if path != archived else 0)
+        while True:
+            try:
+                return _read(path, name, system_id)
+            except FileNotFoundError:
+                break
+            except (codec.Unreadable, Damaged, Alien) as error:
+                if isinstance(error, Alien) or time.monotonic() >= deadline:
+                    kind = Hole if segment.kind_of(name) == segment.SEGMENT else CellarmanError
+                    raise kind(f"{name} cannot be used: {path}", error.why or error.what, error.fix) from None
+                time.sleep(_PAUSE)
+    return None
+
+
+def _read(path: str, name: str, system_id: int | None) -> bytes:
+    """Read and verify one file, trying again after an error of the storage."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            plain = codec.read_segment(path)
+            break
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if attempt == _TRIES:
+                raise
+            time.sleep(_PAUSE * attempt)
+    inspection.check_content(name, plain, system_id)
+    return plain
+
+
+def _deliver(plain: bytes, destination: str) -> int:
+    """Write the file where PostgreSQL wants it; nothing is left there when that fails."""
+    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        codec.write_all(descriptor, plain)
+    except BaseException:
+        os.unlink(destination)
+        raise
+    finally:
+        os.close(descriptor)
+    return DELIVERED
+
+
+def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
+    """Return when the archive truly holds nothing that `name` leads to; else raise Hole or Hazard."""
+    if not os.path.isdir(layout.wals):
+        raise CellarmanError(f"the archive is not there: {layout.wals}", "", "see that its file system is mounted")
+    if segment.kind_of(name) != segment.SEGMENT:
+        os.listdir(layout.wals)  # an archive that cannot be read proves nothing
+        return
+    later = _next_present(layout, name, system_id)
+    if later:
+        raise _hole(name, f"{later} is there: the WAL between is missing")
+    size = _segment_size(layout, name)
+    if size is None:
+        raise Hole(
+            f"{name} is not in the archive, and no other segment is",
+            f"nothing in {layout.wals}, {layout.incoming} or {layout.streaming}",
+            "see that the archive's file system is mounted, and that --server names the right server",
+        )
+    _check_descendants(layout, name, size)
+    _check_ancestors(layout, name, size)
+
+
+def _check_descendants(layout: Layout, name: str, size: int) -> None:
+    """Raise Hole when a timeline that has WAL left this one in a later segment: then this one is needed."""
+    own, number = segment.parse_segment(name, size)
+    for child, switches in sorted(_histories(layout)):
+        for switch in switches:
+            if switch.timeline == own and switch.lsn // size > number and _has_segments(layout, child):
+                raise _hole(name, f"timeline {child} goes on from it at {switch.lsn}, and its WAL is there")
+
+
+def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
+    """Raise Hazard when PostgreSQL would fall back to an older timeline's copy of this timeline's first segment."""
+    if size is None:
+        return
+    own, number = segment.parse_segment(name, size)
+    switches = dict(_histories(layout)).get(own, ())
+    if not switches or switches[-1].lsn // size != number:
+        return
+    for older in switches:
+        parent = segment.segment_name(older.timeline, number, size)
+        if any(os.path.exists(path) for path in _places(layout, parent)):
+            raise Hazard(
+                f"{name} is missing, and PostgreSQL would replay {parent} instead",
+                f"timeline {own} left timeline {switches[-1].timeline} at {switches[-1].lsn}, within that segment: "
+                "what follows there is a dead branch",
+                f"find {name}, or recover on purpose with recovery_target_timeline = {older.timeline}",
+            )
+
+
+def _hole(name: str, why: str) -> Hole:
+    return Hole(
+        f"{name} is missing from the archive",
+        why,
+        "find it (pg_wal of the server or of a standby) and push it; to end recovery here and lose what follows, "
+        "add --accept-gap to restore_command",
+    )
+
+
+def _places(layout: Layout, name: str) -> tuple[str, str, str]:
+    return layout.wal(name), os.path.join(layout.incoming, name), os.path.join(layout.streaming, name)
+
+
+def _next_present(layout: Layout, name: str, system_id: int | None) -> str:
+    """Return the first segment after `name` on its timeline that is of the same cluster, "" when there is none."""
+    for later in sorted(set(_segments(layout, name[:8]))):
+        if later > name and not _is_alien(layout, later, system_id):
+            return later
+    return ""
+
+
+def _is_alien(layout: Layout, name: str, system_id: int | None) -> bool:
+    """Tell whether a segment is surely another cluster's; what cannot be read counts as this one's."""
+    if system_id is None:
+        return False
+    for path in _places(layout, name):
+        try:
+            return bool(walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE)).system_id != system_id)
+        except FileNotFoundError:
+            continue
+        except (CellarmanError, OSError):
+            return False
+    return False
+
+
+def _segments(layout: Layout, prefix: str) -> Iterator[str]:
+    """Yield the segments in the archive and its queues whose names begin with a timeline's eight digits."""
+    for directory in (layout.incoming, layout.streaming, *_directories(layout, prefix)):
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            continue
+        for name in names:
+            if name.startswith(prefix) and segment.kind_of(name) == segment.SEGMENT:
+                yield name
+
+
+def _directories(layout: Layout, prefix: str) -> list[str]:
+    return [
+        os.path.join(layout.wals, name)
+        for name in os.listdir(layout.wals)
+        if len(name) == 16 and name.startswith(prefix) and segment.kind_of(name + "00000000") == segment.SEGMENT
+    ]
+
+
+def _has_segments(layout: Layout, number: int) -> bool:
+    return next(_segments(layout, f"{number:08X}"), None) is not None
+
+
+def _segment_size(layout: Layout, name: str) -> int | None:
+    """Return the size that some segment's header states, this timeline's first; None when there is no segment."""
+    for prefix in (name[:8], ""):
+        for other in _segments(layout, prefix):
+            for path in _places(layout, other):
+                try:
+                    return int(walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE)).segment_size)
+                except (CellarmanError, OSError):
+                    continue
+    return None
+
+
+def _histories(layout: Layout) -> Iterator[tuple[int, tuple[Switch, ...]]]:
+    """Yield each timeline's history; raises CellarmanError for one that cannot be read, since it proves nothing."""
+    names = {name for place in (layout.wals, layout.incoming, layout.streaming) for name in _listed(place)}
+    for name in names:
+        if segment.kind_of(name) != segment.HISTORY:
+            continue
+        number = int(name[:8], 16)
+        for path in _places(layout, name):
+            try:
+                text = codec.read_segment(path, codec.SMALL_FILE).decode("utf-8", "replace")
+                yield number, timeline.parse_history(number, text)
+                break
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                raise CellarmanError(f"{path} cannot be read", str(error)) from None
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def _record(layout: Layout, name: str, error: CellarmanError) -> None:
+    """Write down that a gap was accepted; a repository that cannot be written is no reason to stop the salvage."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    try:
+        os.makedirs(layout.own, exist_ok=True)
+        path = os.path.join(layout.own, "accepted-gaps.log")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            codec.write_all(descriptor, f"{stamp}\t{name}\t{os.getcwd()}\t{error}\n".encode("utf-8", "replace"))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as failed:
+        _say(f"the accepted gap could not be recorded: {failed}")
+
+
+def _tell(error: CellarmanError) -> None:
+    _say("; ".join(" ".join(part.split()) for part in (error.what, error.why, error.fix) if part))
+
+
+def _say(text: str) -> None:
+    """Write one line to standard error, which PostgreSQL keeps in its log."""
+    try:
+        sys.stderr.write(f"cellarman-wal: {' '.join(text.split())}\n")
+    except OSError:
+        pass
