@@ -84,6 +84,10 @@ class Cluster:
         return f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
 
     @property
+    def system_id(self) -> str:
+        return str(self.value("SELECT system_identifier FROM pg_control_system()"))
+
+    @property
     def log(self) -> str:
         return (self.root / "log").read_text()
 
