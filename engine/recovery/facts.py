@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Protocol
 
+from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
 from engine.wal.gaps import Key
-
-_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
-
-
-def to_micros(at: datetime) -> int:
-    """Return PostgreSQL's timestamp of `at`: microseconds since 2000-01-01 UTC."""
-    return (at - _EPOCH) // timedelta(microseconds=1)
-
-
-def from_micros(micros: int) -> datetime:
-    """Return the moment of a PostgreSQL timestamp.
-
-    >>> from_micros(0).isoformat(), to_micros(from_micros(7))
-    ('2000-01-01T00:00:00+00:00', 7)
-    """
-    return _EPOCH + timedelta(microseconds=micros)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +24,7 @@ class Mark:
 
     @property
     def at(self) -> datetime:
-        return from_micros(self.time)
+        return pg_time(self.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +38,7 @@ class Point:
 
     @property
     def at(self) -> datetime:
-        return from_micros(self.time)
+        return pg_time(self.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +58,7 @@ class Row:
 
 
 class Facts(Protocol):
-    """What can be known of the archive's segments; cheap where the index knows, a walk through the segment where not."""
+    """What can be known of the archive's segments; cheap where the index knows, a walk where not."""
 
     def row(self, key: Key) -> Row | None:
         """Return what the index knows of a segment; None when it does not."""

@@ -10,6 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from engine.errors import UsageError
+from engine.postgres.clock import pg_literal
 from engine.postgres.lsn import Lsn
 
 
@@ -21,7 +22,7 @@ class TimeTarget:
     inclusive: bool = True
 
     def __str__(self) -> str:
-        return f"time {exact_time(self.at)}" + ("" if self.inclusive else " (exclusive)")
+        return f"time {pg_literal(self.at)}" + ("" if self.inclusive else " (exclusive)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,6 @@ _HOW = "write it as 2026-11-22 13:40:00+00, 2026-11-22T13:40:00Z or '2026-11-22 
 _MAX_NAME = 63
 
 
-def exact_time(at: datetime) -> str:
-    """Return the time as PostgreSQL is given it: UTC, microseconds, a numeric zone (it rejects Z).
-
-    >>> exact_time(datetime(2026, 11, 22, 13, 40, tzinfo=timezone.utc))
-    '2026-11-22 13:40:00.000000+00'
-    """
-    return at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
-
-
 def parse_target(
     *,
     time: str | None = None,
@@ -107,7 +99,9 @@ def parse_target(
 
     Raises UsageError for two targets, for an option without meaning, and for text that cannot be read.
     """
-    given = [o for o, v in (("--to-time", time), ("--to-lsn", lsn), ("--to-xid", xid), ("--to-name", name)) if v is not None]
+    given = [
+        o for o, v in (("--to-time", time), ("--to-lsn", lsn), ("--to-xid", xid), ("--to-name", name)) if v is not None
+    ]
     given += ["--to-immediate"] if immediate else []
     if len(given) > 1:
         raise UsageError("more than one target", " and ".join(given), "give one of them")
@@ -181,7 +175,7 @@ def _in_named_zone(naive: datetime, zone: str, text: str) -> datetime:
     raise UsageError(
         f"{text!r} happened twice",
         f"the clocks of {zone} were set back",
-        f"write which one: '{exact_time(first)}' or '{exact_time(second)}'",
+        f"write which one: '{pg_literal(first)}' or '{pg_literal(second)}'",
     )
 
 
@@ -210,12 +204,15 @@ def _parse_xid(text: str) -> int:
         raise UsageError(f"not a transaction id: {text!r}", "a number from 3 on is needed", "for example --to-xid 7421")
     return int(text) & 0xFFFFFFFF
 
+
 def _parse_name(text: str) -> str:
     if not text or "\0" in text or "\n" in text:
         raise UsageError(f"not a restore point's name: {text!r}")
     if len(text.encode()) > _MAX_NAME:
         raise UsageError(
-            f"no restore point can have this name: {text!r}", f"PostgreSQL allows {_MAX_NAME} bytes", "use a shorter name"
+            f"no restore point can have this name: {text!r}",
+            f"PostgreSQL allows {_MAX_NAME} bytes",
+            "use a shorter name",
         )
     return text
 
@@ -266,7 +263,7 @@ def options(target: Target) -> list[str]:
     exclusive = [] if getattr(target, "inclusive", True) else ["--exclusive"]
     match target:
         case TimeTarget(at):
-            return ["--to-time", exact_time(at), *exclusive]
+            return ["--to-time", pg_literal(at), *exclusive]
         case LsnTarget(lsn):
             return ["--to-lsn", str(lsn), *exclusive]
         case XidTarget(xid):

@@ -143,9 +143,7 @@ def _good_until(archive: Archive, timeline: int, at: int, end: int | None) -> in
     return min(bad) - 1 if bad else stop
 
 
-def _ended(
-    archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_last: int | None, oldest: int
-) -> Reach:
+def _ended(archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_last: int | None, oldest: int) -> Reach:
     """Say what ends the replay at segment `at`, which is absent or invalid under its own name.
 
     PostgreSQL falls back to a parent's file of the segment in which the timeline began, but never to a timeline
@@ -201,7 +199,8 @@ def resolve(
         return NoLineage("bad_history", archive.bad_histories[wanted])
     if wanted != timeline and wanted != 1 and wanted not in archive.histories:
         return NoLineage(
-            "no_such_timeline", f"the archive has no {wanted:08X}.history, so PostgreSQL cannot follow timeline {wanted}"
+            "no_such_timeline",
+            f"the archive has no {wanted:08X}.history, so PostgreSQL cannot follow timeline {wanted}",
         )
     lineage = Lineage.of(wanted, archive.histories.get(wanted, ()))
     if not lineage.contains(timeline, checkpoint):

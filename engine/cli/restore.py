@@ -1,0 +1,150 @@
+"""`cellarman restore`: plan a recovery, and do it as a job."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime, timezone
+from typing import TextIO
+
+from engine.cli import following, output
+from engine.config import Config
+from engine.errors import Refused, UsageError
+from engine.job import spec as spec_
+from engine.permission import require
+from engine.recovery.plan import Order, Plan
+from engine.recovery.planner import make_plan
+from engine.recovery.target import EndOfArchive, parse_target
+
+_REFUSED = Refused.exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("server", metavar="SERVER")
+    parser.add_argument("backup", metavar="BACKUP", help="an id, a name, latest, oldest, or auto")
+    parser.add_argument("destination", metavar="DEST", help="the new data directory: empty, or not there yet")
+    target = parser.add_argument_group("the moment (none: the end of the archive)")
+    target.add_argument(
+        "--to-time", metavar="TIME", help="'2026-11-23 14:05:00+01:00', …Z, a zone's name, '2 hours ago'"
+    )
+    target.add_argument("--to-lsn", metavar="LSN")
+    target.add_argument("--to-xid", metavar="XID")
+    target.add_argument("--to-name", metavar="NAME", help="a restore point")
+    target.add_argument("--to-immediate", action="store_true", help="the end of the backup")
+    target.add_argument("--exclusive", action="store_true", help="stop before the target, not after it")
+    parser.add_argument("--timeline", default="latest", metavar="latest|current|N")
+    parser.add_argument("--action", choices=("pause", "promote", "shutdown"), help="at the target (default: pause)")
+    parser.add_argument("--tablespace", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument("--plan", action="store_true", help="print the plan and touch nothing")
+    parser.add_argument("--start", action="store_true", help="start PostgreSQL there and report how it ends")
+    parser.add_argument("--port", type=int, help="for --start: this port")
+    parser.add_argument("--detach", action="store_true", help="print the job's id and leave")
+    parser.add_argument("--yes", metavar="DEST", help="agree to it without being asked: the destination again")
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    server = config.server(args.server)
+    now = datetime.now(timezone.utc)
+    order = _order(args, config, now)
+    if not args.plan:
+        require("restore", server.name, read_only=config.read_only)
+        if args.yes is not None and os.path.abspath(args.yes) != order.destination:
+            raise UsageError("--yes names another directory", f"{args.yes} is not {args.destination}", order.command())
+    plan = make_plan(server, order, now=now, read_only=config.read_only)
+    if args.plan:
+        output.json_out(plan.to_json()) if args.json else _print(plan)
+        return _REFUSED if plan.refused else 0
+    if plan.refused is not None:
+        if args.json:
+            output.json_out(plan.to_json())
+        raise plan.refused
+    if not args.json:
+        _print(plan, sys.stderr)
+    assert plan.info is not None
+    planned = {"backup": plan.info.id, "timeline": plan.timeline}
+    spec = spec_.make(config, "restore", server.name, **order.to_arguments(), planned=planned)
+    return following.start(config, spec, detach=args.detach, as_json=args.json)
+
+
+def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
+    target = parse_target(
+        time=args.to_time,
+        lsn=args.to_lsn,
+        xid=args.to_xid,
+        name=args.to_name,
+        immediate=args.to_immediate,
+        exclusive=args.exclusive,
+        now=now,
+    )
+    if isinstance(target, EndOfArchive) and args.action in ("pause", "shutdown"):
+        raise UsageError(
+            f"--action {args.action} needs a target",
+            "without one PostgreSQL replays everything and opens",
+            "leave it out, or name the last moment with --to-lsn (cellarman windows shows it)",
+        )
+    if args.port is not None and not 1 <= args.port <= 65535:
+        raise UsageError(f"not a port: {args.port}", "", "a number from 1 to 65535")
+    return Order(
+        server=args.server,
+        destination=os.path.abspath(os.path.expanduser(args.destination)),
+        backup=args.backup,
+        target=target,
+        timeline=_timeline(args.timeline),
+        action=args.action or "pause",
+        tablespaces=dict(_tablespace(text) for text in args.tablespace),
+        start=args.start,
+        port=args.port,
+        config_file=os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
+    )
+
+
+def _timeline(text: str) -> str:
+    if text in ("latest", "current"):
+        return text
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 0xFFFFFFFF:
+        raise UsageError(f"not a timeline: {text!r}", "", "latest, current or a number from 1 on")
+    return str(number)
+
+
+def _tablespace(text: str) -> tuple[str, str]:
+    name, equals, directory = text.partition("=")
+    if not (name and equals and directory):
+        raise UsageError(f"not a tablespace's new place: {text!r}", "", "write --tablespace NAME=DIR")
+    return name, os.path.abspath(os.path.expanduser(directory))
+
+
+def _print(plan: Plan, stream: TextIO | None = None) -> None:
+    """Print a plan for people."""
+    for line in plan_lines(plan):
+        print(output.printable(line), file=stream)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return a plan as lines of text."""
+    order = plan.order
+    lines = [f"restore of {order.server} to {order.target}"]
+    if plan.info is not None and plan.wal is not None:
+        lines += [
+            f"  backup    {plan.info.id}, ended {output.when(plan.info.end_time)}, timeline {plan.info.timeline}",
+            f"  timeline  {plan.timeline}",
+            f"  replay    {plan.wal.first} to {plan.wal.last}: {plan.wal.count} segments, "
+            f"{output.size(plan.wal.bytes)}",
+            f"  copy      {output.size(plan.copy_bytes)}; {output.size(plan.free_bytes)} are free",
+        ]
+    if plan.kept is not None:
+        lines.append(f"  last kept      {plan.kept.at.isoformat(' ')}  xid {plan.kept.xid}  LSN {plan.kept.lsn}")
+    if plan.dropped is not None:
+        lines.append(
+            f"  first dropped  {plan.dropped.at.isoformat(' ')}  xid {plan.dropped.xid}  LSN {plan.dropped.lsn}"
+        )
+    if plan.reachable:
+        lines += [f"  {number}. {step}" for number, step in enumerate(plan.steps, 1)]
+    lines += [f"  note: {warning}" for warning in plan.warnings]
+    for refusal in plan.refusals:
+        lines += [f"refused: {line}" if i == 0 else f"  {line}" for i, line in enumerate(refusal.lines())]
+    return lines

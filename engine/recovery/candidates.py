@@ -1,0 +1,361 @@
+"""Which backup gets to a target, on which timelines and how far: pure rules. "Cannot" is a Miss, with a reason.
+
+Source: PostgreSQL's recoveryStopsBefore, recoveryStopsAfter and PerformWalRecovery
+(src/backend/access/transam/xlogrecovery.c): a time stops before the first commit or abort in WAL order that is later
+(inclusive) or not earlier (exclusive) than it; an xid by equality; an LSN at the first record that starts there or
+later; a name at the first restore point of that name. A stop before consistency is fatal, and so is no stop at all.
+A backup newer than the target time goes unnoticed: choosing it is prevented here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from engine.postgres.clock import pg_microseconds, pg_time
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import segment_before, segment_of, segment_start
+from engine.postgres.timeline import Lineage
+from engine.recovery.facts import Base, Facts, Mark, Point
+from engine.recovery.target import (
+    EndOfArchive,
+    Immediate,
+    LsnTarget,
+    NameTarget,
+    Target,
+    TimeTarget,
+    XidTarget,
+)
+from engine.wal.gaps import Archive, Key, NoLineage, Reach, core_range, live_segments, reach, resolve
+
+MissKind = Literal["unusable", "off_branch", "too_new", "unreachable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one backup can be replayed to on one lineage."""
+
+    base: Base
+    lineage: Lineage
+    reach: Reach
+    """From the backup's first segment on; its core is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backup and a lineage that get to the target, and what is around it."""
+
+    run: Run
+    stop_segment: int
+    """The last segment that replay reads to stop where it should."""
+    kept: Mark | None = None
+    """The last commit that stays."""
+    dropped: Mark | None = None
+    """The first commit that does not."""
+    point: Point | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Why a backup does not get to the target."""
+
+    kind: MissKind
+    base: Base
+    why: str
+    run: Run | None = None
+    """How far it would get, when it can be replayed at all."""
+
+
+Try = Choice | Miss
+
+
+def open_run(base: Base, choice: str, archive: Archive) -> Run | Miss:
+    """Return what a backup can be replayed to when recovery follows `choice`, or why it cannot be replayed."""
+    if base.unusable:
+        return Miss("unusable", base, base.unusable)
+    lineage = resolve(choice, base.timeline, base.start, archive)
+    if isinstance(lineage, NoLineage):
+        return Miss("off_branch", base, lineage.why)
+    first, last = core_range(base.start, base.stop, archive.segment_size)
+    far = reach(archive, lineage, first)
+    if far.last is None or far.last < last:
+        return Miss("unusable", base, core_reason(base, archive, lineage, far))
+    return Run(base, lineage, far)
+
+
+def core_reason(base: Base, archive: Archive, lineage: Lineage, far: Reach) -> str:
+    """Say which segment a backup lacks to be consistent."""
+    at = far.missing_first if far.missing_first is not None else segment_of(base.start, archive.segment_size)
+    name = archive.name(lineage.canonical(at, archive.segment_size), at)
+    state = f"is not usable ({far.reason})" if far.end_kind == "invalid_segment" else "is not in the archive"
+    return f"backup {base.id} needs WAL from {base.start} to {base.stop}, and {name} {state}"
+
+
+def attempt(target: Target, base: Base, timeline: str, archive: Archive, facts: Facts) -> Try:
+    """Return how this backup gets to the target, or why it does not."""
+    run = open_run(base, timeline, archive)
+    if isinstance(run, Miss):
+        return run
+    match target:
+        case TimeTarget():
+            return _by_time(target, run, archive, facts)
+        case LsnTarget():
+            return _by_lsn(target, run, archive, facts)
+        case XidTarget():
+            return _by_xid(target, run, archive, facts)
+        case NameTarget():
+            return _by_name(target, run, archive, facts)
+        case Immediate():
+            return Choice(run, core_range(base.start, base.stop, archive.segment_size)[1])
+        case EndOfArchive():
+            return _to_the_end(run, archive, facts)
+
+
+def choose(target: Target, bases: Sequence[Base], timeline: str, archive: Archive, facts: Facts) -> Choice | list[Miss]:
+    """Return the first of `bases` (newest first) that gets to the target, or all misses in the order tried."""
+    misses: list[Miss] = []
+    for base in bases:
+        tried = attempt(target, base, timeline, archive, facts)
+        if isinstance(tried, Choice):
+            return tried
+        misses.append(tried)
+        if tried.kind == "unreachable" and tried.run and not _older_may_differ(tried.run, bases, target):
+            break
+    return misses
+
+
+def _older_may_differ(run: Run, bases: Sequence[Base], target: Target) -> bool:
+    """Tell whether an older backup could get further: only where it may follow other timelines, or for a transaction
+    or name that may lie before this backup."""
+    if isinstance(target, XidTarget | NameTarget):
+        return True
+    return any(base.timeline != run.base.timeline for base in bases)
+
+
+def keys(run: Run, archive: Archive, first: int, last: int | None = None) -> Iterator[Key]:
+    """Yield the segments of a run from `first` to `last`, at most to the end of its reach."""
+    end = run.reach.last if last is None else min(last, run.reach.last or 0)
+    return live_segments(archive, run.lineage, first, end)
+
+
+def marks_from(run: Run, archive: Archive, facts: Facts, start: int, wanted: Callable[[Mark], bool]) -> Iterator[Mark]:
+    """Yield the commits and aborts at or after the LSN `start` that are wanted, in WAL order, to the run's end."""
+    for key in keys(run, archive, segment_of(start, archive.segment_size)):
+        yield from (mark for mark in facts.marks(key) if mark.lsn >= start and wanted(mark))
+
+
+def core_maximum(run: Run, archive: Archive, facts: Facts) -> int | None:
+    """Return the latest time of a commit or abort that the backup replays before it is consistent."""
+    base = run.base
+    first, last = core_range(base.start, base.stop, archive.segment_size)
+    times: list[int] = []
+    for key in keys(run, archive, first, last):
+        row = facts.row(key)
+        inside = first < key[1] < last
+        if row is not None and (inside or row.max_time is None):
+            times += [row.max_time] if row.max_time is not None else []
+        else:
+            times += [mark.time for mark in facts.marks(key) if base.start <= mark.lsn < base.stop]
+    return max(times, default=None)
+
+
+def latest_time(run: Run, archive: Archive, facts: Facts) -> int | None:
+    """Return the latest time of a commit or abort after the backup's stop, to the end of the run."""
+    return max(_times_after(run, archive, facts), default=None)
+
+
+def _times_after(run: Run, archive: Archive, facts: Facts) -> Iterator[int]:
+    """Yield the latest time of each segment after the backup's stop, newest segment first."""
+    stop_segment = segment_of(run.base.stop, archive.segment_size)
+    for key in reversed(list(keys(run, archive, stop_segment))):
+        if key[1] == stop_segment:
+            yield from (mark.time for mark in facts.marks(key) if mark.lsn >= run.base.stop)
+            continue
+        row = facts.row(key) or facts.walk(key)
+        if row.max_time is not None:
+            yield row.max_time
+
+
+def last_commit(run: Run, archive: Archive, facts: Facts) -> Mark | None:
+    """Return the last commit in WAL order after the backup's stop."""
+    stop = run.base.stop
+    for key in reversed(list(keys(run, archive, segment_of(stop, archive.segment_size)))):
+        row = facts.row(key)
+        if row is not None and row.max_time is None:
+            continue
+        for mark in reversed(facts.marks(key)):
+            if mark.lsn >= stop and mark.commit:
+                return mark
+    return None
+
+
+def last_record(run: Run, archive: Archive, facts: Facts) -> Lsn | None:
+    """Return where the last record of the run starts."""
+    for key in reversed(list(keys(run, archive, segment_before(run.base.stop, archive.segment_size)))):
+        row = facts.row(key) or facts.walk(key)
+        if row.last_record is not None:
+            return row.last_record
+    return None
+
+
+def _by_time(target: TimeTarget, run: Run, archive: Archive, facts: Facts) -> Try:
+    base, at = run.base, pg_microseconds(target.at)
+    inside = core_maximum(run, archive, facts)
+    if base.ended > target.at:
+        return Miss("too_new", base, f"backup {base.id} ended at {_show(base.ended)}, after the target", run)
+    if inside is not None and (inside > at or (inside == at and not target.inclusive)):
+        why = f"backup {base.id} holds a transaction that ended at {_show(pg_time(inside))}, not before the target"
+        return Miss("too_new", base, why, run)
+
+    def later(time: int) -> bool:
+        return time > at or (time == at and not target.inclusive)
+
+    if not any(later(time) for time in _times_after(run, archive, facts)):
+        return Miss("unreachable", base, _why_no_later(run, archive, facts), run)
+    return _around(run, archive, facts, lambda mark: later(mark.time), later)
+
+
+def _why_no_later(run: Run, archive: Archive, facts: Facts) -> str:
+    """Say why no commit after the target proves it: PostgreSQL would replay all and then fail."""
+    latest = latest_time(run, archive, facts)
+    known = (
+        f"the last transaction that can be replayed ended at {_show(pg_time(latest))}"
+        if latest is not None
+        else f"no transaction ended after backup {run.base.id} in the WAL that can be replayed"
+    )
+    return f"{known}; {why_it_ends(run, archive)}"
+
+
+def why_it_ends(run: Run, archive: Archive) -> str:
+    """Say what ends a run."""
+    far = run.reach
+    last = archive.name(run.lineage.canonical(far.last or 0, archive.segment_size), far.last or 0)
+    if far.missing_first is None or far.end_kind == "open_end":
+        return f"{last} is the last segment of the archive"
+    name = archive.name(far.timeline, far.missing_first)
+    if far.end_kind == "invalid_segment":
+        return f"{name} is not usable: {far.reason}"
+    if far.end_kind == "branch_hazard":
+        return (
+            f"{name} is missing, and PostgreSQL would take the file of an older timeline in its place, "
+            "with transactions that never happened on this one"
+        )
+    until = far.missing_last
+    many = (
+        f"{name} to {archive.name(far.timeline, until)} are" if until not in (None, far.missing_first) else f"{name} is"
+    )
+    return f"{many} missing"
+
+
+def _around(
+    run: Run, archive: Archive, facts: Facts, stops: Callable[[Mark], bool], later: Callable[[int], bool]
+) -> Choice:
+    """Return the choice that stops before the first mark that `stops`, with the commits on both sides."""
+    before: Mark | None = None
+    held: Key | None = None
+    for key in keys(run, archive, segment_of(run.base.stop, archive.segment_size)):
+        row = facts.row(key)
+        if row is not None and (row.max_time is None or not later(row.max_time)):
+            held = key if row.max_time is not None else held
+            continue
+        kept: Mark | None = None
+        for mark in facts.marks(key):
+            if mark.lsn < run.base.stop:
+                continue
+            if stops(mark):
+                return Choice(run, key[1], kept or _last_of(held, facts, run.base.stop) or before, mark)
+            kept = mark if mark.commit else kept
+        if kept is not None:
+            before, held = kept, None
+    raise AssertionError("a later transaction was proven to exist")
+
+
+def _last_of(key: Key | None, facts: Facts, stop: int) -> Mark | None:
+    """Return the last commit of a segment at or after the LSN `stop`."""
+    marks = facts.marks(key) if key is not None else ()
+    return next((mark for mark in reversed(marks) if mark.commit and mark.lsn >= stop), None)
+
+
+def _by_lsn(target: LsnTarget, run: Run, archive: Archive, facts: Facts) -> Try:
+    base = run.base
+    if target.lsn < base.stop:
+        return Miss("too_new", base, f"backup {base.id} is consistent only at {base.stop}, after the target", run)
+    for key in keys(run, archive, segment_of(target.lsn, archive.segment_size)):
+        row = facts.row(key) or facts.walk(key)
+        if row.last_record is not None and row.last_record >= target.lsn:
+            return Choice(run, key[1], *_commits_around(target.lsn, target.inclusive, run, archive, facts))
+    end = last_record(run, archive, facts)
+    known = f"the last record that can be replayed starts at {end}" if end is not None else "there is no later record"
+    return Miss("unreachable", base, f"{known}; {why_it_ends(run, archive)}", run)
+
+
+def _commits_around(
+    lsn: int, inclusive: bool, run: Run, archive: Archive, facts: Facts
+) -> tuple[Mark | None, Mark | None]:
+    """Return the last commit before an LSN and the first one after it, looked for in the segments beside it only."""
+    number = segment_of(lsn, archive.segment_size)
+    near = list(keys(run, archive, max(segment_of(run.base.stop, archive.segment_size), number - 1), number + 1))
+    commits = [m for key in near for m in facts.marks(key) if m.commit and m.lsn >= run.base.stop]
+    kept = [m for m in commits if m.lsn < lsn or (inclusive and m.lsn == lsn)]
+    dropped = [m for m in commits if m.lsn > lsn or (not inclusive and m.lsn == lsn)]
+    return (kept[-1] if kept else None), (dropped[0] if dropped else None)
+
+
+def _by_xid(target: XidTarget, run: Run, archive: Archive, facts: Facts) -> Try:
+    base = run.base
+    for key in keys(run, archive, segment_of(base.start, archive.segment_size)):
+        row = facts.row(key)
+        if row is not None and not (row.min_xid is not None and row.min_xid <= target.xid <= (row.max_xid or 0)):
+            continue
+        for mark in facts.marks(key):
+            if mark.xid != target.xid or mark.lsn < base.start:
+                continue
+            if mark.lsn < base.stop:
+                return Miss(
+                    "too_new", base, f"transaction {mark.xid} ended inside backup {base.id}, at {mark.lsn}", run
+                )
+            kept, dropped = _commits_around(mark.lsn, target.inclusive, run, archive, facts)
+            return Choice(run, key[1], kept, dropped)
+    why = (
+        f"no commit or abort of transaction {target.xid} was found between {base.start} and the end of the WAL "
+        f"that can be replayed; {why_it_ends(run, archive)}"
+    )
+    return Miss("unreachable", base, why, run)
+
+
+def _by_name(target: NameTarget, run: Run, archive: Archive, facts: Facts) -> Try:
+    base = run.base
+    everything = facts.points(keys(run, archive, segment_of(base.start, archive.segment_size)))
+    found = [point for point in everything if point.name == target.name and point.lsn >= base.start]
+    if not found:
+        why = f"no restore point of this name was found after {base.start}; {why_it_ends(run, archive)}"
+        return Miss("unreachable", base, why, run)
+    first, *others = found
+    if first.lsn < base.stop:
+        return Miss("too_new", base, f"the restore point at {first.lsn} is inside backup {base.id}", run)
+    kept, dropped = _commits_around(first.lsn, True, run, archive, facts)
+    notes = [
+        f"there is another restore point {p.name!r} at {p.lsn}, set {_show(p.at)}: PostgreSQL stops at the first one"
+        for p in others
+    ]
+    number = segment_of(first.lsn, archive.segment_size)
+    return Choice(run, number, kept, dropped, first, tuple(notes))
+
+
+def _to_the_end(run: Run, archive: Archive, facts: Facts) -> Try:
+    if run.reach.end_kind != "open_end":
+        return Miss("unreachable", run.base, why_it_ends(run, archive), run)
+    return Choice(run, run.reach.last or 0, last_commit(run, archive, facts))
+
+
+def _show(at: datetime) -> str:
+    return at.isoformat(sep=" ")
+
+
+def replay_start(run: Run, archive: Archive) -> tuple[int, Lsn]:
+    """Return the first segment that replay reads, and where it starts."""
+    number = segment_of(run.base.start, archive.segment_size)
+    return number, Lsn(segment_start(number, archive.segment_size))

@@ -1,0 +1,219 @@
+"""The facts of real segments: the index where it is up to date, the file itself where it is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from engine.errors import CellarmanError
+from engine.postgres import walfile
+from engine.postgres.lsn import Lsn
+from engine.postgres.timeline import Lineage
+from engine.recovery.facts import Mark, Point, Row
+from engine.repository.layout import Layout
+from engine.wal import codec, index
+from engine.wal.gaps import Archive, Key
+from engine.wal.listing import locate
+
+_KEPT = 4
+"""Walked segments kept in memory."""
+_WHOLE = 512
+"""Segments that the index does not know, read whole to prove them; above that only their headers are read."""
+
+
+class InvalidSegment(Exception):
+    """A segment that satisfies nothing."""
+
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    row: Row
+    marks: tuple[Mark, ...]
+    points: tuple[Point, ...]
+    ended_by: str
+    carry: walfile.Carry | None
+
+
+class WalFacts:
+    """`facts.Facts` of one server's archive."""
+
+    def __init__(self, layout: Layout, archive: Archive, system_id: int | None) -> None:
+        self._layout, self._archive, self._system_id = layout, archive, system_id
+        self._walked: dict[Key, _Walked] = {}
+        self._rows: dict[int, dict[int, index.SegmentRow]] = {}
+        self._points: dict[Key, list[Point]] | None = None
+        self.headers_only = 0
+        """Segments of which `check` read the header only."""
+
+    def row(self, key: Key) -> Row | None:
+        """Return what the index knows of a segment; None when it does not, or knows an older file."""
+        if key in self._walked:
+            return self._walked[key].row
+        found = self._indexed(key)
+        return _from_index(found) if found is not None and found.problem is None else None
+
+    def _indexed(self, key: Key) -> index.SegmentRow | None:
+        timeline, number = key
+        if timeline not in self._rows:
+            numbers = self._archive.segments.get(timeline, ())
+            found = index.rows(self._layout, timeline, numbers[0], numbers[-1]) if numbers else []
+            self._rows[timeline] = {row.number: row for row in found}
+        return self._rows[timeline].get(number)
+
+    def walk(self, key: Key) -> Row:
+        """Return the facts of a segment, read now when the index does not have them.
+
+        Raises InvalidSegment.
+        """
+        return self.row(key) or self._walk(key).row
+
+    def marks(self, key: Key) -> Sequence[Mark]:
+        """Return the commits and aborts of a segment, in WAL order; raises InvalidSegment."""
+        return self._walk(key).marks
+
+    def points(self, keys: Iterable[Key]) -> Sequence[Point]:
+        """Return the named restore points in these segments, in WAL order; raises InvalidSegment."""
+        if self._points is None:
+            self._points = {}
+            for event in index.events(self._layout, index.RESTORE_POINT):
+                point = Point(event.name, event.timeline, Lsn(event.lsn), event.timestamp or 0)
+                self._points.setdefault((event.timeline, event.number), []).append(point)
+        found: list[Point] = []
+        for key in keys:
+            found += self._points.get(key, ()) if self._indexed(key) is not None else self._walk(key).points
+        return sorted(found, key=lambda point: point.lsn)
+
+    def check(self, keys: Sequence[Key]) -> dict[Key, str]:
+        """Return the segments that satisfy nothing, with the reason; `keys` are in the order of replay.
+
+        What the index knows of an unchanged file holds. Other files are read: whole if they are few, else their
+        headers. Only the last may hold less than a whole segment of records.
+        """
+        bad: dict[Key, str] = {}
+        unknown = 0
+        for position, key in enumerate(keys):
+            row = self._indexed(key)
+            try:
+                if row is not None and self._unchanged(key, row):
+                    end, ended_by = row.end_lsn, row.ended_by
+                    if row.problem is not None:
+                        raise InvalidSegment(key, row.problem)
+                elif unknown < _WHOLE:
+                    unknown += 1
+                    self._rows[key[0]].pop(key[1], None)
+                    walked = self._walk(key)
+                    end, ended_by = walked.row.end, walked.ended_by
+                else:
+                    self.headers_only += 1
+                    self._check_header(key)
+                    continue
+                if ended_by not in ("end", "switch") and position + 1 < len(keys):
+                    raise InvalidSegment(key, f"its valid data ends at {Lsn(end or 0)}: {ended_by}")
+            except InvalidSegment as invalid:
+                bad[invalid.key] = invalid.reason
+        return bad
+
+    def problems(self) -> dict[Key, str]:
+        """Return the segments that the index knows to satisfy nothing, as far as their files are unchanged."""
+        return {
+            key: reason
+            for key, reason in index.problems(self._layout).items()
+            if (row := self._indexed(key)) is not None and self._unchanged(key, row)
+        }
+
+    def size(self, key: Key) -> int:
+        """Return the bytes that a segment takes in the archive."""
+        return os.stat(self._path(key)).st_size
+
+    def _path(self, key: Key) -> str:
+        return locate(self._layout, self._archive.name(*key))
+
+    def _unchanged(self, key: Key, row: index.SegmentRow) -> bool:
+        try:
+            status = os.stat(self._layout.wal(self._archive.name(*key)))
+        except OSError:
+            return False
+        return status.st_size == row.size and status.st_mtime_ns == row.mtime_ns
+
+    def _check_header(self, key: Key) -> None:
+        name = self._archive.name(*key)
+        try:
+            header = walfile.read_header(codec.read_head(self._path(key), walfile.HEADER_SIZE))
+        except (CellarmanError, OSError) as error:
+            raise InvalidSegment(key, _why(error)) from error
+        reason = walfile.check_segment(name, header, system_id=self._system_id, size=header.segment_size)
+        if reason:
+            raise InvalidSegment(key, reason)
+
+    def _walk(self, key: Key) -> _Walked:
+        if key not in self._walked:
+            walked = self._read(key, self._carry_into(key))
+            while len(self._walked) >= _KEPT:
+                del self._walked[next(iter(self._walked))]
+            self._walked[key] = walked
+        return self._walked[key]
+
+    def _carry_into(self, key: Key) -> walfile.Carry | None:
+        """Return the record that the segment before leaves unfinished."""
+        timeline, number = key
+        lineage = Lineage.of(timeline, self._archive.histories.get(timeline, ()))
+        before = (lineage.canonical(number - 1, self._archive.segment_size), number - 1) if number else None
+        if before is None or not self._archive.good(*before):
+            return None
+        if before in self._walked:
+            return self._walked[before].carry
+        try:
+            return self._read(before, None).carry
+        except InvalidSegment:
+            return None
+
+    def _read(self, key: Key, carry: walfile.Carry | None) -> _Walked:
+        name = self._archive.name(*key)
+        try:
+            data = codec.read_segment(self._path(key))
+            header = walfile.read_header(data)
+            reason = walfile.check_segment(name, header, system_id=self._system_id, size=len(data))
+        except (CellarmanError, OSError) as error:
+            raise InvalidSegment(key, _why(error)) from error
+        if reason:
+            raise InvalidSegment(key, reason)
+        facts = walfile.walk(data, header, carry)
+        marks = tuple(
+            Mark(Lsn(c.lsn), c.xid, c.timestamp, c.kind.startswith("commit"))
+            for c in walfile.commits(data, header, carry)
+        )
+        points = tuple(Point(p.name, key[0], p.lsn, p.timestamp) for p in facts.restore_points)
+        return _Walked(_row(key, marks, facts), marks, points, facts.ended_by, facts.carry)
+
+
+def _row(key: Key, marks: Sequence[Mark], facts: walfile.SegmentFacts) -> Row:
+    times = [mark.time for mark in marks]
+    xids = [mark.xid for mark in marks]
+    last = Lsn(facts.last_record_lsn) if facts.last_record_lsn is not None else None
+    return Row(
+        key[0],
+        key[1],
+        max(times, default=None),
+        min(times, default=None),
+        min(xids, default=None),
+        max(xids, default=None),
+        last,
+        Lsn(facts.end_lsn),
+    )
+
+
+def _from_index(row: index.SegmentRow) -> Row:
+    last = Lsn(row.last_record_lsn) if row.last_record_lsn is not None else None
+    return Row(
+        row.timeline, row.number, row.max_commit, row.min_commit, row.min_xid, row.max_xid, last, Lsn(row.end_lsn or 0)
+    )
+
+
+def _why(error: Exception) -> str:
+    return (error.why or error.what) if isinstance(error, CellarmanError) else str(error)

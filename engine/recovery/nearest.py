@@ -1,0 +1,83 @@
+"""Why a target cannot be reached, and the nearest moments that can, with the commands that reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from engine.errors import Refused
+from engine.postgres.clock import pg_time
+from engine.recovery.candidates import Miss, Run, last_commit, last_record, latest_time
+from engine.recovery.facts import Facts
+from engine.recovery.plan import Moment, Order
+from engine.recovery.target import Immediate, TimeTarget
+from engine.wal.gaps import Archive
+
+
+def explain(
+    order: Order, misses: Sequence[Miss], archive: Archive, facts: Facts, now: datetime
+) -> tuple[Refused, Moment | None, Moment | None]:
+    """Return the refusal and the nearest reachable moments before and after; `misses` are newest backup first."""
+    short = next((miss for miss in misses if miss.kind == "unreachable"), None)
+    new = [miss for miss in misses if miss.kind == "too_new" and miss.run is not None]
+    before = _end_of(order, short.run, archive, facts) if short and short.run else None
+    after = _start_of(order, new[-1].run) if new and new[-1].run else None
+    lines = [_reason(order, misses, short, now)]
+    fixes = [f"{moment.what}: {moment.command}" for moment in (before, after) if moment]
+    if short and short.run and short.run.reach.end_kind == "open_end" and not isinstance(order.target, Immediate):
+        fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
+    elif short:
+        fixes.append(f"what is missing cannot be replayed; take a new backup now: cellarman backup {order.server}")
+    if not fixes:
+        fixes.append(_without_moment(order, misses))
+    return Refused(f"{_subject(order)} cannot be reached", "\n".join(lines), "\n".join(fixes)), before, after
+
+
+def _subject(order: Order) -> str:
+    text = str(order.target)
+    return text if order.timeline == "latest" else f"{text} on timeline {order.timeline}"
+
+
+def _reason(order: Order, misses: Sequence[Miss], short: Miss | None, now: datetime) -> str:
+    """Return the one reason that matters: the future, the end of what can be replayed, or the backups' own."""
+    future = isinstance(order.target, TimeTarget) and order.target.at > now
+    if short is not None:
+        return ("it is in the future; " if future else "") + short.why
+    too_new = [miss for miss in misses if miss.kind == "too_new"]
+    if too_new:
+        only = "the backup that was named" if order.backup != "auto" else "the oldest usable backup"
+        others = "".join(f"\n{miss.why}" for miss in misses if miss.kind != "too_new")
+        return f"it is before the end of {only}: {too_new[-1].why}{others}"
+    return "\n".join(dict.fromkeys(miss.why for miss in misses[:5]))
+
+
+def _end_of(order: Order, run: Run, archive: Archive, facts: Facts) -> Moment | None:
+    """Return the last moment that a run gets to."""
+    latest, commit = latest_time(run, archive, facts), last_commit(run, archive, facts)
+    record = last_record(run, archive, facts)
+    at = commit.at if commit else (pg_time(latest) if latest is not None else run.base.ended)
+    said = (
+        f"the last transaction, {commit.at.isoformat(sep=' ')} (xid {commit.xid}, LSN {commit.lsn})"
+        if commit
+        else "the end"
+    )
+    if run.reach.end_kind == "open_end":
+        return Moment(at, record, f"to get to {said}, replay everything", order.command(target=False))
+    if record is None:
+        return None
+    command = order.command("--to-lsn", str(record), target=False)
+    return Moment(at, record, f"to get to {said}, the last before what is missing", command)
+
+
+def _start_of(order: Order, run: Run) -> Moment:
+    """Return the first moment that a run can stop at."""
+    base = run.base
+    command = order.command("--to-immediate", backup=base.id, target=False)
+    what = f"the earliest after it is the end of backup {base.id}, {base.ended.isoformat(sep=' ')}"
+    return Moment(base.ended, base.stop, what, command)
+
+
+def _without_moment(order: Order, misses: Sequence[Miss]) -> str:
+    if any(miss.kind == "off_branch" for miss in misses):
+        return f"follow the backup's own timeline with --timeline current, or see cellarman windows {order.server}"
+    return f"see what can be reached: cellarman windows {order.server}"

@@ -1,0 +1,165 @@
+"""A restore as a value: every step, byte and refusal, before anything is touched."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from engine.errors import Refused
+from engine.postgres.lsn import Lsn
+from engine.recovery.destination import Leftover, Placed
+from engine.recovery.facts import Mark
+from engine.recovery.settings import Action
+from engine.recovery.target import EndOfArchive, Target, from_document, options, to_document
+from engine.repository.backupinfo import BackupInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for."""
+
+    server: str
+    destination: str
+    """Absolute."""
+    backup: str = "auto"
+    """auto, an id, a name, latest, oldest."""
+    target: Target = field(default_factory=EndOfArchive)
+    timeline: str = "latest"
+    action: Action = "pause"
+    tablespaces: Mapping[str, str] = field(default_factory=dict)
+    """Name or oid of a tablespace to its new directory."""
+    start: bool = False
+    port: int | None = None
+    config_file: str = ""
+    """The configuration that the restore_command names; empty for the usual places."""
+
+    def command(self, *changed: str, backup: str | None = None, target: bool = True) -> str:
+        """Return the command line that asks for this, with another backup, and other target options if told."""
+        words = ["cellarman", *(["--config", self.config_file] if self.config_file else []), "restore", self.server]
+        words += [backup or self.backup, self.destination, *(options(self.target) if target else []), *changed]
+        words += [] if self.timeline == "latest" else ["--timeline", self.timeline]
+        words += [] if self.action == "pause" else ["--action", self.action]
+        for name, directory in self.tablespaces.items():
+            words += ["--tablespace", f"{name}={directory}"]
+        words += ["--start"] if self.start else []
+        words += ["--port", str(self.port)] if self.port else []
+        return shlex.join(words)
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Return the order as a job's arguments, JSON-ready."""
+        return {
+            "destination": self.destination,
+            "backup": self.backup,
+            "target": to_document(self.target),
+            "timeline": self.timeline,
+            "action": self.action,
+            "tablespaces": dict(self.tablespaces),
+            "start": self.start,
+            "port": self.port,
+            "config_file": self.config_file,
+        }
+
+    @classmethod
+    def from_arguments(cls, server: str, arguments: Mapping[str, Any]) -> Order:
+        """Return the order that `to_arguments` wrote."""
+        known = {key: value for key, value in arguments.items() if key in cls.__slots__ and key != "target"}
+        return cls(server=server, target=from_document(arguments["target"]), **known)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment that can be reached, and the command that does it."""
+
+    at: datetime | None
+    lsn: Lsn | None
+    what: str
+    command: str
+
+    def to_json(self) -> str | None:
+        """Return the time, or the LSN where no time is known."""
+        return self.at.isoformat() if self.at else (str(self.lsn) if self.lsn is not None else None)
+
+
+@dataclass(frozen=True, slots=True)
+class WalRange:
+    """The segments that replay reads."""
+
+    first: str
+    last: str
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a restore would do, or why it will not."""
+
+    order: Order
+    reachable: bool
+    refusals: tuple[Refused, ...] = ()
+    before: Moment | None = None
+    """The nearest reachable moment before an unreachable target."""
+    after: Moment | None = None
+    info: BackupInfo | None = None
+    timeline: int | None = None
+    wal: WalRange | None = None
+    kept: Mark | None = None
+    dropped: Mark | None = None
+    copy_bytes: int | None = None
+    """Bytes that will be written to the data directory and the tablespaces."""
+    free_bytes: int | None = None
+    """Free where the data directory will be."""
+    placed: tuple[Placed, ...] = ()
+    leftover: Leftover | None = None
+    steps: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> Refused | None:
+        """The first reason why it will not be done, None when it can be."""
+        return self.refusals[0] if self.refusals else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as the command line's JSON document."""
+        why = self.refused
+        return {
+            "server": self.order.server,
+            "destination": self.order.destination,
+            "reachable": self.reachable,
+            "reason": str(why) if why else None,
+            "fix": why.fix if why else None,
+            "refusals": [{"what": r.what, "why": r.why, "fix": r.fix} for r in self.refusals],
+            "nearest": {
+                "before": self.before.to_json() if self.before else None,
+                "after": self.after.to_json() if self.after else None,
+            },
+            "nearest_commands": {
+                "before": self.before.command if self.before else None,
+                "after": self.after.command if self.after else None,
+            },
+            "backup": self.info.id if self.info else None,
+            "target": to_document(self.order.target),
+            "timeline": self.timeline,
+            "wal": (
+                {"first": self.wal.first, "last": self.wal.last, "count": self.wal.count, "bytes": self.wal.bytes}
+                if self.wal
+                else None
+            ),
+            "last_kept": _mark(self.kept),
+            "first_dropped": _mark(self.dropped),
+            "copy_bytes": self.copy_bytes,
+            "free_bytes": self.free_bytes,
+            "steps": list(self.steps),
+            "settings": dict(self.settings),
+            "warnings": list(self.warnings),
+        }
+
+
+def _mark(mark: Mark | None) -> dict[str, Any] | None:
+    if mark is None:
+        return None
+    return {"time": mark.at.isoformat(), "xid": mark.xid, "lsn": str(mark.lsn), "commit": mark.commit}

@@ -1,0 +1,338 @@
+"""Making a plan: reads the catalogue, the archive and the destination, and writes nothing but the derived index."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from engine.config import Server
+from engine.errors import CellarmanError, NotFound, Refused
+from engine.event import Reporter, Silent
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import parse_segment, segment_of, segment_start
+from engine.recovery import destination, nearest, settings, source
+from engine.recovery.candidates import Choice, Miss, choose, keys
+from engine.recovery.evidence import InvalidSegment, WalFacts
+from engine.recovery.facts import Base
+from engine.recovery.plan import Order, Plan, WalRange
+from engine.recovery.target import EndOfArchive, TimeTarget
+from engine.repository import identity, repository
+from engine.repository.backupinfo import BackupInfo
+from engine.repository.repository import Catalogue
+from engine.wal import index
+from engine.wal.gaps import Archive, Key, history_holes
+from engine.wal.listing import scan
+
+_INDEX_BUDGET = 30.0
+"""Seconds that bringing the index up to date may take; what it lacks then is read from the segments."""
+_RESERVE_SEGMENTS = 4
+"""WAL that replay keeps in pg_wal at a time, reckoned with the free space."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the rules say, over an archive without what turned out to be invalid."""
+
+    result: Choice | list[Miss]
+    archive: Archive
+    facts: WalFacts
+
+
+def make_plan(
+    server: Server,
+    order: Order,
+    *,
+    now: datetime,
+    report: Reporter | None = None,
+    uid: int | None = None,
+    read_only: bool = False,
+) -> Plan:
+    """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist."""
+    reporter = report or Silent()
+    layout = server.layout
+    if not os.path.isdir(layout.home):
+        raise NotFound(
+            f"server {server.name} has no repository yet",
+            f"{layout.home} does not exist",
+            f"cellarman backup {server.name}",
+        )
+    found = repository.catalogue(layout)
+    infos = _candidates(server, order.backup, found)
+    system = _system_id(server, infos)
+    if not read_only:
+        _index(server, reporter)
+    best = _search(server, order, infos, system, reporter)
+    warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
+    if not isinstance(best.result, Choice):
+        refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
+        return Plan(order, False, (refused,), before, after, warnings=tuple(warnings))
+    return _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
+
+
+def bases(infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
+    """Return backups as starts of a recovery, newest (by where they end) first."""
+    found = [_base(info, system) for info in infos]
+    return sorted(found, key=lambda base: (base.ended, base.id), reverse=True)
+
+
+def _base(info: BackupInfo, system: int | None) -> Base:
+    size = info.xlog_segment_size
+    begin, end = info.begin_xlog, info.end_xlog
+    if info.end_time is None or info.begin_wal is None or info.end_wal is None or info.version is None:
+        raise AssertionError("only backups that have ended are asked for")
+    if begin is None:
+        begin = Lsn(segment_start(parse_segment(info.begin_wal, size)[1], size) + (info.begin_offset or 0))
+    if end is None:
+        end = Lsn(segment_start(parse_segment(info.end_wal, size)[1] + 1, size))
+    unusable = ""
+    if info.is_incremental:
+        unusable = f"backup {info.id} is incremental: it has to be combined with {info.parent_backup_id} first"
+    elif info.snapshots_info:
+        unusable = f"backup {info.id} is a disk snapshot, which its provider restores"
+    elif system is not None and info.systemid is not None and info.systemid != system:
+        unusable = f"backup {info.id} is of another system, {info.systemid}; the archive's is {system}"
+    timeline = info.timeline if info.timeline is not None else int(info.begin_wal[:8], 16)
+    return Base(info.id, timeline, begin, end, info.end_time, info.keep == "standalone", unusable)
+
+
+def restorable(info: BackupInfo) -> bool:
+    """Tell whether a backup has ended with all its files; that its WAL is there is proven apart."""
+    ended = info.end_time is not None and info.begin_wal is not None and info.end_wal is not None
+    return info.status in ("DONE", "WAITING_FOR_WALS") and not info.deleting and ended and info.version is not None
+
+
+def _candidates(server: Server, ref: str, found: Catalogue) -> list[BackupInfo]:
+    """Return the backups to choose from: all that ended well, or the one that was named."""
+    if ref == "auto":
+        usable = [info for info in found.backups if restorable(info)]
+        if not usable:
+            raise Refused(
+                f"server {server.name} has no backup that can be restored",
+                "; ".join(f"{i.id} is {i.status.lower()}" for i in found.backups[:3])
+                or "; ".join(f"{bad.id}: {bad.reason}" for bad in found.unreadable[:3])
+                or "no backup was taken yet",
+                f"cellarman backup {server.name}",
+            )
+        return usable
+    info = repository.find(server.layout, ref)
+    if not restorable(info):
+        state = "is being deleted" if info.deleting else f"is {info.status.lower()}"
+        raise Refused(
+            f"backup {info.id} cannot be restored",
+            f"it {state}" + (f": {info.error}" if info.error else ""),
+            f"cellarman backups {server.name} lists the others; auto chooses one",
+        )
+    return [info]
+
+
+def _system_id(server: Server, infos: Sequence[BackupInfo]) -> int | None:
+    """Return the system whose WAL counts: the newest backup's, or else the repository's."""
+    newest = next((info.systemid for info in infos if info.systemid is not None), None)
+    return newest if newest is not None else identity.system_id(server.layout)
+
+
+def _index(server: Server, report: Reporter) -> None:
+    """Bring the derived index up to date, as far as the time allows; without it the segments themselves are read."""
+    report.phase("plan", "reading the WAL archive")
+    try:
+        index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report)
+    except (CellarmanError, OSError, sqlite3.Error) as error:
+        report.note(f"the WAL index could not be brought up to date: {error}", "warn")
+
+
+def _search(server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter) -> _Found:
+    """Apply the rules until no segment that they rely on turns out to be invalid."""
+    size = infos[0].xlog_segment_size
+    archive = scan(server.layout, size)
+    archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
+    starts = bases([info for info in infos if info.xlog_segment_size == size], system)
+    while True:
+        facts = WalFacts(server.layout, archive, system)
+        try:
+            result = choose(order.target, starts, order.timeline, archive, facts)
+            bad = facts.check(_relied_on(result, archive))
+        except InvalidSegment as invalid:
+            bad = {invalid.key: invalid.reason}
+        if not bad:
+            return _Found(result, archive, facts)
+        for key, reason in bad.items():
+            report.note(f"{archive.name(*key)} is not usable: {reason}", "warn")
+        archive = replace(archive, invalid={**archive.invalid, **bad})
+
+
+def _relied_on(result: Choice | list[Miss], archive: Archive) -> list[Key]:
+    """Return the segments that a result stands on."""
+    if isinstance(result, Choice):
+        return list(
+            keys(result.run, archive, segment_of(result.run.base.start, archive.segment_size), result.stop_segment)
+        )
+    run = next((miss.run for miss in result if miss.kind == "unreachable" and miss.run), None)
+    return list(keys(run, archive, segment_of(run.base.start, archive.segment_size))) if run else []
+
+
+def _detail(
+    server: Server,
+    order: Order,
+    choice: Choice,
+    found: _Found,
+    infos: Sequence[BackupInfo],
+    warnings: list[str],
+    uid: int,
+) -> Plan:
+    """Return the plan of a target that can be reached: what is copied and written, and what stands in the way."""
+    info = next(info for info in infos if info.id == choice.run.base.id)
+    placed = source.placed_tablespaces(info, order.tablespaces)
+    refusals = destination.refusals(server, order.destination, placed, uid=uid)
+    content: source.Source | None = None
+    try:
+        content = source.look(server.layout, info, order.destination, placed)
+        source.control_file(server.layout, info)
+    except Refused as refused:
+        refusals.append(refused)
+    wal = _wal_range(choice, found)
+    left = destination.leftover(order.destination)
+    free = destination.free_bytes(order.destination)
+    if content is not None and not refusals:
+        refusals += _space(order, content, placed, found.archive.segment_size, left)
+    program = settings.client_program()
+    if not program:
+        refusals.append(_no_client())
+    written = recovery_settings(server, order, choice, info, found.archive, program)
+    return Plan(
+        order,
+        True,
+        tuple(refusals),
+        info=info,
+        timeline=choice.run.lineage.timeline,
+        wal=wal,
+        kept=choice.kept,
+        dropped=choice.dropped,
+        copy_bytes=content.bytes if content else None,
+        free_bytes=free,
+        placed=placed,
+        leftover=left,
+        steps=tuple(_steps(order, info, choice, placed, wal, content, left)),
+        settings=written,
+        warnings=(*warnings, *_warnings(order, choice, found, content)),
+    )
+
+
+def recovery_settings(
+    server: Server, order: Order, choice: Choice, info: BackupInfo, archive: Archive, program: str
+) -> dict[str, str]:
+    """Return what is written to postgresql.auto.conf."""
+    run = choice.run
+    timeline = "current" if run.lineage.timeline == run.base.timeline else str(run.lineage.timeline)
+    ends_there = choice.stop_segment == run.reach.last and run.reach.end_kind != "open_end"
+    return settings.recovery_settings(
+        order.target,
+        timeline=timeline,
+        action=order.action,
+        command=settings.restore_command(program, server.name, order.config_file),
+        major=info.major or 0,
+        stop_before_hole=ends_there,
+    )
+
+
+def _wal_range(choice: Choice, found: _Found) -> WalRange:
+    archive = found.archive
+    needed = list(
+        keys(choice.run, archive, segment_of(choice.run.base.start, archive.segment_size), choice.stop_segment)
+    )
+    total = sum(found.facts.size(key) for key in needed)
+    return WalRange(archive.name(*needed[0]), archive.name(*needed[-1]), len(needed), total)
+
+
+def _no_client() -> Refused:
+    return Refused(
+        "cellarman-wal was not found",
+        "PostgreSQL fetches WAL with it, and it is not beside this program",
+        "install cellarman whole: pip install --force-reinstall cellarman",
+    )
+
+
+def _space(
+    order: Order,
+    content: source.Source,
+    placed: Sequence[destination.Placed],
+    segment_size: int,
+    left: destination.Leftover | None,
+) -> list[Refused]:
+    """Return which file systems have too little room; what an interrupted restore left there does not count."""
+    if left is not None:
+        return []
+    spaces: Mapping[int, int] = content.spaces or {}
+    needs: dict[int, tuple[str, int]] = {}
+    parts = [(space.directory, spaces.get(space.oid, 0)) for space in placed]
+    parts.append((order.destination, content.bytes - sum(spaces.values()) + _RESERVE_SEGMENTS * segment_size))
+    for path, count in parts:
+        device = destination.device(path)
+        needs[device] = (path, needs.get(device, (path, 0))[1] + count)
+    return [
+        Refused(
+            f"there is too little room for {path}",
+            f"{need} bytes are needed, {free} are free",
+            "free some, or choose a directory on another file system",
+        )
+        for path, need in needs.values()
+        if (free := destination.free_bytes(path)) < need
+    ]
+
+
+def _steps(
+    order: Order,
+    info: BackupInfo,
+    choice: Choice,
+    placed: Sequence[destination.Placed],
+    wal: WalRange,
+    content: source.Source | None,
+    left: destination.Leftover | None,
+) -> list[str]:
+    steps = [f"remove what an interrupted restore left in {order.destination}"] if left else []
+    how = "extract" if info.is_tar else "copy"
+    amount = f", {content.bytes} bytes" if content else ""
+    steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {order.destination}")
+    steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]
+    steps.append("write recovery.signal and the settings of recovery, archiving off; global/pg_control last")
+    if order.start:
+        steps.append(f"start PostgreSQL {info.major} there" + (f" on port {order.port}" if order.port else ""))
+    else:
+        steps.append(f"start it yourself: pg_ctl -D {order.destination} start")
+    steps.append(f"PostgreSQL replays {wal.count} WAL segments, {wal.first} to {wal.last}, to {order.target}")
+    steps.append(_ending(order))
+    return steps
+
+
+def _ending(order: Order) -> str:
+    if isinstance(order.target, EndOfArchive) or order.action == "promote":
+        return "it opens for writing on a new timeline"
+    if order.action == "pause":
+        return "it pauses there, open for reading: SELECT pg_wal_replay_resume() opens it for writing"
+    return "it shuts down there; started again it recovers again, until recovery.signal is removed"
+
+
+def _warnings(order: Order, choice: Choice, found: _Found, content: source.Source | None) -> list[str]:
+    run, archive = choice.run, found.archive
+    lines = list(choice.notes)
+    for timeline in sorted(archive.histories):
+        parent = archive.histories[timeline][-1]
+        if all(timeline != span.timeline for span in run.lineage.spans):
+            lines.append(
+                f"timeline {timeline} left timeline {parent.timeline} at {parent.lsn} and is not followed; "
+                f"--timeline {timeline} follows it"
+            )
+    lines += [f"{t:08X}.history is missing: latest stops below timeline {t}" for t in history_holes(archive)]
+    if found.facts.headers_only:
+        lines.append(f"of {found.facts.headers_only} WAL segments only the header was read")
+    before, after = choice.kept, choice.dropped
+    if isinstance(order.target, TimeTarget) and before and after and before.time - after.time > 1_000_000:
+        lines.append("the server's clock went backward near the target: commits are not in the order of their times")
+    if content and content.odd:
+        lines.append(f"links and special files are not restored: {', '.join(content.odd[:5])}")
+    lines.append(
+        "archiving is off in the restored cluster: set archive_mode and archive_command before it goes into service"
+    )
+    return lines

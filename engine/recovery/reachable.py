@@ -1,0 +1,41 @@
+"""The windows of a real server: catalogue, archive and index put before the pure rules."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+from engine.config import Server
+from engine.errors import CellarmanError
+from engine.recovery.candidates import Miss
+from engine.recovery.evidence import InvalidSegment, WalFacts
+from engine.recovery.planner import bases, restorable
+from engine.recovery.window import Window, windows
+from engine.repository import identity, repository
+from engine.wal import index
+from engine.wal.listing import scan
+
+_INDEX_BUDGET = 20.0
+"""Seconds that bringing the index up to date may take."""
+
+
+def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[Window], list[Miss]]:
+    """Return the windows of a server's backups, newest first, and the backups that have none."""
+    infos = [info for info in repository.catalogue(server.layout).backups if restorable(info)]
+    if not infos:
+        return [], []
+    if not read_only:
+        try:
+            index.catch_up(server.layout, budget=_INDEX_BUDGET)
+        except (CellarmanError, OSError, sqlite3.Error):
+            pass  # what the index lacks is read from the segments
+    size = infos[0].xlog_segment_size
+    system = next((info.systemid for info in infos if info.systemid), None) or identity.system_id(server.layout)
+    archive = scan(server.layout, size)
+    archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
+    starts = bases([info for info in infos if info.xlog_segment_size == size], system)
+    while True:
+        try:
+            return windows(starts, archive, WalFacts(server.layout, archive, system))
+        except InvalidSegment as invalid:
+            archive = replace(archive, invalid={**archive.invalid, invalid.key: invalid.reason})

@@ -1,0 +1,183 @@
+"""What a restored cluster is told: recovery settings, the command that fetches WAL, and what must not be inherited.
+
+Source: PostgreSQL's recovery parameters (src/backend/utils/misc/guc_tables.c, the chapter "Recovery Target") and the
+quoting rules of its configuration files (guc-file.l).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from engine.postgres.clock import pg_literal
+from engine.postgres.controlfile import ControlFile
+from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, NameTarget, Target, TimeTarget, XidTarget
+
+Action = Literal["pause", "promote", "shutdown"]
+
+BANNER = "# Written by cellarman: recovery, and what this copy must not share with the server it came from."
+_SAFE = {
+    "archive_mode": "off",
+    "archive_command": "",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "synchronous_standby_names": "",
+    "recovery_min_apply_delay": "0",
+}
+"""A copy must never archive into the real server's repository, follow it, or wait for its standbys."""
+_OUTSIDE = ("data_directory", "config_file", "hba_file", "ident_file", "external_pid_file")
+"""Settings that would make the copy use the real server's files."""
+_SETTING = re.compile(r"\s*(?P<key>[A-Za-z_][A-Za-z0-9_.]*)\s*(=|\s)\s*(?P<value>'(?:[^']|'')*'|[^#\s]*)")
+
+
+def quoted(value: str) -> str:
+    """Return a value as a PostgreSQL configuration file reads it.
+
+    >>> print(quoted("it's"))
+    'it''s'
+    """
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise ValueError(f"a setting cannot hold a line break: {value!r}")
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def render(settings: Mapping[str, str]) -> str:
+    """Return settings as lines of a configuration file."""
+    return "".join(f"{key} = {quoted(value)}\n" for key, value in settings.items())
+
+
+def client_program() -> str:
+    """Return the absolute path of this installation's cellarman-wal."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman-wal")
+    if os.access(beside, os.X_OK):
+        return beside
+    own = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "cellarman-wal")
+    return own if os.access(own, os.X_OK) else ""
+
+
+def restore_command(program: str, server: str, config_file: str) -> str:
+    """Return the shell command by which PostgreSQL fetches WAL: words quoted, percent signs doubled for PostgreSQL.
+
+    >>> restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
+    "'/opt/my tools/cellarman-wal' get %f %p --server main --config /etc/100%%.toml"
+    """
+
+    def word(text: str) -> str:
+        return shlex.quote(text).replace("%", "%%")
+
+    config = f" --config {word(config_file)}" if config_file else ""
+    return f"{word(program)} get %f %p --server {word(server)}{config}"
+
+
+def recovery_settings(
+    target: Target, *, timeline: str, action: Action, command: str, major: int, stop_before_hole: bool = False
+) -> dict[str, str]:
+    """Return every recovery setting, those that are not used set to nothing so that none is inherited.
+
+    `timeline` is current or a number. `stop_before_hole` keeps PostgreSQL from reading ahead into missing WAL.
+    """
+    settings = {
+        "restore_command": command,
+        "recovery_target": "",
+        "recovery_target_time": "",
+        "recovery_target_xid": "",
+        "recovery_target_lsn": "",
+        "recovery_target_name": "",
+        "recovery_target_inclusive": "on" if getattr(target, "inclusive", True) else "off",
+        "recovery_target_timeline": timeline,
+        "recovery_target_action": action,
+    }
+    match target:
+        case TimeTarget(at):
+            settings["recovery_target_time"] = pg_literal(at)
+        case LsnTarget(lsn):
+            settings["recovery_target_lsn"] = str(lsn)
+        case XidTarget(xid):
+            settings["recovery_target_xid"] = str(xid)
+        case NameTarget(name):
+            settings["recovery_target_name"] = name
+        case Immediate():
+            settings["recovery_target"] = "immediate"
+        case EndOfArchive():
+            settings["recovery_target_action"] = "promote"
+    if stop_before_hole and major >= 15:
+        settings["recovery_prefetch"] = "off"
+    return {**settings, **safe_settings(major)}
+
+
+def safe_settings(major: int) -> dict[str, str]:
+    """Return what keeps a copy apart from the server that it came from."""
+    return {**_SAFE, "archive_library": ""} if major >= 15 else dict(_SAFE)
+
+
+def required_settings(control: ControlFile) -> dict[str, str]:
+    """Return the settings that hot standby refuses to run below (recovery aborts when they are lower)."""
+    return {
+        "max_connections": str(control.max_connections),
+        "max_worker_processes": str(control.max_worker_processes),
+        "max_wal_senders": str(control.max_wal_senders),
+        "max_prepared_transactions": str(control.max_prepared_xacts),
+        "max_locks_per_transaction": str(control.max_locks_per_xact),
+    }
+
+
+def minimal_configuration(control: ControlFile, recorded: Mapping[str, str]) -> str:
+    """Return a postgresql.conf for a cluster whose own one was kept outside its data directory."""
+    lines = {**required_settings(control), "hot_standby": "on", "listen_addresses": "localhost", **recorded}
+    return "# The backup holds no postgresql.conf (the server keeps it elsewhere): the least that starts.\n" + render(
+        lines
+    )
+
+
+MINIMAL_HBA = (
+    "# The backup holds no pg_hba.conf (the server keeps it elsewhere): this account alone, by its own name.\n"
+    "local all all peer\n"
+)
+
+
+def own_settings_removed(auto_conf: str, keys: Iterable[str]) -> str:
+    """Return a postgresql.auto.conf without our banner and without the settings that are about to be written."""
+    gone = {key.lower() for key in keys}
+    kept = [line for line in auto_conf.splitlines() if line != BANNER and setting_of(line)[0] not in gone]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def setting_of(line: str) -> tuple[str, str]:
+    """Return the lower-case name and value that a configuration line sets, or two empty texts.
+
+    >>> setting_of("Port = 5433 # ours"), setting_of("include_dir 'conf.d'"), setting_of("# port = 1")
+    (('port', '5433'), ('include_dir', 'conf.d'), ('', ''))
+    """
+    match = _SETTING.match(line)
+    if not match:
+        return "", ""
+    value = match["value"]
+    if value.startswith("'"):
+        value = value[1:-1].replace("''", "'")
+    return match["key"].lower(), value
+
+
+def neutralised(text: str, directory: str) -> tuple[str, list[str]]:
+    """Return a postgresql.conf whose lines that lead outside this data directory are comments, and those lines.
+
+    Files named relatively stay. An include of a file that is not here would keep the copy from starting.
+    """
+    lines: list[str] = []
+    removed: list[str] = []
+    for line in text.splitlines():
+        key, value = setting_of(line)
+        if (key in _OUTSIDE and os.path.isabs(value)) or _lost_include(key, value, directory):
+            removed.append(line.strip())
+            line = f"#cellarman# {line}"
+        lines.append(line)
+    return "".join(f"{line}\n" for line in lines), removed
+
+
+def _lost_include(key: str, value: str, directory: str) -> bool:
+    return key in ("include", "include_dir") and not os.path.exists(os.path.join(directory, value))

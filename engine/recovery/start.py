@@ -1,0 +1,327 @@
+"""Starting a restored cluster and reading what became of it: its log, postmaster.pid and pg_control.
+
+pg_ctl's exit code says nothing here: hot standby reaches "ready" before recovery fails. No login is needed.
+Source of the messages: PostgreSQL's src/backend/access/transam/xlogrecovery.c, xlog.c; of postmaster.pid's lines:
+src/include/utils/pidfile.h.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.config import Server
+from engine.errors import CellarmanError, Refused
+from engine.event import Reporter
+from engine.postgres import programs
+from engine.postgres.controlfile import read_control
+from engine.postgres.segment import kind_of, parse_segment
+from engine.recovery import settings
+from engine.recovery.plan import Plan
+
+LOG = "cellarman-start.log"
+_POLL = 0.1
+_LONGEST_SOCKET = 90
+"""Bytes of a directory in which a socket's path still fits."""
+_STOP = 60.0
+
+_FATAL = re.compile(r"(?:^|[\]:] )(?:FATAL|PANIC):\s+(.*)")
+_RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
+_STOPPING = re.compile(r"recovery stopping (?:before|after) .*")
+_LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)")
+_REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_PAUSED = "pausing at the end of recovery"
+_STARVED = "insufficient parameter settings"
+_SHUT_DOWN = "shutdown at recovery target"
+_OUTLIVE: list[subprocess.Popen[bytes]] = []
+"""Servers that were started here and go on without us."""
+
+State = Literal["open", "paused", "shutdown", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a restored cluster."""
+
+    state: State
+    text: str
+    """PostgreSQL's own words."""
+    port: int
+    socket: str
+    pid: int | None
+    log: str
+    stopped_at: str = ""
+    last_transaction: str = ""
+    last_lsn: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether PostgreSQL reached what was asked for."""
+        return self.state != "failed"
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        where = f"port {self.port}" + (f", socket in {self.socket}" if self.socket else "")
+        reached = self.stopped_at or (f"last transaction {self.last_transaction}" if self.last_transaction else "")
+        if self.state == "failed":
+            return f"PostgreSQL did not get there: {self.text}"
+        if self.state == "shutdown":
+            return f"recovered and shut down; {reached}"
+        return f"{'open' if self.state == 'open' else 'paused, open for reading'} on {where}; {reached}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.state,
+            "text": self.text,
+            "port": self.port,
+            "socket": self.socket,
+            "pid": self.pid,
+            "log": self.log,
+            "stopped_at": self.stopped_at,
+            "last_transaction": self.last_transaction,
+            "last_lsn": self.last_lsn,
+        }
+
+
+def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
+    """Start the restored cluster and wait until it is open, paused, shut down, or has failed.
+
+    It waits as long as PostgreSQL lives and works; stopping the wait (Cancelled) stops the server too.
+    Raises Refused as root or without the right program.
+    """
+    directory = plan.order.destination
+    assert plan.info is not None
+    if os.geteuid() == 0:
+        raise Refused("PostgreSQL is not started as root", "it refuses that", "start it as the account that owns it")
+    program = programs.find("postgres", server.path_prefix, plan.info.major)
+    effective = configuration(directory)
+    port, port_note = _port(effective, plan.order.port)
+    sockets, socket_note = _sockets(effective, directory)
+    notes = tuple(note for note in (port_note, socket_note) if note)
+    for note in notes:
+        report.note(note, "warn")
+    report.phase("start", f"{program.path} on port {port}")
+    options = _options(port, sockets, plan.info.major or 0)
+    log = os.path.join(directory, LOG)
+    process = _launch(program.path, directory, options, log)
+    try:
+        found = _watch(process, directory, log, plan, report)
+    except BaseException:
+        _stop(process)
+        raise
+    if process.poll() is None:
+        _OUTLIVE.append(process)
+    state, text, words = found
+    return Verdict(
+        state,
+        text,
+        port,
+        sockets.split(",")[0].strip(),
+        process.pid if process.poll() is None else None,
+        log,
+        _last(_STOPPING, words),
+        _last(_LAST_TRANSACTION, words),
+        _last(_REDO_DONE, words),
+        notes,
+    )
+
+
+def configuration(directory: str) -> dict[str, str]:
+    """Return what postgresql.conf and postgresql.auto.conf of a data directory set; includes are not followed."""
+    found: dict[str, str] = {}
+    for name in ("postgresql.conf", "postgresql.auto.conf"):
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
+                found.update(setting for line in file if (setting := settings.setting_of(line))[0])
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _port(effective: Mapping[str, str], wanted: int | None) -> tuple[int, str]:
+    """Return the port to use for this start, and why when it is not the configured one."""
+    if wanted is not None:
+        if not _port_is_free(wanted):
+            raise Refused(f"port {wanted} is taken", "another process listens on it", "choose another one with --port")
+        return wanted, ""
+    text = effective.get("port", "5432")
+    configured = int(text) if text.isdigit() else 5432
+    if _port_is_free(configured):
+        return configured, ""
+    chosen = _any_free_port()
+    return chosen, f"port {configured} is taken: this start uses {chosen}"
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _sockets(effective: Mapping[str, str], directory: str) -> tuple[str, str]:
+    """Return the directories for sockets, and why when they are not the configured ones."""
+    configured = effective.get("unix_socket_directories", "")
+    wanted = [part.strip().strip('"') for part in configured.split(",") if part.strip()]
+    if wanted and all(part.startswith("@") or os.access(os.path.join(directory, part), os.W_OK) for part in wanted):
+        return configured, ""
+    for place in (directory, "/tmp"):
+        if len(os.fsencode(place)) <= _LONGEST_SOCKET and os.access(place, os.W_OK):
+            why = f"{configured} is not writable here: this start has its socket in {place}" if wanted else ""
+            return place, why
+    return "", "no directory for a socket: this start listens on TCP only"
+
+
+def _options(port: int, sockets: str, major: int) -> list[str]:
+    """Return settings of this start alone: where it listens, and a log that can be read whatever is configured."""
+    chosen = {
+        "port": str(port),
+        "unix_socket_directories": sockets,
+        "logging_collector": "off",
+        "log_destination": "stderr",
+        "log_min_messages": "warning",
+        "log_line_prefix": "%m [%p] ",
+        "log_timezone": "UTC",
+        "lc_messages": "C",
+        "hot_standby": "on",
+    }
+    if major >= 15:
+        chosen["log_startup_progress_interval"] = "10s"
+    return [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
+
+
+def _launch(program: str, directory: str, options: list[str], log: str) -> subprocess.Popen[bytes]:
+    """Start the postmaster, in a session of its own, with its words in `log`."""
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [program, "-D", directory, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            cwd="/",
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if not key.startswith("PG")},
+        )
+    except OSError as error:
+        raise CellarmanError(f"{program} could not be started", str(error)) from error
+    finally:
+        os.close(sink)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], directory: str, log: str, plan: Plan, report: Reporter
+) -> tuple[State, str, list[str]]:
+    """Wait for the end of recovery; return the state, PostgreSQL's words for it, and all the words of its log."""
+    report.phase("replay", f"to {plan.order.target}")
+    words: list[str] = []
+    replayed = _Replayed(plan, report)
+    with open(log, encoding="utf-8", errors="replace") as file:
+        while True:
+            gone = process.poll() is not None
+            for line in file.read().splitlines():
+                words.append(line)
+                replayed.take(line)
+            found = _state(directory, process.pid, words, gone=gone)
+            if found is not None:
+                return (*found, words)
+            time.sleep(_POLL)
+
+
+def _state(directory: str, pid: int, words: list[str], *, gone: bool) -> tuple[State, str] | None:
+    """Return what the log, postmaster.pid and pg_control say together; None when it is not decided."""
+    fatal = [match[1] for line in words if (match := _FATAL.search(line))]
+    if gone:
+        if any(_SHUT_DOWN in line for line in words):
+            return "shutdown", next(line for line in words if _SHUT_DOWN in line)
+        text = next((f for f in fatal if "starting up" not in f), "") or (words[-1] if words else "it said nothing")
+        return "failed", _with_details(text, words)
+    starved = next((line for line in words if _STARVED in line), "")
+    if starved:
+        return "failed", starved
+    if any(_PAUSED in line for line in words):
+        return "paused", next(line for line in words if _PAUSED in line)
+    if _pid_status(directory, pid) == "ready" and _control_state(directory) == "in production":
+        return "open", next(
+            (line for line in reversed(words) if "ready to accept connections" in line), "in production"
+        )
+    return None
+
+
+def _with_details(text: str, words: list[str]) -> str:
+    """Return PostgreSQL's message with the DETAIL and HINT lines that follow it."""
+    at = next((i for i, line in enumerate(words) if text in line), len(words))
+    more = [line for line in words[at + 1 : at + 4] if re.search(r"(DETAIL|HINT|CONTEXT):", line)]
+    return "\n".join([text, *(re.sub(r"^.*?(DETAIL|HINT|CONTEXT):", r"\1:", line) for line in more)])
+
+
+def _pid_status(directory: str, pid: int) -> str:
+    """Return the last line of postmaster.pid: starting, ready, standby or stopping; empty for another server's."""
+    try:
+        with open(os.path.join(directory, "postmaster.pid"), encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ""
+    return lines[7].strip() if len(lines) > 7 and lines[0].strip() == str(pid) else ""
+
+
+def _control_state(directory: str) -> str:
+    try:
+        with open(os.path.join(directory, "global", "pg_control"), "rb") as file:
+            return read_control(file.read()).state
+    except (OSError, CellarmanError):
+        return ""
+
+
+class _Replayed:
+    """Counts the segments that PostgreSQL fetched and tells it as progress."""
+
+    def __init__(self, plan: Plan, report: Reporter) -> None:
+        self._report = report
+        assert plan.info is not None and plan.wal is not None
+        self._size = plan.info.xlog_segment_size
+        self._first = parse_segment(plan.wal.first, self._size)[1]
+        self._total = plan.wal.count * self._size
+
+    def take(self, line: str) -> None:
+        match = _RESTORED.search(line)
+        if match and kind_of(match[1]) == "segment":
+            number = parse_segment(match[1], self._size)[1]
+            self._report.progress(min(self._total, (number - self._first + 1) * self._size), self._total)
+        elif _STOPPING.search(line) or _FATAL.search(line) or "redo done" in line:
+            self._report.note(line)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a server that nobody waits for any more."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGQUIT)
+    try:
+        process.wait(_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last(pattern: re.Pattern[str], words: list[str]) -> str:
+    found = [match for line in words if (match := pattern.search(line))]
+    return (found[-1][1] if pattern.groups else found[-1][0]) if found else ""
