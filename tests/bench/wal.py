@@ -1,0 +1,90 @@
+"""WAL into the archive: a pass over a queue against Barman's, and single pushes against cp with fsync."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.bench.measure import Result, in_turn, rate
+from tests.interop import barman
+from tests.support import cluster, programs
+
+SEGMENTS = 100
+PUSHES = 40
+
+
+def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
+    installs = cluster.installs()
+    with cluster.running(installs[max(installs)], max_wal_size="8GB", checkpoint_timeout="1h") as server:
+        segments = _segments(server, root / "segments")
+        yield _ingest(root / "ingest", server, segments, repeat)
+        yield _push(root / "push", server, segments[:PUSHES], repeat)
+
+
+def _segments(server: cluster.Cluster, place: Path) -> list[Path]:
+    """Return 100 segments of a pgbench run."""
+    place.mkdir()
+    server.sql("ALTER SYSTEM SET archive_mode = on")
+    server.sql(f"ALTER SYSTEM SET archive_command = 'cp %p {place}/%f'")
+    server.stop()
+    server.start()
+    at = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres"]
+    server.install.run("pgbench", "-i", "-q", "-s", "20", *at)
+    while len(list(place.glob("0*"))) <= SEGMENTS:
+        server.install.run("pgbench", "-n", "-c", "4", "-j", "2", "-T", "5", *at)
+    return sorted(place.glob("0*"))[1 : SEGMENTS + 1]
+
+
+def _ingest(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int) -> Result:
+    settings = {"archiver": True, "streaming_archiver": False, "slot_name": None, "compression": "zstd"}
+    ours = programs.configure(root / "ours", server, **settings)
+    theirs = barman.configure(
+        root / "theirs", server, archiver="on", streaming_archiver="off", compression="zstd", archiver_batch_size="0"
+    )
+    us, them = in_turn(
+        repeat,
+        (lambda: _queue(root / "ours", segments), lambda: ours.run("wal", "ingest", "main")),
+        (lambda: _queue(root / "theirs", segments), lambda: theirs.run("archive-wal", "main")),
+    )
+    for side in ("ours", "theirs"):
+        kept = len(list((root / side / "barman/main/wals").glob("*/*")))
+        assert kept == len(segments), f"{side}: {kept} of {len(segments)} segments were archived"
+    what = f"wal ingest with zstd, {len(segments)} segments"
+    return rate(what, len(segments) / us, len(segments) / them, "barman archive-wal", 3)
+
+
+def _queue(root: Path, segments: list[Path]) -> None:
+    """Empty the repository and put the segments into its queue."""
+    home = root / "barman" / "main"
+    shutil.rmtree(home, ignore_errors=True)
+    (home / "incoming").mkdir(parents=True)
+    for segment in segments:
+        shutil.copy2(segment, home / "incoming")
+    subprocess.run(["sync", "-f", str(home)], check=True)
+
+
+def _push(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int) -> Result:
+    settings = {"archiver": True, "streaming_archiver": False, "slot_name": None, "compression": "zstd"}
+    ours = programs.configure(root / "ours", server, **settings)
+    plain = root / "plain"
+
+    def empty() -> None:
+        shutil.rmtree(root / "ours" / "barman", ignore_errors=True)
+        shutil.rmtree(plain, ignore_errors=True)
+        plain.mkdir(parents=True)
+        ours.run("wal", "ingest", "main")
+
+    def push() -> None:
+        for segment in segments:
+            subprocess.run(ours.wal("push", str(segment), "--server", "main"), check=True)
+
+    def copy() -> None:
+        for segment in segments:
+            new = plain / segment.name
+            line = f"cp {segment} {new}.tmp && sync {new}.tmp && mv {new}.tmp {new} && sync {plain}"
+            subprocess.run(["sh", "-c", line], check=True)
+
+    us, them = in_turn(repeat, (empty, push), (empty, copy))
+    return rate("cellarman-wal push in sequence, durable", len(segments) / us, len(segments) / them, "cp + fsync", 0.9)
