@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
+import select
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from engine.backup import contents
+from engine.backup.contents import Finding, Reading
 from engine.config import Server
+from engine.errors import CellarmanError, Refused
 from engine.event import SILENT, Reporter
+from engine.host import local
+from engine.postgres import programs, walfile
+from engine.postgres.walfile import Carry, SegmentFacts
+from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.layout import Layout
+from engine.wal import codec
 
+__all__ = ["Finding", "Verdict", "verify", "work"]
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: a path inside the backup or a WAL file's name, and what is wrong with it."""
-
-    path: str
-    problem: str
+_PROGRESS = re.compile(rb"\s*(\d+)/(\d+) kB \(\d+%\) verified")
+_QUOTED = re.compile(r'"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,10 @@ class Verdict:
     backup: str
     findings: tuple[Finding, ...]
     files: int
+    """How many files of the backup were read, 0 where pg_verifybackup does not tell."""
     bytes: int
+    wal: int
+    """How many WAL segments were read."""
     method: str
     """Who read the files: pg_verifybackup or cellarman."""
 
@@ -35,10 +48,174 @@ class Verdict:
 
 
 def verify(server: Server, info: BackupInfo, report: Reporter = SILENT) -> Verdict:
-    """Read all of the backup; holds its lock meanwhile. Raises Refused for a backup that never ended."""
-    raise NotImplementedError
+    """Read all of the backup; holds its lock meanwhile, so that nobody deletes it.
+
+    Raises Refused for a backup that never ended or is being deleted, Busy when its lock is held.
+    """
+    layout = server.layout
+    if info.status not in ("DONE", "WAITING_FOR_WALS") or info.deleting:
+        state = "it is being deleted" if info.deleting else f"it is {info.status}"
+        raise Refused(
+            f"backup {info.id} of {server.name} cannot be verified", state, f"cellarman backups {server.name}"
+        )
+    with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"verify backup {info.id}"):
+        report.backup(info.id)
+        total = info.size or repository.sizes(layout, info.id).size
+        reading = Reading(lambda done, files: report.progress(done, None if info.is_tar else max(total, done), files))
+        method = _read_files(server, info, reading, report)
+        wal = _read_wal(layout, info, reading, report)
+    return Verdict(info.id, tuple(reading.findings), reading.files, reading.bytes, wal, method)
+
+
+def _read_files(server: Server, info: BackupInfo, reading: Reading, report: Reporter) -> str:
+    layout = server.layout
+    program = _program(server, info)
+    method = "pg_verifybackup" if program else "cellarman"
+    report.phase("files", f"read by {method}")
+    if not os.path.exists(os.path.join(layout.data(info.id), contents.MANIFEST)):
+        reading.find(contents.MANIFEST, "is missing: the files have no checksums to be read against")
+        return method
+    try:
+        if program:
+            _pg_verifybackup(program, layout.data(info.id), reading, report)
+        else:
+            contents.read(layout, info, reading)
+    except CellarmanError as error:
+        reading.find(contents.MANIFEST, str(error))
+    return method
+
+
+def _program(server: Server, info: BackupInfo) -> str:
+    """Return pg_verifybackup of the backup's own version for a plain backup whose links lead to its tablespaces; ""
+    for what we read better by ourselves."""
+    layout = server.layout
+    if info.is_tar or info.method != "postgres" or info.major is None:
+        return ""
+    if not all(_leads_there(layout, info, tablespace.oid) for tablespace in info.tablespaces):
+        return ""
+    try:
+        return programs.find("pg_verifybackup", server.path_prefix, info.major).path
+    except CellarmanError:
+        return ""
+
+
+def _leads_there(layout: Layout, info: BackupInfo, oid: int) -> bool:
+    """Tell whether a tablespace's link leads to its directory here; not so in a catalogue that was moved."""
+    link = os.path.join(layout.data(info.id), "pg_tblspc", str(oid))
+    if not os.path.islink(link):
+        return os.path.isdir(link)
+    try:
+        return os.path.samefile(link, layout.tablespace(info.id, oid))
+    except FileNotFoundError:
+        return False
+
+
+def _pg_verifybackup(program: str, data: str, reading: Reading, report: Reporter) -> None:
+    """Run pg_verifybackup without WAL, which lies in our archive; what it finds becomes findings."""
+    process = local.start_leashed(
+        [program, "--no-parse-wal", "--progress", data]
+        if _knows_progress(program)
+        else [program, "--no-parse-wal", data],
+        env={"LC_ALL": "C"},
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    with process, process.stderr as stream:
+        try:
+            rest = b""
+            while True:
+                select.select([stream], [], [], 60)
+                block = os.read(stream.fileno(), 1 << 16)
+                if not block:
+                    break
+                *lines, rest = re.split(rb"[\r\n]", rest + block)
+                for line in lines:
+                    _heard(line, reading, report)
+            status = process.wait()
+        finally:
+            local.stop(process)
+    if status and not reading.findings:
+        reading.find(".", f"pg_verifybackup ended with status {status}")
+
+
+def _knows_progress(program: str) -> bool:
+    """--progress came with 16."""
+    return programs.find("pg_verifybackup", os.path.dirname(program)).major >= 16
+
+
+def _heard(line: bytes, reading: Reading, report: Reporter) -> None:
+    progress = _PROGRESS.match(line)
+    if progress:
+        reading.bytes = int(progress[1]) * 1024
+        report.progress(reading.bytes, int(progress[2]) * 1024)
+        return
+    text = line.decode(errors="replace").strip()
+    if text.startswith("pg_verifybackup: error: "):
+        problem = text.removeprefix("pg_verifybackup: error: ")
+        path = _QUOTED.search(problem)
+        reading.find(path[1] if path else ".", problem)
+
+
+def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Reporter) -> int:
+    """Read every segment that the backup needs, in order; returns how many there were."""
+    try:
+        names = repository.required_wal(info)
+    except CellarmanError as error:
+        reading.find("backup.info", str(error))
+        return 0
+    report.phase("wal", f"{names[0]} to {names[-1]}" if names else "")
+    size, carry, read = info.xlog_segment_size, None, 0
+    for number, name in enumerate(names):
+        report.progress(number * size, len(names) * size, number, len(names))
+        facts, problem = _segment(layout, info, name, carry)
+        carry = facts.carry if facts else None
+        if facts:
+            read += 1
+            problem = _too_short(info, facts, last=name == names[-1])
+        if problem:
+            reading.find(name, problem)
+    report.progress(len(names) * size, len(names) * size, len(names), len(names))
+    return read
+
+
+def _segment(layout: Layout, info: BackupInfo, name: str, carry: Carry | None) -> tuple[SegmentFacts | None, str]:
+    """Return what a segment's records tell, or None and why it cannot be used."""
+    try:
+        data = codec.read_segment(layout.wal(name), info.xlog_segment_size)
+        header = walfile.read_header(data)
+        problem = walfile.check_segment(name, header, system_id=info.systemid, size=len(data))
+        return (None, problem) if problem else (walfile.walk(data, header, carry), "")
+    except FileNotFoundError:
+        return None, "is not in the archive: the backup cannot be made consistent"
+    except OSError as error:
+        return None, f"cannot be read: {error.strerror}"
+    except CellarmanError as error:
+        return None, str(error)
+
+
+def _too_short(info: BackupInfo, facts: SegmentFacts, *, last: bool) -> str:
+    """Return "" when replay can go on behind the segment, or need not, since the backup ends in it."""
+    if facts.complete or (last and info.end_xlog is not None and facts.end_lsn >= info.end_xlog):
+        return ""
+    return f"its records end at {facts.end_lsn}: {facts.ended_by}"
 
 
 def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Verify as a job; argument `backup`: the backup's id."""
-    raise NotImplementedError
+    info = repository.find(server.layout, str(arguments["backup"]))
+    verdict = verify(server, info, report)
+    for finding in verdict.findings[:50]:
+        report.note(f"{finding.path}: {finding.problem}", "error")
+    count = len(verdict.findings)
+    outcome = "good" if verdict.good else f"NOT GOOD, {count} finding{'s' if count > 1 else ''}"
+    return {
+        "good": verdict.good,
+        "backup": verdict.backup,
+        "method": verdict.method,
+        "files": verdict.files,
+        "bytes": verdict.bytes,
+        "wal": verdict.wal,
+        "findings": [{"path": finding.path, "problem": finding.problem} for finding in verdict.findings[:1000]],
+        "summary": f"backup {verdict.backup} of {server.name} is {outcome}: "
+        f"{verdict.bytes / 2**20:,.1f} MiB against its manifest, {verdict.wal} WAL segments",
+    }
