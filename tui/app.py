@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.errors import CellarmanError, Refused
 from engine.job.spec import JobKind
 from tui import crash, glyphs, themes
 from tui.format import counted
-from tui.watch import Snapshot, Watch, before_looking
+from tui.watch import Snapshot, Watch, before_looking, utc_now
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
@@ -59,19 +60,22 @@ class Console(App[None]):
         banner: str = "",
         theme: str = "",
         ascii_only: bool | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         super().__init__()
         self.config = config
+        self.now = now
         self.read_only = read_only or config.read_only
         self.banner = banner
         self.glyphs = glyphs.chosen(ascii_only)
-        self.snapshot = before_looking(config)
+        self.snapshot = before_looking(config, now())
         self.trouble = ""
         self.crashed: list[str] = []
         self.watch = Watch(
             config,
             lambda snapshot: self._tell(Looked(snapshot)),
             lambda error: self._tell(WatchBroke(error)),
+            now,
         )
         for known in themes.THEMES.values():
             self.register_theme(known)

@@ -8,7 +8,7 @@ import traceback
 from datetime import datetime, timezone
 
 from engine import __version__
-from engine.postgres.conninfo import redact
+from engine.postgres.dsn import redact
 
 
 def write_report(error: BaseException, state_directory: str) -> str:

@@ -158,8 +158,10 @@ def when(moment: datetime, now: datetime) -> str:
     >>> now = datetime(2026, 11, 22, 14, 2, tzinfo=timezone.utc)
     >>> when(datetime(2026, 11, 22, 11, 48, 2, tzinfo=timezone.utc), now)
     '11:48'
-    >>> when(datetime(2025, 11, 20, 1, 2, tzinfo=timezone.utc), now), when(datetime(2026, 11, 2, tzinfo=timezone.utc), now)
-    ('2025-11-20 01:02', '11-02 00:00')
+    >>> when(datetime(2025, 11, 20, 1, 2, tzinfo=timezone.utc), now)
+    '2025-11-20 01:02'
+    >>> when(datetime(2026, 11, 2, tzinfo=timezone.utc), now)
+    '11-02 00:00'
     """
     at, today = utc(moment), utc(now)
     if at.date() == today.date():

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 
 from textual.theme import Theme
 
-ROLES = ("text", "strong", "quiet", "faint", "rule", "good", "soon", "bad", "moving", "hand")
-
 
 def _theme(name: str, dark: bool, **colours: str) -> Theme:
     ground = colours.pop("ground")
@@ -36,6 +34,8 @@ def _theme(name: str, dark: bool, **colours: str) -> Theme:
             "cursor-ground": cursor,
             "cursor-style": "none",
             "quiet-style": "none",
+            "faint-style": "none",
+            "rule-style": "none",
             "border-blurred": colours["rule"],
             "border": colours["quiet"],
             "scrollbar": colours["rule"],
@@ -136,6 +136,8 @@ TERMINAL = Theme(
         "cursor-ground": "ansi_default",
         "cursor-style": "reverse",
         "quiet-style": "dim",
+        "faint-style": "dim",
+        "rule-style": "dim",
         "input-cursor-background": "ansi_default",
         "input-cursor-foreground": "ansi_default",
         "input-cursor-text-style": "reverse",

@@ -54,15 +54,19 @@ class Snapshot:
         return tuple(job for job in self.jobs if job.status == "running")
 
 
-def this_minute() -> datetime:
-    """Return now, to the minute: what is painted from it changes once a minute at most."""
-    return datetime.now(timezone.utc).replace(second=0, microsecond=0)
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
-def before_looking(config: Config) -> Snapshot:
+def minute_of(now: datetime) -> datetime:
+    """Return `now` to the minute: what is painted from it changes once a minute at most."""
+    return now.replace(second=0, microsecond=0)
+
+
+def before_looking(config: Config, now: datetime) -> Snapshot:
     """Return what can be shown before the disk was read: the servers' names."""
-    servers = tuple(ServerStatus(name, "unknown", server.description) for name, server in config.servers.items())
-    return Snapshot(this_minute(), servers, looked=False)
+    servers = [ServerStatus(s.name, "unknown", s.description) for s in config.servers.values() if s.active]
+    return Snapshot(minute_of(now), tuple(servers), looked=False)
 
 
 class _Journal:
@@ -95,6 +99,7 @@ class Watch:
     config: Config
     publish: Callable[[Snapshot], None]
     broke: Callable[[BaseException], None]
+    now: Callable[[], datetime] = utc_now
     _look_at: str = ""
     _wake: threading.Event = field(default_factory=threading.Event)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -137,11 +142,11 @@ class Watch:
             changed = before != {job.id: job.status for job in jobs}
             began = time.monotonic()
             if woken or changed or began >= next_status:
-                servers = statuses.read(jobs, datetime.now(timezone.utc))
+                servers = statuses.read(jobs, self.now())
                 # A repository that is slow to read is read less often.
                 next_status = began + max(STATUS_PAUSE, 10 * (time.monotonic() - began))
             journal = self._journal(journal, jobs)
-            snapshot = Snapshot(this_minute(), servers, jobs, journal.view if journal else None)
+            snapshot = Snapshot(minute_of(self.now()), servers, jobs, journal.view if journal else None)
             if snapshot != published and not self._stopped.is_set():
                 self.publish(snapshot)
                 published = snapshot

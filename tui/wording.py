@@ -99,17 +99,17 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
         return name, ("  cannot be restored: ", "bad"), ("there is no good backup", "text")
     exposed = server.exposure(now)
     assert exposed is not None
-    if server.gaps and server.health == "critical":
+    if not server.open_end:
         return (
             name,
-            ("  cannot be restored to any moment after ", "text"),
+            ("  cannot be restored past ", "text"),
             (exactly(end), "bad!"),
-            (f"  ({said_span(exposed.total_seconds())})", "quiet"),
+            (f"  ({said_span(exposed.total_seconds())} ago)", "quiet"),
         )
     return (
         name,
         ("  can be restored to any moment from ", "text"),
-        (when(begin, now), "good"),
+        (when(begin, now), "good!"),
         (" to ", "text"),
         (f"{when(end, now)} UTC", "good!"),
     )

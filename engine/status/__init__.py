@@ -17,10 +17,6 @@ from engine.status.values import ORDER, Finding, Health, ServerStatus, Severity,
 
 __all__ = ["Finding", "Health", "ServerStatus", "Severity", "Statuses", "Wal", "Window", "statuses"]
 
-SEGMENT_SIZE = 16 << 20
-"""Until a backup tells the real one."""
-
-
 class Statuses:
     """Reads how all servers of a configuration stand; each look reads only what changed since the one before."""
 
@@ -52,9 +48,10 @@ def _status(reader: disk.Reader, jobs: Sequence[JobState], now: datetime) -> Ser
 
 def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: datetime) -> ServerStatus:
     catalogue = reader.catalogue()
-    size = next((info.xlog_segment_size for info in catalogue.backups if info.usable), SEGMENT_SIZE)
-    windows, broken = disk.windows(reader, catalogue.backups, reader.archive(size))
-    wal = reader.wal()
+    size = next((info.xlog_segment_size for info in catalogue.backups if info.usable), None)
+    archive = reader.archive(size)
+    windows, broken = disk.windows(reader, catalogue.backups, archive)
+    wal = reader.wal(archive)
     running = tuple(job for job in jobs if job.status == "running")
     ended = [job for job in jobs if job.status != "running"]
     found = verdict.findings(server, catalogue.backups, catalogue.unreadable, windows, broken, wal, running, ended, now)

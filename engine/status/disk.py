@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from itertools import pairwise
 
 from engine.config import Server
 from engine.postgres import segment
-from engine.postgres.timeline import Lineage, Switch, parse_history
+from engine.postgres.timeline import Lineage
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.status.values import Wal, Window
+from engine.wal import listing
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
 
 LATEST = 12
@@ -28,8 +29,7 @@ class Reader:
         self.server = server
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
-        self._names: dict[str, tuple[int, tuple[str, ...]]] = {}
-        self._histories: dict[str, tuple[int, str]] = {}
+        self._archive: tuple[object, Archive] | None = None
 
     def catalogue(self) -> Catalogue:
         """Return the catalogue, read again only when a directory of it has changed."""
@@ -38,73 +38,35 @@ class Reader:
             self._catalogue = (marks, repository.catalogue(self.layout))
         return self._catalogue[1]
 
-    def archive(self, size: int) -> Archive:
-        """Return the archive's names; a directory is listed again only when it has changed."""
-        segments: dict[int, list[int]] = {}
-        histories: dict[int, tuple[Switch, ...]] = {}
-        bad: dict[int, str] = {}
-        known: dict[str, tuple[int, tuple[str, ...]]] = {}
-        for directory, changed in sorted(_directories(self.layout.wals)):
-            before = self._names.get(directory)
-            unchanged = before is not None and before[0] == changed
-            names = before[1] if before and unchanged else _segments(os.path.join(self.layout.wals, directory))
-            known[directory] = (changed, names)
-            for name in names:
-                try:
-                    timeline, number = segment.parse_segment(name, size)
-                except ValueError:
-                    continue
-                segments.setdefault(timeline, []).append(number)
-        self._names = known
-        for name in _listed(self.layout.wals):
-            if segment.kind_of(name) == segment.HISTORY:
-                timeline = int(name[:8], 16)
-                try:
-                    histories[timeline] = parse_history(timeline, self._history(name))
-                except (ValueError, OSError) as error:
-                    bad[timeline] = str(error)
-        return Archive(size, segments, histories, {}, bad)
+    def archive(self, size: int | None) -> Archive:
+        """Return the archive's names (`size` of a segment in bytes), listed again only when a directory has changed."""
+        layout = self.layout
+        marks = (size, *_archive_directories(layout.wals), _changed(layout.incoming), _changed(layout.streaming))
+        if self._archive is None or self._archive[0] != marks:
+            self._archive = (marks, listing.scan(layout, size))
+        return self._archive[1]
 
-    def _history(self, name: str) -> str:
-        from engine.wal import codec
-
-        path = self.layout.wal(name)
-        changed = _changed(path)
-        if name not in self._histories or self._histories[name][0] != changed:
-            with open(path, "rb") as file:
-                data = file.read(1 << 20)
-            self._histories[name] = (changed, codec.decompress(data).decode("utf-8", "replace"))
-        return self._histories[name][1]
-
-    def wal(self) -> Wal:
+    def wal(self, archive: Archive) -> Wal:
         """Return the newest segment, the queues, and whether WAL is being received."""
-        newest = self._newest()
-        times = [at for at in (_written(self.layout.wal(name)) for name in newest) if at is not None]
+        timeline = max(archive.segments, default=1)
+        newest = [archive.name(timeline, number) for number in reversed(archive.segments.get(timeline, ())[-LATEST:])]
+        times = [at for at in (_written(listing.locate(self.layout, name)) for name in newest) if at is not None]
         pauses = [later - earlier for later, earlier in pairwise(times)]
         queued = [*_queue(self.layout.incoming), *_queue(self.layout.streaming)]
         since = [at for at in map(_written, queued) if at is not None]
         return Wal(
             newest=newest[0] if newest else "",
             newest_at=times[0] if times else None,
-            usual_pause=max([*pauses, timedelta(0)]) if len(pauses) >= LATEST // 2 else None,
+            usual_pause=max(pauses) if len(pauses) >= LATEST // 2 else None,
             queued=len(queued),
             queued_since=min(since) if since else None,
             refused=sum(1 for name in _listed(self.layout.errors) if not name.endswith(".txt")),
             receiving=locks.holder(self.layout.lock("receive-wal")) is not None,
         )
 
-    def _newest(self) -> list[str]:
-        """Return the names of the newest segments, newest first, of the newest timeline."""
-        found: list[str] = []
-        for directory in sorted(self._names, reverse=True):
-            found += reversed(self._names[directory][1])
-            if len(found) >= LATEST:
-                break
-        return found[:LATEST]
-
     def moment_of(self, archive: Archive, timeline: int, number: int) -> datetime | None:
         """Return the moment that a segment's end stands for: when PostgreSQL wrote it last."""
-        return _written(self.layout.wal(archive.name(timeline, number)))
+        return _written(listing.locate(self.layout, archive.name(timeline, number)))
 
 
 def windows(
@@ -124,12 +86,9 @@ def windows(
             window = Window(found[-1].begin, max(found[-1].end, window.end), found[-1].backup)
             found.pop()
         found.append(window)
+        broken = dict.fromkeys(broken, False)
         if far.end_kind != "open_end":
-            for missing in broken:
-                broken[missing] = False
             broken[_missing(far, archive)] = True
-        elif broken:
-            broken = dict.fromkeys(broken, False)
     return tuple(found), tuple(broken.items())
 
 
@@ -151,27 +110,24 @@ def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | N
 def _missing(far: Reach, archive: Archive) -> str:
     assert far.missing_first is not None
     first = archive.name(far.timeline, far.missing_first)
-    count = (far.missing_last or far.missing_first) - far.missing_first + 1
+    last = far.missing_last or far.missing_first
     if far.end_kind == "invalid_segment":
         return f"WAL {first} is not usable ({far.reason})"
-    if count == 1:
+    if last == far.missing_first:
         return f"WAL {first} is missing"
-    return f"WAL {first} … {archive.name(far.timeline, far.missing_last or 0)[-8:]}: {count} segments are missing"
+    count = last - far.missing_first + 1
+    return f"WAL {first} to {archive.name(far.timeline, last)[-8:]} are missing ({count} segments)"
 
 
-def _directories(wals: str) -> Iterator[tuple[str, int]]:
-    """Yield (name, time of change) of the archive's directories."""
+def _archive_directories(wals: str) -> list[tuple[str, int]]:
+    """Return the archive's directories, itself included, each with the time that it was changed."""
+    found = [("", _changed(wals))]
     try:
         with os.scandir(wals) as entries:
-            for entry in entries:
-                if len(entry.name) == 16 and entry.is_dir(follow_symlinks=False):
-                    yield entry.name, entry.stat(follow_symlinks=False).st_mtime_ns
+            found += [(entry.name, entry.stat().st_mtime_ns) for entry in entries if len(entry.name) == 16]
     except FileNotFoundError:
-        return
-
-
-def _segments(directory: str) -> tuple[str, ...]:
-    return tuple(sorted(name for name in _listed(directory) if segment.kind_of(name) == segment.SEGMENT))
+        return found
+    return sorted(found)
 
 
 def _queue(directory: str) -> list[str]:

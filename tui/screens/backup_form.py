@@ -5,7 +5,6 @@ from __future__ import annotations
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.strip import Strip
 from textual.widgets import Input
 
 from engine.config import Server
@@ -55,9 +54,6 @@ class Choice(Lines, can_focus=True):
         hint = ("   space changes it" if self.has_focus else "", "quiet")
         self.show([((f"{self._label:<13}", "quiet"), *signs, hint)])
 
-    def render_line(self, y: int) -> Strip:
-        return super().render_line(y)
-
 
 class BackupForm(Dialog):
     """A backup of one server, about to be started."""
@@ -70,20 +66,20 @@ class BackupForm(Dialog):
 
     def __init__(self, server: str) -> None:
         super().__init__()
-        self._name = server
+        self._server_name = server
 
     @property
     def _server(self) -> Server:
-        return self.app.config.servers[self._name]
+        return self.app.config.servers[self._server_name]
 
     def says(self) -> list[Line]:
         server = self._server
         now = self.app.snapshot.minute
-        status = self.app.snapshot.server(self._name)
+        status = self.app.snapshot.server(self._server_name)
         facts = [("takes", _what(server)), ("into", plain(server.layout.base))]
         if status is not None and status.last_backup is not None:
             facts.append(("last one", wording.backup_facts(status.last_backup, now)))
-        lines: list[Line] = [((f"Back up {plain(self._name)} now?", "strong"),), ()]
+        lines: list[Line] = [((f"Back up {plain(self._server_name)} now?", "strong"),), ()]
         return lines + [((f"{label:<13}", "quiet"), (text, "text")) for label, text in facts]
 
     def fields(self) -> ComposeResult:
@@ -102,7 +98,7 @@ class BackupForm(Dialog):
         name = self.query_one("#name", Input).value.strip()
         fast = self.query_one("#checkpoint", Choice).is_first
         self.dismiss()
-        self.app.start_job("backup", self._name, name=name or None, immediate=fast)
+        self.app.start_job("backup", self._server_name, name=name or None, immediate=fast)
 
     def action_close(self) -> None:
         self.dismiss()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 
 from textual import work
 from textual.app import ComposeResult
@@ -34,7 +34,7 @@ class JobRoom(Room):
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
-        self._id = job_id
+        self._job_id = job_id
         self._before = ""
 
     def body(self) -> ComposeResult:
@@ -52,7 +52,7 @@ class JobRoom(Room):
 
     def crumbs(self) -> Sequence[str]:
         job = self._job(self.app.snapshot)
-        return ["jobs", f"{plain(job.server)} {job.kind}" if job else self._id]
+        return ["jobs", f"{plain(job.server)} {job.kind}" if job else self._job_id]
 
     @property
     def subject(self) -> str:
@@ -63,7 +63,7 @@ class JobRoom(Room):
         self.set_interval(1.0, self._tick)
 
     def on_screen_resume(self) -> None:
-        self.app.watch.look_at(self._id)
+        self.app.watch.look_at(self._job_id)
 
     def on_unmount(self) -> None:
         self.app.watch.look_at("")
@@ -78,11 +78,11 @@ class JobRoom(Room):
 
     def _view(self, snapshot: Snapshot) -> JobView | None:
         view = snapshot.job
-        return view if view is not None and view.state.id == self._id else None
+        return view if view is not None and view.state.id == self._job_id else None
 
     def _job(self, snapshot: Snapshot) -> JobState | None:
         view = self._view(snapshot)
-        return view.state if view else next((job for job in snapshot.jobs if job.id == self._id), None)
+        return view.state if view else next((job for job in snapshot.jobs if job.id == self._job_id), None)
 
     def paint(self, snapshot: Snapshot) -> None:
         job, view = self._job(snapshot), self._view(snapshot)
@@ -107,7 +107,7 @@ class JobRoom(Room):
         self.query_one("#bar", Lines).show([_bar(job, self._figures_width(), self.glyphs)])
 
     def _paint_numbers(self, job: JobState, view: JobView | None) -> None:
-        self.query_one("#numbers", Lines).show([_numbers(job, view, datetime.now(timezone.utc))])
+        self.query_one("#numbers", Lines).show([_numbers(job, view, self.app.now())])
 
     def _paint_chart(self, job: JobState, view: JobView | None) -> None:
         height = 5 if self.app.size.height >= 36 else 3 if self.app.size.height >= 28 else 2
@@ -140,7 +140,7 @@ class JobRoom(Room):
         from engine.job import launch
 
         try:
-            launch.cancel(self.app.config, self._id)
+            launch.cancel(self.app.config, self._job_id)
         except CellarmanError as error:
             self.app.call_from_thread(self.app.problem, error)
 
@@ -149,7 +149,7 @@ class JobRoom(Room):
         self.call_after_refresh(self.repaint)
 
     def do_copy(self) -> None:
-        self.copy(self._id, self._id)
+        self.copy(self._job_id, self._job_id)
 
 
 def _said(job: JobState) -> list[Line]:

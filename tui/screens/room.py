@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.containers import Vertical
 from textual.screen import Screen
 
 from engine import permission
@@ -75,8 +76,9 @@ class Room(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Lines(id="header")
         yield from self.body()
-        yield Lines((), id="flash")
-        yield Keys(id="keys")
+        with Vertical(id="bottom"):
+            yield Lines((), id="flash")
+            yield Keys(id="keys")
         yield Lines(id="too-small", wrapped=True)
 
     def on_mount(self) -> None:

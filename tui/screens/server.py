@@ -21,7 +21,6 @@ from tui.format import (
     listed,
     percent,
     plain,
-    said_span,
     size,
     stopwatch,
     version,
@@ -57,7 +56,7 @@ class ServerRoom(Room):
 
     def __init__(self, server: str) -> None:
         super().__init__()
-        self._server = server
+        self._server_name = server
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence", wrapped=True)
@@ -72,22 +71,22 @@ class ServerRoom(Room):
             yield Lines(id="events", wrapped=True)
 
     def crumbs(self) -> Sequence[str]:
-        return ["servers", plain(self._server)]
+        return ["servers", plain(self._server_name)]
 
     @property
     def subject(self) -> str:
-        return self._server
+        return self._server_name
 
     def moving(self) -> Table:
         return self.query_one("#backups", Table)
 
     def paint(self, snapshot: Snapshot) -> None:
-        server = snapshot.server(self._server)
+        server = snapshot.server(self._server_name)
         if server is None:
             self.query_one("#sentence", Lines).show([(("This server is no longer in the configuration.", "quiet"),)])
             return
         now, glyphs = snapshot.minute, self.glyphs
-        self.query_one("#sentence", Lines).show([_sentence(server, now)])
+        self.query_one("#sentence", Lines).show([wording.verdict(server, now)])
         width = self.app.size.width - 4
         seen = bool(server.windows or wording.marks(server))
         lines = axis(wording.stretches(server), wording.marks(server), now, width, glyphs, not server.open_end)
@@ -98,13 +97,13 @@ class ServerRoom(Room):
         self._paint_detail(snapshot)
 
     def _paint_detail(self, snapshot: Snapshot) -> None:
-        server = snapshot.server(self._server)
+        server = snapshot.server(self._server_name)
         if server is None:
             return
         info = self._chosen(server)
         detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
         found = [line for finding in server.findings[:4] for line in wording.finding_line(finding, self.glyphs)]
-        jobs = [job for job in snapshot.jobs if job.server == self._server][:8]
+        jobs = [job for job in snapshot.jobs if job.server == self._server_name][:8]
         happening = recent_jobs(jobs, self.app.size.width // 2 - 4, self.glyphs, snapshot.minute)
         if self.wide:
             self.query_one("#right-detail", Lines).show(detail)
@@ -118,7 +117,7 @@ class ServerRoom(Room):
         return next((info for info in server.backups if info.id == key), None)
 
     def _backup(self) -> BackupInfo | None:
-        server = self.app.snapshot.server(self._server)
+        server = self.app.snapshot.server(self._server_name)
         return self._chosen(server) if server else None
 
     @on(Table.Moved)
@@ -130,16 +129,16 @@ class ServerRoom(Room):
     def _opened(self) -> None:
         self.action_command("server.follow")
 
-    def _running(self) -> JobState | None:
-        jobs = [job for job in self.app.snapshot.running if job.server == self._server]
+    def _at_work(self) -> JobState | None:
+        jobs = [job for job in self.app.snapshot.running if job.server == self._server_name]
         key = self.moving().key
         return next((job for job in jobs if job.backup == key), jobs[0] if jobs else None)
 
     def refuse_follow(self) -> str:
-        return "" if self._running() else "Nothing runs on this server now."
+        return "" if self._at_work() else "Nothing runs on this server now."
 
     def do_follow(self) -> None:
-        job = self._running()
+        job = self._at_work()
         if job is not None:
             self.app.open_job(job.id)
 
@@ -156,25 +155,17 @@ class ServerRoom(Room):
         if not info.usable:
             return f"{info.id} is not a finished backup ({info.status.lower()})."
         jobs = self.app.snapshot.running
-        busy = next((job for job in jobs if job.server == self._server and job.backup == info.id), None)
+        busy = next((job for job in jobs if job.server == self._server_name and job.backup == info.id), None)
         return f"A {busy.kind} works on {info.id} already." if busy else ""
 
     def do_verify(self) -> None:
         info = self._backup()
         if info is not None:
-            self.app.start_job("verify", self._server, backup=info.id)
+            self.app.start_job("verify", self._server_name, backup=info.id)
 
 
 def _worker(info: BackupInfo, jobs: Sequence[JobState]) -> JobState | None:
     return next((job for job in jobs if job.backup == info.id), None)
-
-
-def _sentence(server: ServerStatus, now: datetime) -> Line:
-    line = wording.verdict(server, now)
-    exposed = server.exposure(now)
-    if exposed is None or not server.open_end:
-        return line
-    return *line, (f"  {said_span(exposed.total_seconds())} not yet archived", "quiet")
 
 
 def _row(info: BackupInfo, job: JobState | None, now: datetime, glyphs: Glyphs) -> Row:

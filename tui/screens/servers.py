@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from engine.job.state import JobState
 from engine.status import ServerStatus
 from tui import commands, wording
-from tui.format import Line, calm_span, fit, percent, plain, size, when
+from tui.format import Line, calm_span, fit, percent, plain, size, version, when
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
 from tui.watch import Snapshot
@@ -31,9 +31,7 @@ COLUMNS = (
     Column("SIZE", align="right", yields=5),
     Column("EXPOSED", align="right"),
     Column("WAL"),
-    Column("RECOVERABLE", yields=2, gap=1),
-    Column("", yields=1, gap=1),
-    Column("", yields=2),
+    Column("RECOVERABLE"),
 )
 
 
@@ -68,7 +66,7 @@ class Servers(Room):
         sentence = wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Looking…", "quiet"),)
         self.query_one("#sentence", Lines).show([((" ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
-        table.show([_row(server, snapshot, glyphs) for server in snapshot.servers])
+        table.show([_row(server, snapshot, self.app.size.width >= 100, glyphs) for server in snapshot.servers])
         self._paint_below(snapshot)
 
     def _paint_below(self, snapshot: Snapshot) -> None:
@@ -96,33 +94,38 @@ class Servers(Room):
         self.app.push_screen(ServerRoom(self.subject))
 
 
-def _row(server: ServerStatus, snapshot: Snapshot, glyphs: Glyphs) -> Row:
+def _row(server: ServerStatus, snapshot: Snapshot, wide: bool, glyphs: Glyphs) -> Row:
     now = snapshot.minute
     name: Line = ((plain(server.name), "strong"),)
     if not snapshot.looked:
         blank: Line = ()
-        return Row(server.name, (((glyphs.waiting, "faint"),), name, *[blank] * 9))
+        return Row(server.name, (((glyphs.waiting, "faint"),), name, *[blank] * 7))
     last = server.last_backup
     age = calm_span((now - last.end_time).total_seconds()) if last and last.end_time else "none"
-    begin, end = server.recoverable_from, server.recoverable_to
-    reached = when(end, now) if end else ""
-    current = end is not None and not server.gaps
     return Row(
         server.name,
         (
             wording.health_cell(server.health, glyphs),
             name,
-            ((server.version, "quiet"),),
+            ((version(server.version), "quiet"),),
             ((age, "text" if last else "quiet"),),
             ((wording.type_of(last) if last else "", "quiet"),),
             ((size(last.size) if last and last.size else "", "quiet"),),
             wording.exposed_cell(server, now),
             wording.wal_cell(server),
-            ((when(begin, now) if begin else "", "quiet"),),
-            mini(wording.stretches(server), now, 10, glyphs) if begin else (),
-            ((reached, "text" if current else "bad"),),
+            _recoverable(server, now, wide, glyphs),
         ),
     )
+
+
+def _recoverable(server: ServerStatus, now: datetime, wide: bool, glyphs: Glyphs) -> Line:
+    """Return from when to when, with a small axis between."""
+    begin, end = server.recoverable_from, server.recoverable_to
+    if begin is None or end is None:
+        return (("nothing", "quiet"),)
+    line = mini(wording.stretches(server), now, 12 if wide else 9, glyphs)
+    reached = (f" {when(end, now)}", "text" if server.open_end else "bad")
+    return ((f"{when(begin, now)} ", "quiet"), *line, reached) if wide else (*line, reached)
 
 
 def about(server: ServerStatus, now: datetime, width: int, glyphs: Glyphs) -> list[Line]:

@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.color import Color
 from textual.geometry import Region, Size
 from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.format import Line, fit, wrap
-from tui.themes import ROLES
 
 
 class Painter(Widget):
-    """Turns lines of (text, role) into strips; roles become colours through component classes."""
-
-    COMPONENT_CLASSES = {f"painter--{role}" for role in (*ROLES, "cursor")}
-    DEFAULT_CSS = """
-    Painter {
-        & > .painter--text { color: $text; }
-        & > .painter--strong { color: $strong; text-style: bold; }
-        & > .painter--quiet { color: $quiet; text-style: $quiet-style; }
-        & > .painter--faint { color: $faint; text-style: $quiet-style; }
-        & > .painter--rule { color: $rule; text-style: $quiet-style; }
-        & > .painter--good { color: $good; }
-        & > .painter--soon { color: $soon; }
-        & > .painter--bad { color: $bad; }
-        & > .painter--moving { color: $moving; }
-        & > .painter--hand { color: $hand; }
-        & > .painter--cursor { background: $cursor-ground; text-style: $cursor-style; }
-    }
-    """
+    """Turns lines of (text, role) into strips; the theme gives each role its style."""
 
     def role_style(self, role: str) -> Style:
         """Return the style of a role; "!" at its end makes it bold."""
-        bold = role.endswith("!")
-        style = self.get_component_rich_style(f"painter--{role.rstrip('!')}", partial=True)
-        return style + Style(bold=True) if bold else style
+        variables = self.app.theme_variables
+        return _style(role, variables[role.rstrip("!")], variables.get(f"{role}-style", "none"))
+
+    @property
+    def cursor_style(self) -> Style:
+        """What the row under the cursor adds."""
+        variables = self.app.theme_variables
+        if variables["cursor-style"] == "reverse":
+            return Style(reverse=True)
+        return Style(bgcolor=Color.parse(variables["cursor-ground"]).rich_color)
 
     def strip_of(self, line: Line, width: int, *, cursor: bool = False, y: int = 0) -> Strip:
         """Paint one line, cut or filled to `width`; selectable when `y` is its place in the text."""
         base = self.rich_style
         if cursor:
-            base = base + self.get_component_rich_style("painter--cursor", partial=True)
+            base = base + self.cursor_style
         segments = [Segment(_clean(text), base + self.role_style(role)) for text, role in line if text]
         strip = Strip(segments).adjust_cell_length(width, base)
         selection = self.text_selection
@@ -53,6 +44,12 @@ class Painter(Widget):
             start, end = chosen
             strip = _selected(strip, start, width if end == -1 else end, self.selection_style.rich_style)
         return strip.apply_offsets(0, y)
+
+
+@lru_cache(256)
+def _style(role: str, colour: str, manner: str) -> Style:
+    bold = True if role.endswith("!") or role == "strong" else None
+    return Style(color=Color.parse(colour).rich_color, bold=bold, dim=True if manner == "dim" else None)
 
 
 def _clean(text: str) -> str:
