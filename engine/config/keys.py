@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from engine.errors import UsageError
 from engine.postgres import dsn
 
 Parser = Callable[[object], Any]
@@ -20,9 +21,6 @@ _INTERVAL = re.compile(r"\s*(\d+)\s+(hour|day|week|month)s?\s*", re.IGNORECASE)
 _HOURS = {"hour": 1, "day": 24, "week": 7 * 24, "month": 31 * 24}
 _SIZE = re.compile(r"\s*(\d+)\s*(?:([kKMGT])(i?))?B?\s*")
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_RETENTION = re.compile(
-    r"\s*(?:REDUNDANCY\s+(\d+)|RECOVERY\s+WINDOW\s+OF\s+(\d+)\s+(?:DAY|WEEK|MONTH)S?)\s*", re.IGNORECASE
-)
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 
@@ -122,10 +120,13 @@ def _slot(value: object) -> str:
 
 
 def _retention(value: object) -> str:
+    from engine.repository.retention import parse_policy
+
     text = _text(value)
-    found = _RETENTION.fullmatch(text)
-    if text.strip() and (found is None or int(found[1] or found[2]) == 0):
-        raise ValueError('"REDUNDANCY n" or "RECOVERY WINDOW OF n DAYS" (or WEEKS, MONTHS), n from 1')
+    try:
+        parse_policy(text)
+    except UsageError:
+        raise ValueError('"REDUNDANCY 3" or "RECOVERY WINDOW OF 7 DAYS" (or WEEKS, MONTHS), from 1 on') from None
     return " ".join(text.split())
 
 
@@ -148,7 +149,7 @@ def _rate(value: object) -> int:
     wanted = 'kilobytes a second from 32 to 1048576, or text such as "20Mi"; 0 is unlimited'
     if isinstance(value, str):
         try:
-            value = size(value) // 1024
+            value = -(-size(value) // 1024)
         except ValueError:
             raise ValueError(wanted) from None
     if type(value) is not int or not (value == 0 or 32 <= value <= 1048576):

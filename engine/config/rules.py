@@ -138,7 +138,7 @@ def _shared_places(servers: Mapping[str, Server], sources: Sources, begins: Mapp
 
 def secrets(servers: Mapping[str, Server], sources: Sources, files: Mapping[str, FileFacts]) -> list[Problem]:
     """Return files with a password in them that others may read; libpq's rule for key files: 0600, or root's 0640."""
-    problems = {}
+    problems: dict[str, Problem] = {}
     for server in servers.values():
         for key in ("conninfo", "streaming_conninfo"):
             source = sources[server.name, key]
@@ -147,7 +147,7 @@ def secrets(servers: Mapping[str, Server], sources: Sources, files: Mapping[str,
                 continue
             allowed = 0o640 if facts.owner == 0 else 0o600
             if facts.mode & 0o777 & ~allowed:
-                problems[source.file] = Problem(
+                problems[source.file] = problems.get(source.file) or Problem(
                     source,
                     f"{key} of {server.name} has a password; others may read the file (mode {facts.mode & 0o777:04o})",
                     f"move the password to ~/.pgpass, or: chmod {allowed:04o} {source.file}",

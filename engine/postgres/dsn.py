@@ -11,7 +11,10 @@ import re
 
 MASK = "********"
 _SECRETS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
-_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*|)", re.DOTALL)
+_KEY = re.compile(r"\s*([^=\s]+)\s*=\s*", re.ASCII)
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'\s*", re.ASCII | re.DOTALL)
+_BARE = re.compile(r"((?:[^\s\\]|\\.|\\$)*)\s*", re.ASCII | re.DOTALL)
+_ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 _KEYWORD_SECRET = re.compile(
     rf"\b({'|'.join(_SECRETS)}|PGPASSWORD)(\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s'\"&\\]|\\.)+)",
     re.IGNORECASE | re.DOTALL,
@@ -33,23 +36,22 @@ def parse(conninfo: str) -> dict[str, str]:
     >>> parse("host pg")
     Traceback (most recent call last):
         ...
-    ValueError: no "=" after "host"
+    ValueError: key=value pairs, and there is a word without "=" in it
     """
     if is_uri(conninfo):
         return _parse_uri(conninfo)
     found: dict[str, str] = {}
-    at, text = 0, conninfo.strip()
+    at, text = 0, conninfo.strip(" \t\n\r\f\v")
     while at < len(text):
-        pair = _PAIR.match(text, at)
-        if pair is None:
-            raise ValueError(f'no "=" after "{text[at:].split(None, 1)[0].partition("=")[0]}"')
-        value = pair[2]
-        at = pair.end()
-        if at < len(text) and not text[at].isspace():
-            raise ValueError(f'the quotes of "{pair[1]}" do not end where its value does')
-        if value.startswith("'"):
-            value = value[1:-1]
-        found[pair[1]] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        key = _KEY.match(text, at)
+        if key is None:
+            raise ValueError('key=value pairs, and there is a word without "=" in it')
+        quoted = text.startswith("'", key.end())
+        value = (_QUOTED if quoted else _BARE).match(text, key.end())
+        if value is None:
+            raise ValueError(f"key=value pairs, and the quotes of {key[1]} never end")
+        found[key[1]] = _ESCAPE.sub(r"\1", value[1])
+        at = value.end()
     return found
 
 
@@ -66,7 +68,7 @@ def _parse_uri(uri: str) -> dict[str, str]:
         found |= {"user": unquote(user), "password": unquote(password)}
     places = [re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", place) for place in hosts.split(",")]
     if not all(places):
-        raise ValueError(f'"{hosts}" is not host:port')
+        raise ValueError("postgresql://user@host:port/dbname, and what it has for host:port is neither")
     found["host"] = ",".join(unquote(place[1].strip("[]")) for place in places if place)
     found["port"] = ",".join(place[2] or "" for place in places if place)
     found["dbname"] = unquote(dbname)
