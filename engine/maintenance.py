@@ -1,11 +1,176 @@
-"""The minute: what must be done again and again, safe beside Barman's own cron."""
+"""The minute: what must be done again and again, idempotent, safe beside Barman's own cron.
+
+One pass over a server, under its `.S-cron.lock`: what dead workers left is marked FAILED, WAL is received and taken in,
+backups whose WAL is complete become DONE, the index of commit times catches up, deletions are finished, and what
+retention gives up is deleted. Each step is tried whatever the others did, and each server whatever the others did.
+"""
 
 from __future__ import annotations
 
-from engine.config import Config
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+from engine.backup import streaming, waiting
+from engine.config import Config, Server
+from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
+from engine.repository import deletion, locks, repository, retention
+from engine.repository.backupinfo import BackupInfo
+from engine.wal import index, receiver
+from engine.wal.ingest import ingest
+
+Step = Callable[[Server, Reporter], None]
+INDEX_BUDGET = 20.0
+"""Seconds of a pass that may go into the index of one server; the next pass goes on."""
 
 
 def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
-    """Do one pass over all active servers and return what failed, a sentence each; one never stops the others."""
-    raise NotImplementedError
+    """Do one pass over all active servers and return what failed, a sentence each.
+
+    Raises Refused when everything is read-only.
+    """
+    if config.read_only:
+        raise Refused("no maintenance is done", "Cellarman runs read-only", "run it again without --read-only")
+    problems: list[str] = []
+    for server in config.servers.values():
+        if server.active:
+            problems += one_server(server, report)
+    return problems
+
+
+def one_server(server: Server, report: Reporter = SILENT, *, wal_only: bool = False) -> list[str]:
+    """Do one pass over a server and return what failed; a pass that somebody else makes is none of ours.
+
+    `wal_only` is the short pass for WAL that has just arrived.
+    """
+    layout = server.layout
+    problems: list[str] = []
+    try:
+        repository.prepare(layout)
+        with locks.hold(layout.lock("cron"), what=f"maintain {server.name}"):
+            for step in _WAL_STEPS if wal_only else _STEPS:
+                problems += _try(step, server, report)
+    except Busy as busy:
+        report.note(f"{server.name}: {busy.what}: {busy.why}")
+    except CellarmanError as error:
+        problems.append(f"{server.name}: {error}")
+    return problems
+
+
+def _try(step: Step, server: Server, report: Reporter) -> list[str]:
+    try:
+        step(server, report)
+    except Busy as busy:
+        report.note(f"{server.name}: {busy.what}; the next pass does it")
+    except (CellarmanError, OSError) as error:
+        return [f"{server.name}: {error}"]
+    except Exception as error:  # a defect in one step must not end the agent's care for all servers; it is said
+        return [f"{server.name}: unexpected {type(error).__name__} in {step.__name__.strip('_')}: {error}"]
+    return []
+
+
+def _mark_the_dead(server: Server, report: Reporter) -> None:
+    """Mark FAILED what a worker of ours left EMPTY or STARTED when it died: its locks are free."""
+    layout = server.layout
+    for info in repository.backups(layout):
+        if info.status not in ("EMPTY", "STARTED") or info.deleting or not repository.facts(layout, info.id):
+            continue
+        try:
+            with locks.hold(layout.lock("backup")), locks.hold(layout.lock(info.id)):
+                now = repository.load(layout, info.id)
+                if now.status in ("EMPTY", "STARTED"):
+                    _fail(server, now, report)
+        except Busy:
+            return  # a backup runs, perhaps this one
+
+
+def _fail(server: Server, info: BackupInfo, report: Reporter) -> None:
+    facts = repository.facts(server.layout, info.id)
+    job = f" (job {facts['job']})" if facts.get("job") else ""
+    reason = f"the worker{job} died while the backup was {info.status}; found by maintenance"
+    streaming.give_up(server, info, reason, str(facts.get("client", "")), report)
+    report.note(f"backup {info.id} of {server.name} is FAILED: {reason}", "warn")
+
+
+def _sweep(server: Server, report: Reporter) -> None:
+    """Remove our facts about backups that are gone."""
+    layout = server.layout
+    ending = "-cellarman.json"
+    for name in os.listdir(layout.meta):
+        backup_id = name.removesuffix(ending)
+        if backup_id == name or name.startswith(".") or not repository.is_backup_id(backup_id):
+            continue
+        if os.path.exists(layout.backup_info(backup_id)) or os.path.exists(layout.backup(backup_id)):
+            continue
+        if locks.holder(layout.lock(backup_id)) is None and locks.holder(layout.lock("backup")) is None:
+            os.unlink(layout.own_facts(backup_id))
+
+
+def _receive(server: Server, report: Reporter) -> None:
+    if receiver.ensure(server):
+        report.note(f"{server.name}: pg_receivewal was started")
+
+
+def _take_in(server: Server, report: Reporter) -> None:
+    result = ingest(server, report)
+    if result.stored:
+        report.note(f"{server.name}: {len(result.stored)} WAL files archived")
+    if result.refused:
+        names = "; ".join(f"{refusal.name} ({refusal.reason})" for refusal in result.refused)
+        raise CellarmanError(f"{len(result.refused)} WAL files were refused, kept in {server.layout.errors}", names)
+
+
+def _promote(server: Server, report: Reporter) -> None:
+    """Make DONE what only waited for its WAL, and now has it."""
+    layout = server.layout
+    for info in repository.backups(layout):
+        if info.status != "WAITING_FOR_WALS" or info.deleting or waiting.missing(layout, info):
+            continue
+        try:
+            with locks.hold(layout.lock(info.id)):
+                now = repository.load(layout, info.id)
+                if now.status == "WAITING_FOR_WALS":
+                    streaming.complete(server, now)
+                    report.note(f"backup {info.id} of {server.name} has its WAL and is DONE")
+        except Busy:
+            continue  # its own worker waits for the same
+
+
+def _index(server: Server, report: Reporter) -> None:
+    index.catch_up(server.layout, budget=INDEX_BUDGET, report=report)
+
+
+def _finish_deletions(server: Server, report: Reporter) -> None:
+    if server.protected:
+        return
+    for backup_id in deletion.unfinished(server.layout):
+        deletion.delete(server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
+        report.note(f"{server.name}: the deletion of backup {backup_id} was finished")
+
+
+def _retain(server: Server, report: Reporter) -> None:
+    """Delete what the retention policy gives up, oldest first; what forbids a deletion is said and stays."""
+    if server.protected or not server.retention_policy:
+        return
+    layout = server.layout
+    policy = retention.parse_policy(server.retention_policy)
+    verdicts = retention.verdicts(
+        repository.backups(layout), policy, server.minimum_redundancy, datetime.now(timezone.utc)
+    )
+    for backup_id in sorted(backup_id for backup_id, verdict in verdicts.items() if verdict.expires):
+        try:
+            deletion.delete(layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
+            report.note(f"{server.name}: backup {backup_id} was deleted: {verdicts[backup_id].reason}")
+        except Refused as refused:
+            report.note(f"{server.name}: {refused}", "warn")
+
+
+_WAL_STEPS: tuple[Step, ...] = (_receive, _take_in, _promote, _index)
+_STEPS: tuple[Step, ...] = (
+    _mark_the_dead,
+    _sweep,
+    *_WAL_STEPS,
+    _finish_deletions,
+    _retain,
+)

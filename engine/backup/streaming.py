@@ -251,11 +251,11 @@ class _Run:
         status = self._status_on_disk()
         if status == "DONE" or (status == "WAITING_FOR_WALS" and not stopped):
             return
-        if status != "WAITING_FOR_WALS":
-            _release(self.server, self.client, self.report)
-            discard(self.server, self.info.id)
         try:
-            self._save(status="FAILED", error=reason(error))
+            if status == "WAITING_FOR_WALS":
+                self._save(status="FAILED", error=reason(error))
+            else:
+                give_up(self.server, self.info, reason(error), self.client, self.report)
         except (CellarmanError, OSError) as second:
             path = self.server.layout.backup_info(self.info.id)
             self.report.note(f"{path} could not say that the backup failed: {second}; cellarman cron does", "error")
@@ -274,10 +274,25 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:1000]
 
 
-def discard(server: Server, backup_id: str) -> None:
+def give_up(server: Server, info: BackupInfo, why: str, client: str, report: Reporter) -> None:
+    """Leave a backup FAILED: ended on the server, its files removed, the reason in backup.info.
+
+    The caller holds the server's backup lock. `client` is what its pg_basebackup called itself, "" for not known.
+    """
+    if client:
+        _release(server, client, report)
+    _discard(server, info.id)
+    repository.save(server.layout, replace(info, status="FAILED", error=why))
+
+
+def complete(server: Server, info: BackupInfo) -> None:
+    """Make a backup DONE whose WAL is all in the archive; the caller holds its lock."""
+    repository.save(server.layout, replace(info, status="DONE"))
+
+
+def _discard(server: Server, backup_id: str) -> None:
     """Remove what a failed backup copied, so that it takes no room; its place stays, empty, for Barman to delete."""
-    top = server.layout.backup(backup_id)
-    shutil.rmtree(top, ignore_errors=True)
+    shutil.rmtree(server.layout.backup(backup_id), ignore_errors=True)
     try:
         os.makedirs(server.layout.data(backup_id), mode=0o755, exist_ok=True)
     except OSError:
