@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from engine.cli import output
-from engine.config import DEFAULT, Config, InvalidConfig, Problem, describe, load
+from engine.config import DEFAULT, Config, InvalidConfig, Problem, Source, describe, load
+
+Row = tuple[str, str, Any, Source]
 
 NEEDS_CONFIG = False  # a broken one is what `config check` is for
 
@@ -37,9 +40,10 @@ def run(args: argparse.Namespace, _config: Config | None) -> int:
     return 0
 
 
-def _print_parts(rows: list[tuple[str, str, Any, object]]) -> None:
+def _print_parts(rows: Sequence[Row]) -> None:
     shown = [(part, key, _toml(value), source) for part, key, value, source in rows]
-    widths = [max((len(row[i]) for row in shown), default=0) for i in (1, 2)]
+    names = max((len(key) for _, key, _, _ in shown), default=0)
+    values = min(48, max((len(value) for _, _, value, _ in shown), default=0))
     part = None
     for name, key, value, source in shown:
         if name != part:
@@ -47,10 +51,10 @@ def _print_parts(rows: list[tuple[str, str, Any, object]]) -> None:
                 print()
             print(f"[servers.{name}]" if name else "[cellarman]")
             part = name
-        print(f"{key:<{widths[0]}} = {value:<{min(widths[1], 48)}}  # {source}")
+        print(f"{key:<{names}} = {value:<{values}}  # {source}")
 
 
-def _document(config: Config, rows: list[tuple[str, str, Any, object]]) -> dict[str, Any]:
+def _document(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
     values = [
         {"server": part or None, "key": key, "value": value, "source": str(source)} for part, key, value, source in rows
     ]

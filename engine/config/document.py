@@ -14,6 +14,7 @@ from typing import Any
 import tomli
 
 from engine.errors import ConfigError
+from engine.postgres import dsn
 
 KeyPath = tuple[str, ...]
 
@@ -68,7 +69,7 @@ def read(path: str) -> Document:
         place = _AT_LINE.search(str(error))
         line = int(place[1]) if place and place[1] else text.rstrip().count("\n") + 1
         reason = _AT_LINE.sub("", str(error))
-        said = text.splitlines()[line - 1].strip() if text else ""
+        said = dsn.redact(text.splitlines()[line - 1].strip()) if text else ""
         raise ConfigError(
             f"{path}:{line}: this is not TOML",
             f"{reason}: {said}",

@@ -41,7 +41,7 @@ def parse(conninfo: str) -> dict[str, str]:
     if is_uri(conninfo):
         return _parse_uri(conninfo)
     found: dict[str, str] = {}
-    at, text = 0, conninfo.strip(" \t\n\r\f\v")
+    at, text = 0, conninfo.lstrip(" \t\n\r\f\v")
     while at < len(text):
         key = _KEY.match(text, at)
         if key is None:

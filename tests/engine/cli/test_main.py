@@ -132,8 +132,11 @@ def test_nearest_verb_and_nearest_choice() -> None:
 
 
 def test_global_flags_stand_anywhere(config: str) -> None:
-    for words in (["--config", config, "--json", "config", "check"], ["config", "--json", "check", f"--config={config}"],
-                  ["config", "check", "--config", config, "--json"]):  # fmt: skip
+    for words in (
+        ["--config", config, "--json", "config", "check"],
+        ["config", "--json", "check", f"--config={config}"],
+        ["config", "check", "--config", config, "--json"],
+    ):
         done = call(*words)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["files"] == [config]

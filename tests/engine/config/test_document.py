@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import document
@@ -75,6 +75,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 values = st.sampled_from(['"x"', "'''a\nb = 1\n'''", "[1,\n2]", "{ a = 1 }", "true", '"\\""', "1.5e3"])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(names, values, max_size=8), st.integers(0, 3))
 def test_any_keys(entries: dict[str, str], blank: int) -> None:
     lines: dict[str, int] = {}
@@ -105,6 +106,14 @@ def test_syntax_errors_name_their_line(tmp_path: Path, text: str, line: int, wor
         document.read(str(file))
     assert caught.value.what == f"{file}:{line}: this is not TOML"
     assert word in caught.value.why
+
+
+def test_a_password_on_a_broken_line_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('conninfo = "host=pg password=hunter2 user=x\n')
+    with pytest.raises(ConfigError) as caught:
+        document.read(str(file))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:
