@@ -1,7 +1,8 @@
 """Retention: a policy's text becomes a value, and backups become verdicts with a reason. Pure: `now` is a parameter.
 
 Grammar and verdicts are Barman's: `REDUNDANCY n`, `RECOVERY WINDOW OF n DAYS|WEEKS|MONTHS` (a month is 31 days), empty
-keeps all. Incrementals follow their root.
+keeps all. Incrementals follow their root. One difference, on the safe side: a backup kept standalone, from which no
+later moment can be reached, makes no older backup dispensable, and its incrementals stay.
 """
 
 from __future__ import annotations
@@ -97,18 +98,17 @@ def verdicts(
     """Return the verdict on each backup by id."""
     ordered = sorted(backups, key=lambda info: info.id, reverse=True)
     found: dict[str, Verdict] = {}
-    kept_before = 0
+    newer = 0
     reached = False
     for info in ordered:
         if info.is_incremental:
             continue
         if not info.usable:
             found[info.id] = Verdict("none", _not_whole(info))
-        elif info.keep is not None:
-            found[info.id] = _kept(info)
-        else:
-            found[info.id] = _judge(kept_before, reached, policy, minimum_redundancy, now)
-            kept_before += 1
+            continue
+        found[info.id] = _kept(info) if info.keep else _judge(newer, reached, policy, minimum_redundancy, now)
+        if info.keep != "standalone":
+            newer += 1
             reached = reached or _ends_before_window(info, policy, now)
     roots = {info.id: info for info in ordered}
     for info in ordered:
@@ -117,13 +117,22 @@ def verdicts(
     return found
 
 
+def to_delete(backups: Iterable[BackupInfo], found: Mapping[str, Verdict]) -> list[str]:
+    """Return the ids of those that may go, oldest root first and every incremental before what it rests on."""
+    known = {info.id: info for info in backups}
+    going = [info for info in known.values() if info.id in found and found[info.id].expires]
+    newest_first = sorted(going, key=lambda info: info.id, reverse=True)
+    return [info.id for info in sorted(newest_first, key=lambda info: _root(info, known).id)]
+
+
 def _judge(newer: int, reached: bool, policy: Policy, minimum_redundancy: int, now: datetime) -> Verdict:
     """Judge a backup that has `newer` newer ones; `reached`: one of them already reaches the window's begin."""
     if isinstance(policy, KeepAll):
         return Verdict("valid", "no retention policy: all backups are kept")
     if isinstance(policy, Redundancy):
-        if newer < policy.count:
-            return Verdict("valid", f"one of the newest {policy.count}")
+        wanted = max(policy.count, minimum_redundancy)
+        if newer < wanted:
+            return Verdict("valid", f"one of the newest {wanted}")
         why = f"{newer} newer backups satisfy {policy}"
     else:
         if not reached:
@@ -152,13 +161,18 @@ def _of_root(info: BackupInfo, backups: Mapping[str, BackupInfo], found: Mapping
     """Give an incremental the verdict of the full backup that it rests on."""
     if not info.usable:
         return Verdict("none", _not_whole(info))
-    seen = {info.id}
-    root = info
-    while root.parent_backup_id is not None:
-        parent = backups.get(root.parent_backup_id)
-        if parent is None or parent.id in seen:
-            return Verdict("none", f"its parent {root.parent_backup_id} is missing")
-        seen.add(parent.id)
-        root = parent
+    root = _root(info, backups)
+    if root.is_incremental:
+        return Verdict("none", f"its ancestor {root.parent_backup_id} is missing")
     verdict = found[root.id]
-    return Verdict(verdict.state, f"as its root {root.id}: {verdict.reason}")
+    state: State = "valid" if root.keep else verdict.state
+    return Verdict(state, f"as its root {root.id}: {verdict.reason}")
+
+
+def _root(info: BackupInfo, backups: Mapping[str, BackupInfo]) -> BackupInfo:
+    """Return the full backup that one rests on, or the last ancestor there is; a circle ends where it closes."""
+    seen: set[str] = set()
+    while info.parent_backup_id in backups and info.id not in seen:
+        seen.add(info.id)
+        info = backups[info.parent_backup_id]
+    return info

@@ -171,7 +171,7 @@ def test_the_wal_that_a_backup_needs(tmp_path: Path) -> None:
     for end in ("000000010000000000000001", "0000000200000000000000FD", "00000002FFFFFFFF000000FF"):
         with pytest.raises(BackupInfoError):
             repository.required_wal(replace(info, end_wal=end))
-    assert SIZE == info.xlog_segment_size
+    assert info.xlog_segment_size == SIZE
 
 
 def test_our_own_facts_stand_beside_barmans(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import UsageError
 from engine.repository.backupinfo import BackupInfo
-from engine.repository.retention import Policy, RecoveryWindow, Redundancy, parse_policy, verdicts
+from engine.repository.retention import Policy, RecoveryWindow, Redundancy, parse_policy, to_delete, verdicts
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=timezone.utc)
 WAL = "000000010000000000000005"
@@ -66,7 +66,7 @@ def test_a_window_needs_the_newest_backup_that_ended_before_it_begins() -> None:
 
 
 def test_minimum_redundancy_protects_what_the_policy_would_let_go() -> None:
-    assert states(WEEK, "REDUNDANCY 2", minimum=4) == ["valid"] * 4 + ["obsolete"] * 2
+    assert states(WEEK, "REDUNDANCY 2", minimum=4) == ["valid"] * 4 + ["obsolete"] * 2, "the greater number counts"
     assert states([backup(30), backup(40), backup(50)], "RECOVERY WINDOW OF 3 DAYS", minimum=2) == [
         "valid",
         "obsolete_protected",
@@ -74,18 +74,22 @@ def test_minimum_redundancy_protects_what_the_policy_would_let_go() -> None:
     ]
 
 
-def test_kept_backups_stand_outside_the_count() -> None:
-    kept = [backup(1.5, keep="full"), backup(4.5, keep="standalone"), *WEEK]
-    assert states(kept, "REDUNDANCY 2") == [
-        "valid",
-        "keep_full",
-        "valid",
-        "obsolete",
-        "obsolete",
+def test_kept_backups_stay_and_only_full_ones_make_older_ones_dispensable() -> None:
+    full, alone = backup(1.5, keep="full"), backup(1.5, keep="standalone")
+    assert states([full, *WEEK[:4]], "REDUNDANCY 2") == ["valid", "keep_full", "obsolete", "obsolete", "obsolete"]
+    assert states([alone, *WEEK[:4]], "REDUNDANCY 2") == ["valid", "keep_standalone", "valid", "obsolete", "obsolete"]
+    assert states([alone, *WEEK[1:4]], "RECOVERY WINDOW OF 1 DAY") == [
         "keep_standalone",
+        "valid",
         "obsolete",
         "obsolete",
     ]
+
+
+def test_incrementals_of_a_kept_backup_stay() -> None:
+    root = backup(9, keep="full")
+    child = backup(8, parent_backup_id=root.id)
+    assert states([root, child, *WEEK], "REDUNDANCY 1")[-2:] == ["valid", "keep_full"]
 
 
 def test_only_whole_backups_count() -> None:
@@ -110,6 +114,15 @@ def test_incrementals_follow_their_root() -> None:
         "obsolete",
         "obsolete",
     ]
+
+
+def test_incrementals_go_before_what_they_rest_on_and_old_chains_first() -> None:
+    old, middle = backup(20), backup(15)
+    chain = [old, backup(19, parent_backup_id=old.id), middle, backup(14, parent_backup_id=middle.id)]
+    chain.append(backup(13, parent_backup_id=chain[3].id))
+    found = verdicts([*chain, backup(1)], parse_policy("REDUNDANCY 1"), 0, NOW)
+    order = to_delete([*chain, backup(1)], found)
+    assert order == [chain[1].id, chain[0].id, chain[4].id, chain[3].id, chain[2].id]
 
 
 def test_every_verdict_has_its_reason() -> None:
