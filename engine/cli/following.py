@@ -13,7 +13,7 @@ from engine.config import Config
 from engine.errors import CellarmanError
 from engine.job import follow, launch
 from engine.job import spec as spec_
-from engine.job.state import JobState
+from engine.job.state import JobState, fold
 
 INTERRUPTED = 130
 BAR = 24
@@ -37,9 +37,13 @@ def watch(config: Config, ref: str, *, as_json: bool) -> int:
     """Follow a job to its end and return the exit code that its outcome means; Ctrl-C leaves it running."""
     job = follow.find(config.state_directory, ref)
     narrator: Narrator | JsonLines = JsonLines() if as_json else Narrator(job)
+    ended: JobState | None = None
     try:
         for event in follow.follow(job.directory):
             narrator.take(event)
+            if isinstance(event, ev.Ended):
+                # The events are the truth; the state file is written after them and may not say so yet.
+                ended = fold(job, event)
     except KeyboardInterrupt:
         narrator.close()
         print(f"detached: job {job.id} goes on without this terminal", file=sys.stderr)
@@ -47,7 +51,7 @@ def watch(config: Config, ref: str, *, as_json: bool) -> int:
         print(f"stop it with:   cellarman job cancel {job.id}", file=sys.stderr)
         return INTERRUPTED
     narrator.close()
-    return conclude(follow.find(config.state_directory, job.id))
+    return conclude(ended or follow.find(config.state_directory, job.id))
 
 
 def conclude(job: JobState) -> int:
