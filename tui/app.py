@@ -48,6 +48,7 @@ class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
+    CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []

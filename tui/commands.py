@@ -75,7 +75,7 @@ COMMANDS = (
         shown="?",
         weight=0,
     ),
-    Command("every.back", "escape,q", "back", "Back to where you came from; at home, leave.", shown="q", weight=0),
+    Command("every.back", "q,escape", "back", "Back to where you came from; at home, leave.", weight=0),
     Command("every.refresh", "R", "refresh", "Look at the disk again now.", footer=False),
     Command("every.quit", "ctrl+q", "quit", "Leave the console; jobs go on.", footer=False),
     Command(

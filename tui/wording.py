@@ -142,14 +142,24 @@ def finding_line(finding: Finding, glyphs: Glyphs) -> list[Line]:
     return [(*line, (f"   {plain(finding.why)}", "quiet"))] if finding.why else [line]
 
 
-def repair(findings: Sequence[Finding], keys: dict[str, str]) -> Line:
-    """Return the line that says what to press, or what to run, against the worst finding that has a repair."""
-    for finding in findings:
+def repair(server: ServerStatus, keys: dict[str, str]) -> Line:
+    """Return what to press, or what to run, against the worst finding that can be mended; nothing when none can."""
+    for finding in server.findings:
+        if finding.command == "backup":
+            last = server.last_backup
+            about = f" now, about {size(last.size)} in {_took(last)}" if last and last.size and _took(last) else " now"
+            return ("the repair is a new backup:  ", "text"), (keys["backup"], "hand!"), (about, "quiet")
         if finding.command in keys:
-            return ("do: ", "quiet"), (keys[finding.command], "hand!"), (f"  {finding.command}", "text")
+            return ("see what happened:  ", "text"), (keys[finding.command], "hand!"), (f" {finding.command}", "quiet")
         if finding.fix:
-            return ("do: ", "quiet"), (plain(finding.fix), "text")
+            return ("the repair is  ", "text"), (plain(finding.fix), "moving")
     return ()
+
+
+def _took(info: BackupInfo) -> str:
+    if info.begin_time is None or info.end_time is None:
+        return ""
+    return said_span((info.end_time - info.begin_time).total_seconds())
 
 
 def stretches(server: ServerStatus) -> list[Stretch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
+from textual.containers import Horizontal
 from textual.widgets import Input
 
 from engine.config import Server
@@ -58,6 +59,7 @@ class Choice(Lines, can_focus=True):
 class BackupForm(Dialog):
     """A backup of one server, about to be started."""
 
+    CSS_PATH = ["dialog.tcss", "backup_form.tcss"]
     AUTO_FOCUS = "Input"
     BINDINGS = [
         Binding("escape", "close", "Not now.", show=False, priority=True),
@@ -83,8 +85,9 @@ class BackupForm(Dialog):
         return lines + [((f"{label:<13}", "quiet"), (text, "text")) for label, text in facts]
 
     def fields(self) -> ComposeResult:
-        yield Lines((("name         ", "quiet"), ("optional, to find it by", "faint")), id="label")
-        yield Input(placeholder="before-upgrade", max_length=60, compact=True, id="name")
+        with Horizontal(id="name-row"):
+            yield Lines((("name", "quiet"),), id="label")
+            yield Input(placeholder="optional, to find it by", max_length=60, compact=True, id="name")
         yield Choice("checkpoint", "fast", "spread", is_first=self._server.immediate_checkpoint, id="checkpoint")
 
     def answers(self) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ class Help(Room):
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence")
-        yield Table((Column("KEY"), Column(""), Column("", yields=1)), id="commands", glyphs=self.glyphs)
+        yield Table((Column("KEY"), Column(""), Column("")), id="commands", glyphs=self.glyphs)
         yield Lines(id="signs")
 
     def crumbs(self) -> Sequence[str]:
@@ -46,11 +46,14 @@ class Help(Room):
         return self.query_one("#commands", Table)
 
     def paint(self, snapshot: Snapshot) -> None:
-        title: Line = ((" The keys here.", "strong"), ("  enter runs the one under the cursor.", "quiet"))
+        title: Line = (("  The keys here.", "strong"), ("  enter runs the one under the cursor.", "quiet"))
         self.query_one("#sentence", Lines).show([title])
         rows = [self._row(command) for command in commands.of(self._room.ROOM)]
         moves = [
-            Row(f"move.{verb}", (((shown or keys.split(",")[0], "hand!"),), ((say, "quiet"),), ()))
+            Row(
+                f"move.{verb}",
+                (((shown or keys.split(",")[0], "hand!"),), ((verb.replace("_", " "), "quiet"),), ((say, "quiet"),)),
+            )
             for verb, keys, say, shown in commands.MOVES
         ]
         self.moving().show([*rows, *moves])
@@ -61,10 +64,9 @@ class Help(Room):
         reason = self._room.refusal(command)
         keys = "  ".join(_written(key, command) for key in command.keys.split(","))
         role = "faint" if reason else "hand!"
-        return Row(
-            command.id,
-            (((keys, role),), ((command.help, "quiet" if reason else "text"),), ((plain(reason), "soon"),)),
-        )
+        told = (plain(reason), "soon") if reason else (command.help, "text")
+        word = (self._room.word(command), "quiet" if reason else "strong")
+        return Row(command.id, (((keys, role),), (word,), (told,)))
 
     @on(Table.Opened)
     def _opened(self) -> None:

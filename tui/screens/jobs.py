@@ -60,7 +60,7 @@ class Jobs(Room):
 
     def paint(self, snapshot: Snapshot) -> None:
         jobs = self._jobs(snapshot)
-        self.query_one("#sentence", Lines).show([((" ", "text"), *_sentence(jobs, self._only))])
+        self.query_one("#sentence", Lines).show([(("  ", "text"), *_sentence(jobs, self._only))])
         self.moving().show([_row(job, self.glyphs) for job in jobs])
         self._paint_detail(snapshot)
 
@@ -99,7 +99,10 @@ def _sentence(jobs: Sequence[JobState], server: str) -> Line:
     if not running:
         return (f"Nothing runs{where}.", "strong"), (f"  {counted(len(jobs), 'job')} in the past.", "quiet")
     verb = "job runs" if running == 1 else "jobs run"
-    return (f"{capital(number(running))} {verb}{where}.", "strong"), ("  They go on without this console.", "quiet")
+    return (f"{capital(number(running))} {verb}{where}.", "strong"), (
+        f"  {'It goes' if running == 1 else 'They go'} on without this console.",
+        "quiet",
+    )
 
 
 def _row(job: JobState, glyphs: Glyphs) -> Row:

@@ -18,12 +18,12 @@ class Leave(Dialog):
 
     def __init__(self, running: int) -> None:
         super().__init__()
-        self._running = running
+        self._count = running
 
     def says(self) -> list[Line]:
-        what = "job goes" if self._running == 1 else "jobs go"
+        what = "job goes" if self._count == 1 else "jobs go"
         return [
-            ((f"{capital(number(self._running))} {what} on without this console.", "strong"),),
+            ((f"{capital(number(self._count))} {what} on without this console.", "strong"),),
             (),
             (("See them again here, or with ", "text"), ("cellarman jobs", "moving"), (".", "text")),
         ]

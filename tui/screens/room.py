@@ -170,7 +170,7 @@ class Room(Screen[None]):
 
     def say(self, text: str, role: str = "text") -> None:
         """Say something in the line above the keys, for a few seconds."""
-        line: Line = ((" ", "text"), (plain(text), role))
+        line: Line = (("  ", "text"), (plain(text), role))
         self.query_one("#flash", Lines).show([line])
         if self._flash_timer is not None:
             self._flash_timer.stop()

@@ -19,6 +19,7 @@ from tui.format import (
     day_and_time,
     exactly,
     listed,
+    part_of,
     percent,
     plain,
     size,
@@ -32,6 +33,7 @@ from tui.watch import Snapshot
 from tui.widgets.axis import axis
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
+from tui.widgets.progress import bar
 from tui.widgets.table import Column, Row, Table
 
 COLUMNS = (
@@ -101,7 +103,11 @@ class ServerRoom(Room):
         if server is None:
             return
         info = self._chosen(server)
-        detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
+        job = _worker(info, server.jobs) if info else None
+        if job is not None and job.kind == "backup":
+            detail = _being_made(job, self.glyphs)
+        else:
+            detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
         found = [line for finding in server.findings[:4] for line in wording.finding_line(finding, self.glyphs)]
         jobs = [job for job in snapshot.jobs if job.server == self._server_name][:8]
         happening = recent_jobs(jobs, self.app.size.width // 2 - 4, self.glyphs, snapshot.minute)
@@ -214,6 +220,22 @@ def _empty(server: ServerStatus) -> list[Line]:
         ((f"No backup of {plain(server.name)} yet.", "strong"),),
         (("b", "hand!"), (" takes the first one.", "text")),
     ]
+
+
+def _being_made(job: JobState, glyphs: Glyphs) -> list[Line]:
+    """Return what is said about a backup that is being taken."""
+    lines: list[Line] = [((job.backup, "strong"), ("   is being taken", "moving")), ()]
+    progress = job.progress
+    if progress is not None:
+        done = percent(progress.done_bytes, progress.total_bytes)
+        left = f", about {stopwatch(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
+        how = f"   {part_of(progress.done_bytes, progress.total_bytes)}{left}"
+        lines.append(
+            (*bar(progress.done_bytes, progress.total_bytes, 24, glyphs), (f"  {done}", "strong"), (how, "quiet"))
+        )
+    else:
+        lines.append(((wording.PHASE_WORDS.get(job.phase, job.phase) or "starting", "moving"),))
+    return [*lines, (), (("enter", "hand!"), (" follows it", "quiet"))]
 
 
 def about(info: BackupInfo, server: ServerStatus, now: datetime, glyphs: Glyphs) -> list[Line]:

@@ -16,7 +16,7 @@ from tui.format import Line, calm_span, fit, percent, plain, size, version, when
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
 from tui.watch import Snapshot
-from tui.widgets.axis import axis, mini
+from tui.widgets.axis import axis, row
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.progress import bar
@@ -64,9 +64,9 @@ class Servers(Room):
     def paint(self, snapshot: Snapshot) -> None:
         glyphs = self.glyphs
         sentence = wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Looking…", "quiet"),)
-        self.query_one("#sentence", Lines).show([((" ", "text"), *sentence)])
+        self.query_one("#sentence", Lines).show([(("  ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
-        table.show([_row(server, snapshot, self.app.size.width >= 100, glyphs) for server in snapshot.servers])
+        table.show([_row(server, snapshot, self.app.size.width, glyphs) for server in snapshot.servers])
         self._paint_below(snapshot)
 
     def _paint_below(self, snapshot: Snapshot) -> None:
@@ -74,10 +74,10 @@ class Servers(Room):
         detail = self.query_one("#detail", Lines)
         room = (self.app.size.width * 2 // 3 if self.wide else self.app.size.width) - 4
         detail.show(about(server, snapshot.minute, room, self.glyphs) if server and snapshot.looked else ())
-        if self.wide:
-            self.query_one("#side-jobs", Lines).show(
-                recent_jobs(snapshot.jobs[:8], self.app.size.width // 3 - 6, self.glyphs, snapshot.minute)
-            )
+        if self.wide and server:
+            width = self.app.size.width // 3 - 6
+            jobs = recent_jobs(snapshot.jobs[:6], width, self.glyphs, snapshot.minute)
+            self.query_one("#side-jobs", Lines).show([*jobs, (), *recent_backups(server, width, self.glyphs)])
 
     @on(Table.Moved)
     def _moved(self) -> None:
@@ -94,7 +94,7 @@ class Servers(Room):
         self.app.push_screen(ServerRoom(self.subject))
 
 
-def _row(server: ServerStatus, snapshot: Snapshot, wide: bool, glyphs: Glyphs) -> Row:
+def _row(server: ServerStatus, snapshot: Snapshot, screen: int, glyphs: Glyphs) -> Row:
     now = snapshot.minute
     name: Line = ((plain(server.name), "strong"),)
     if not snapshot.looked:
@@ -113,19 +113,21 @@ def _row(server: ServerStatus, snapshot: Snapshot, wide: bool, glyphs: Glyphs) -
             ((size(last.size) if last and last.size else "", "quiet"),),
             wording.exposed_cell(server, now),
             wording.wal_cell(server),
-            _recoverable(server, now, wide, glyphs),
+            _recoverable(server, now, screen, glyphs),
         ),
     )
 
 
-def _recoverable(server: ServerStatus, now: datetime, wide: bool, glyphs: Glyphs) -> Line:
-    """Return from when to when, with a small axis between."""
+def _recoverable(server: ServerStatus, now: datetime, screen: int, glyphs: Glyphs) -> Line:
+    """Return from when to when, with an axis between that takes what room the screen has."""
     begin, end = server.recoverable_from, server.recoverable_to
     if begin is None or end is None:
         return (("nothing", "quiet"),)
-    line = mini(wording.stretches(server), now, 12 if wide else 9, glyphs)
+    marks = wording.marks(server) if screen >= 140 else []
+    width = min(100, screen - 104) if screen >= 140 else 12 if screen >= 100 else 9
+    line = row(wording.stretches(server), marks, now, width, glyphs, not server.open_end)
     reached = (f" {when(end, now)}", "text" if server.open_end else "bad")
-    return ((f"{when(begin, now)} ", "quiet"), *line, reached) if wide else (*line, reached)
+    return ((f"{when(begin, now):>11} ", "quiet"), *line, reached) if screen >= 100 else (*line, reached)
 
 
 def about(server: ServerStatus, now: datetime, width: int, glyphs: Glyphs) -> list[Line]:
@@ -136,8 +138,21 @@ def about(server: ServerStatus, now: datetime, width: int, glyphs: Glyphs) -> li
     for finding in server.findings[:3]:
         lines += wording.finding_line(finding, glyphs)
     keys = {command.verb: command.key for command in commands.of("servers")}
-    repair = wording.repair(server.findings, keys)
+    repair = wording.repair(server, keys)
     return [*lines, (), repair] if repair else lines
+
+
+def recent_backups(server: ServerStatus, width: int, glyphs: Glyphs) -> list[Line]:
+    """Return a server's newest backups, one a line."""
+    lines: list[Line] = [((f"BACKUPS OF {plain(server.name)}", "quiet"),)]
+    for info in server.backups[:8]:
+        job = next((job for job in server.jobs if job.backup == info.id), None)
+        sign, role = wording.backup_state(info, job, glyphs)
+        extent = size(info.size) if info.size and info.status == "DONE" else info.status.lower().replace("_", " ")
+        name = f"  {plain(info.backup_name)}" if info.backup_name else ""
+        line = ((f"{sign} ", role), (info.id, "text"), (f"  {extent:>8}", "quiet"), (name, "hand"))
+        lines.append(fit(line, width, glyphs.ellipsis))
+    return lines if server.backups else [*lines, (("none yet", "quiet"),)]
 
 
 def recent_jobs(jobs: Sequence[JobState], width: int, glyphs: Glyphs, now: datetime) -> list[Line]:

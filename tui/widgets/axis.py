@@ -66,16 +66,13 @@ def axis(
     return [_dates(to, now), _line(to, stretches, marks, glyphs, broken), _names(to, stretches, marks, broken)]
 
 
-def mini(stretches: Sequence[Stretch], now: datetime, width: int, glyphs: Glyphs) -> Line:
-    """Return the axis alone, small enough for a column."""
+def row(
+    stretches: Sequence[Stretch], marks: Sequence[Mark], now: datetime, width: int, glyphs: Glyphs, broken: bool
+) -> Line:
+    """Return the axis alone, for one row of a table."""
     if not stretches:
         return ((" " * width, "text"),)
-    to = Scale(stretches[0].begin, max(now, stretches[-1].end), width)
-    cells = [(" ", "text")] * width
-    for stretch in stretches:
-        for column in range(to.column(stretch.begin), to.column(stretch.end) + 1):
-            cells[column] = (glyphs.line, "good")
-    return _merged(cells)
+    return _line(scale(stretches, marks, now, width), stretches, marks, glyphs, broken)
 
 
 def _line(to: Scale, stretches: Sequence[Stretch], marks: Sequence[Mark], glyphs: Glyphs, broken: bool) -> Line:

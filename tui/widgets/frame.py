@@ -65,7 +65,7 @@ class Keys(Lines):
             heaviest = max(command.weight for command, _ in shown)
             last = max(i for i, (command, _) in enumerate(shown) if command.weight == heaviest)
             del shown[last]
-        line: list[Span] = [(" ", "text")]
+        line: list[Span] = [("  ", "text")]
         self._places = []
         for command, word in shown:
             start = width_of(line)
@@ -79,7 +79,7 @@ class Keys(Lines):
         return self._glyphs.enter if command.key == "enter" else command.key
 
     def _length(self, shown: Sequence[tuple[Command, str]]) -> int:
-        return 1 + sum(width_of([(self._key(c) + " " + word, "")]) + 3 for c, word in shown) - 3
+        return 2 + sum(width_of([(self._key(c) + " " + word, "")]) + 3 for c, word in shown) - 3
 
     def on_click(self, event: events.Click) -> None:
         for start, end, command in self._places:

@@ -137,7 +137,7 @@ class Table(ScrollView, Painter, can_focus=True):
             self.post_message(self.Moved(self, self.key))
 
     def _lay(self) -> bool:
-        laid = layout(self._columns, self._rows, max(1, self.size.width - 4))
+        laid = layout(self._columns, self._rows, max(1, self.size.width - 3))
         changed = laid != self._laid
         self._laid = laid
         return changed
@@ -187,7 +187,7 @@ class Table(ScrollView, Painter, can_focus=True):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y == 0:
-            line: list[Span] = [("   ", "text")]
+            line: list[Span] = [("  ", "text")]
             for index, cells in self._laid:
                 column = self._columns[index]
                 line += _aligned(((column.title, "quiet"),), cells, column, index == self._laid[-1][0])
@@ -196,7 +196,7 @@ class Table(ScrollView, Painter, can_focus=True):
         if place >= len(self._rows):
             return self.strip_of((), width)
         here = place == self.cursor
-        line = [(self._glyphs.hand if here else " ", "hand"), ("  ", "text")]
+        line = [(self._glyphs.hand if here else " ", "hand"), (" ", "text")]
         for index, cells in self._laid:
             cell = self._rows[place].cells[index]
             line += _aligned(cell, cells, self._columns[index], index == self._laid[-1][0])
