@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from engine.check import storage
 from engine.check.storage import Storage
-from engine.config import Config, Server
+from engine.config import Config, Problem, Server
 from engine.errors import CellarmanError
 from engine.postgres.connection import Identity, ServerFacts, Slot
 from engine.postgres.programs import Program
@@ -62,7 +62,8 @@ class Facts:
     now: datetime
     config_file: str
     """The configuration to name to other accounts' programs; "" when they find it by themselves."""
-    state_directory: str
+    warnings: tuple[Problem, ...]
+    """What the configuration should not stay like."""
     live: Live | Unknown
     streaming: Identity | Unknown
     programs: Mapping[str, Program | Unknown]
@@ -106,14 +107,16 @@ class Probe(threading.Thread, Generic[T]):
 
 
 def gather(config: Config, server: Server, now: datetime) -> Facts:
-    """Ask every source about a server; takes twice check_timeout at most."""
+    """Ask every source about a server; takes three times check_timeout at most."""
     bound = float(server.check_timeout)
     store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory))
     home = Probe("the repository", bound, lambda: _home(server))
     if server.active and server.conninfo:
-        live_probe = Probe(f"PostgreSQL of {server.name}", bound, lambda: _live(server))
-        streaming_probe = Probe(f"replication to {server.name}", bound, lambda: _streaming(server))
-        live, streaming = live_probe.answer(), streaming_probe.answer()
+        live = Probe(f"PostgreSQL of {server.name}", bound, lambda: _live(server)).answer()
+        if isinstance(live, Unknown) and server.streaming_conninfo in ("", server.conninfo):
+            streaming: Identity | Unknown = live
+        else:  # afterwards, so that this WAL sender is not counted among those in use
+            streaming = Probe(f"replication to {server.name}", bound, lambda: _streaming(server)).answer()
     else:
         why = "the server is not active" if not server.active else "there is no conninfo"
         live = streaming = Unknown(why)
@@ -124,7 +127,7 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
         server,
         now,
         _config_file(config),
-        config.state_directory,
+        config.warnings,
         live,
         streaming,
         dict.fromkeys(PROGRAMS, found) if isinstance(found, Unknown) else found,

@@ -40,6 +40,13 @@ def age(length: timedelta) -> str:
     return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+def configuration(facts: Facts) -> CheckResult:
+    name = "configuration"
+    if facts.warnings:
+        return warn(name, "\n".join(map(str, facts.warnings)), "\n".join(w.fix for w in facts.warnings if w.fix))
+    return ok(name)
+
+
 def directories(facts: Facts) -> CheckResult:
     name = "directories"
     if isinstance(facts.storage, Unknown):

@@ -14,6 +14,7 @@ from engine.config import Config, Server
 Check = Callable[[Facts], CheckResult]
 
 CHECKS: tuple[Check, ...] = (
+    repository.configuration,
     postgres.connection,
     postgres.version,
     postgres.privileges,
@@ -48,7 +49,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def run(config: Config, server: Server, now: datetime) -> list[CheckResult]:
-    """Run every check; takes a few seconds at most, twice the server's check_timeout when something hangs."""
+    """Run every check; takes a few seconds, three times the server's check_timeout when everything hangs."""
     return judge(facts_.gather(config, server, now))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
+import textwrap
 from typing import NoReturn
 
 from engine.cli.flags import Globals
@@ -18,8 +20,17 @@ global flags, before or after the verb:
   --json         one JSON document on standard output, for verbs that report
   --debug        a traceback with an error"""
 EXITS = """\
-exit codes: 0 done and good · 1 done, and something is wrong · 2 wrong usage or configuration ·
-            3 refused, with the reason · 4 tried and failed · 130 interrupted"""
+exit codes:
+  0 done and good · 1 done, and something is wrong · 2 wrong usage or
+  configuration · 3 refused, with the reason · 4 tried and failed ·
+  130 interrupted"""
+OVERVIEW = """\
+usage: cellarman [--config FILE] [--read-only]   the console
+       cellarman VERB …                          one verb; VERB --help tells more
+       cellarman --version
+
+Physical PostgreSQL backup and point-in-time recovery, on Barman's own catalogue.
+Without a terminal, `cellarman` alone is `cellarman servers`."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +50,7 @@ def parser(verb: str) -> Parser:
     summary, examples, _ = VERBS[verb]
     return Parser(
         prog=f"cellarman {verb}",
-        description=summary,
+        description=textwrap.fill(summary, 80),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples) + f"\n\n{GLOBALS}\n\n{EXITS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -53,26 +64,14 @@ def namespace(flags: Globals) -> argparse.Namespace:
 
 
 def overview() -> str:
-    """Return what `cellarman --help` prints."""
-    width = max(map(len, VERBS))
-    rows = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: cellarman [--config FILE] [--read-only]            the console",
-            "       cellarman VERB …                                   one verb; cellarman VERB --help tells more",
-            "       cellarman --version",
-            "",
-            "Physical PostgreSQL backup and point-in-time recovery, on Barman's own catalogue.",
-            "Without a terminal, `cellarman` alone is `cellarman servers`.",
-            "",
-            "verbs:",
-            *rows,
-            "",
-            GLOBALS,
-            "",
-            EXITS,
-        ]
-    )
+    """Return what `cellarman --help` prints, as wide as the terminal."""
+    width = min(max(shutil.get_terminal_size().columns, 60), 120)
+    names = max(map(len, VERBS)) + 4
+    rows = [
+        textwrap.fill(verb.summary, width, initial_indent=f"  {name}".ljust(names), subsequent_indent=" " * names)
+        for name, verb in VERBS.items()
+    ]
+    return "\n".join([OVERVIEW, "", "verbs:", *rows, "", GLOBALS, "", EXITS])
 
 
 def unknown_verb(name: str) -> UsageError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli
 
+from engine.config import places
 from engine.errors import ConfigError
 from engine.postgres import dsn
 
@@ -61,7 +62,7 @@ def read(path: str) -> Document:
             f"{path}: no such configuration file", fix="cellarman --config FILE …, or set CELLARMAN_CONFIG"
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read", f"{error.strerror} (as {_account()})", f"ls -l {path}") from None
+        raise places.unreadable(path, error) from None
     text = _text(path, raw)
     try:
         tables = tomli.loads(text)
@@ -86,15 +87,6 @@ def _text(path: str, raw: bytes) -> str:
         raise ConfigError(
             f"{path}:{line}: this is not UTF-8 text", f"byte 0x{raw[error.start]:02x}", "save the file as UTF-8"
         ) from None
-
-
-def _account() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"uid {os.geteuid()}"
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:

@@ -22,7 +22,7 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
         return [os.path.abspath(_expand(named, env))]
     own = own_file(env)
     found = [SYSTEM_FILE, *_directory(SYSTEM_DIRECTORY), own]
-    there = [name for name in found if os.path.lexists(name)]
+    there = [name for name in found if _is_there(name)]
     if not there:
         raise ConfigError(
             "there is no configuration",
@@ -37,14 +37,40 @@ def own_file(env: Mapping[str, str]) -> str:
     return os.path.join(env.get("XDG_CONFIG_HOME") or _expand("~/.config", env), "cellarman", "cellarman.toml")
 
 
+def _is_there(path: str) -> bool:
+    """Tell whether a file is there; one that may not be looked at counts, so that reading it says so."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _directory(path: str) -> list[str]:
     try:
         names = os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read", f"{error.strerror}", f"ls -ld {path}") from None
+        raise unreadable(path, error) from None
     return sorted(os.path.join(path, name) for name in names if name.endswith(".toml") and not name.startswith("."))
+
+
+def unreadable(path: str, error: OSError) -> ConfigError:
+    """Return the error for a file or directory of the configuration that this account may not read."""
+    fix = f"run as an account that may read it (ls -ld {path}), or name another file: cellarman --config FILE …"
+    return ConfigError(f"{path}: cannot be read", f"{error.strerror} (as {_account()})", fix)
+
+
+def _account() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
 
 
 def state_directory(env: Mapping[str, str], uid: int) -> str:

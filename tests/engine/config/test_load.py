@@ -130,6 +130,22 @@ def test_order_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load(env=env, read_only=True).sources["", "read_only"] == Source("--read-only")
 
 
+def test_a_file_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "etc"
+    closed.mkdir()
+    (closed / "cellarman.toml").write_text("[servers.main]\n")
+    monkeypatch.setattr(places, "SYSTEM_FILE", str(closed / "cellarman.toml"))
+    monkeypatch.setattr(places, "SYSTEM_DIRECTORY", str(closed / "conf.d"))
+    closed.chmod(0)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            load(env={"XDG_CONFIG_HOME": str(tmp_path)})
+    finally:
+        closed.chmod(0o700)
+    assert "cannot be read" in caught.value.what
+    assert "Permission denied" in caught.value.why
+
+
 def test_no_configuration_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "SYSTEM_FILE", str(tmp_path / "none.toml"))
     monkeypatch.setattr(places, "SYSTEM_DIRECTORY", str(tmp_path / "none.d"))
