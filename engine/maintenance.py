@@ -155,10 +155,9 @@ def _retain(server: Server, report: Reporter) -> None:
         return
     layout = server.layout
     policy = retention.parse_policy(server.retention_policy)
-    verdicts = retention.verdicts(
-        repository.backups(layout), policy, server.minimum_redundancy, datetime.now(timezone.utc)
-    )
-    for backup_id in sorted(backup_id for backup_id, verdict in verdicts.items() if verdict.expires):
+    backups = repository.backups(layout)
+    verdicts = retention.verdicts(backups, policy, server.minimum_redundancy, datetime.now(timezone.utc))
+    for backup_id in retention.to_delete(backups, verdicts):
         try:
             deletion.delete(layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
             report.note(f"{server.name}: backup {backup_id} was deleted: {verdicts[backup_id].reason}")

@@ -37,9 +37,13 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.dry_run:
         return 0
     _confirm(server, backup_id, args.yes)
-    done = deletion.delete(
-        server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=server.lock_timeout
-    )
+    try:
+        done = deletion.delete(
+            server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=server.lock_timeout
+        )
+    except KeyboardInterrupt:
+        print("what was begun is finished by the same command, or by cellarman cron", file=sys.stderr)
+        raise
     if args.json:
         output.json_out(document(server, done, deleted=True))
     else:

@@ -172,7 +172,10 @@ def _of_root(info: BackupInfo, backups: Mapping[str, BackupInfo], found: Mapping
 def _root(info: BackupInfo, backups: Mapping[str, BackupInfo]) -> BackupInfo:
     """Return the full backup that one rests on, or the last ancestor there is; a circle ends where it closes."""
     seen: set[str] = set()
-    while info.parent_backup_id in backups and info.id not in seen:
+    while info.parent_backup_id is not None and info.id not in seen:
+        parent = backups.get(info.parent_backup_id)
+        if parent is None:
+            break
         seen.add(info.id)
-        info = backups[info.parent_backup_id]
+        info = parent
     return info
