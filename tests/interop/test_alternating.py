@@ -25,6 +25,7 @@ def test_they_take_turns_in_one_home(postgres: cluster.Install, tmp_path: Path) 
             rows.add(server, 301, 400)
             fourth = theirs.backup()
             moment = rows.add(server, 401, 500)
+            rows.add(server, 501, 600)
             theirs.archive(server)
 
             assert theirs.ids() == [fourth, third, second, first]

@@ -41,7 +41,7 @@ def test_barman_checks_and_restores_what_cellarman_wrote(form: str, tmp_path: Pa
             assert theirs.ids() == [backup]
             shown = theirs.json("show-backup", "main", "latest")["main"]
             assert shown["backup_name"] == "from-cellarman" and shown["status"] == "DONE"
-            assert shown["server_information"]["systemid"] == server.system_id
+            assert shown["system_id"] == server.system_id
             theirs.run("check", "main")
         theirs.run("check-backup", "main", "latest")
         if "backup_compression" not in settings:
