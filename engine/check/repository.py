@@ -28,15 +28,25 @@ def size(count: int) -> str:
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number and what it counts.
+
+    >>> count(1, "backup"), count(0, "backup")
+    ('1 backup', '0 backups')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def age(length: timedelta) -> str:
     """Return a length of time for people.
 
-    >>> age(timedelta(minutes=7)), age(timedelta(hours=50))
-    ('7 min', '2 d 2 h')
+    >>> age(timedelta(seconds=7)), age(timedelta(minutes=7)), age(timedelta(hours=50))
+    ('7 s', '7 min', '2 d 2 h')
     """
-    hours = int(length.total_seconds()) // 3600
+    seconds = int(length.total_seconds())
+    hours = seconds // 3600
     if hours < 1:
-        return f"{int(length.total_seconds()) // 60} min"
+        return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
     return f"{hours} h" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
@@ -114,15 +124,17 @@ def queues(facts: Facts) -> CheckResult:
         if queue.count > usual and not on:
             key = "archiver" if lane == "incoming" else "streaming_archiver"
             fix = f"in [servers.{server.name}]: {key} = true, or look what writes there"
-            return warn(name, f"{queue.count} files in {lane}/, which is switched off", fix)
+            return warn(name, f"{count(queue.count, 'file')} in {lane}/, which is switched off", fix)
         if limit and queue.count > limit:
             return fail(
-                name, f"{queue.count} files in {lane}/, more than {limit}", f"cellarman wal ingest {server.name}"
+                name,
+                f"{count(queue.count, 'file')} in {lane}/, more than {limit}",
+                f"cellarman wal ingest {server.name}",
             )
         waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
         if queue.count > usual and waited > STUCK_QUEUE:
             fix = f"cellarman wal ingest {server.name}; and let cellarman cron or agent run"
-            return warn(name, f"{queue.count} files in {lane}/, the oldest for {age(waited)}", fix)
+            return warn(name, f"{count(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
         total += queue.count
     return ok(name, f"{total} waiting")
 
@@ -190,7 +202,7 @@ def catalogue(facts: Facts) -> CheckResult:
             f"{broken.id} cannot be read: {broken.reason}" + (f" (and {more} more)" if more else ""),
             f"correct or remove {facts.server.layout.backup_info(broken.id)}",
         )
-    return ok(name, f"{len(facts.home.catalogue.backups)} backups")
+    return ok(name, count(len(facts.home.catalogue.backups), "backup"))
 
 
 def unfinished(facts: Facts) -> CheckResult:
@@ -237,8 +249,8 @@ def redundancy(facts: Facts) -> CheckResult:
     have = sum(not info.is_incremental for info in facts.home.catalogue.usable)
     wanted = facts.server.minimum_redundancy
     if have < wanted:
-        return fail(name, f"{have} good backups, {wanted} wanted", f"cellarman backup {facts.server.name}")
-    return ok(name, f"{have} good backups" + (f", {wanted} wanted" if wanted else ""))
+        return fail(name, f"{count(have, 'good backup')}, {wanted} wanted", f"cellarman backup {facts.server.name}")
+    return ok(name, count(have, "good backup") + (f", {wanted} wanted" if wanted else ""))
 
 
 def last_backup(facts: Facts) -> CheckResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from datetime import datetime
 
 from engine.check.facts import Facts, Live, Unknown
 from engine.check.postgres import UNREACHED, literal
@@ -88,12 +89,16 @@ def archiving(facts: Facts) -> CheckResult:
     if archiver.failing:
         return fail(
             name,
-            f"{archiver.last_failed_wal} failed at {archiver.last_failed_time} ({archiver.failed_count} failures)",
+            f"{archiver.last_failed_wal} failed at {_second(archiver.last_failed_time)}, {archiver.failed_count} failures",
             "see PostgreSQL's log for what archive_command said, or run it by hand as PostgreSQL's account",
         )
     if archiver.last_archived_wal is None:
         return warn(name, "nothing was archived yet", "SELECT pg_switch_wal();")
-    return ok(name, f"last: {archiver.last_archived_wal} at {archiver.last_archived_time}")
+    return ok(name, f"last: {archiver.last_archived_wal} at {_second(archiver.last_archived_time)}")
+
+
+def _second(moment: datetime | None) -> str:
+    return moment.astimezone().isoformat(" ", "seconds") if moment else "an unknown time"
 
 
 def _no_archiver(facts: Facts) -> str:

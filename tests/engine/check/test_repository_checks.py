@@ -86,7 +86,7 @@ def test_redundancy(setup: Setup) -> None:
     backup(config, NOW - timedelta(hours=2), "FAILED")
     found = check(config)
     assert found["minimum redundancy"].status == "fail"
-    assert found["minimum redundancy"].detail == "1 good backups, 2 wanted"
+    assert found["minimum redundancy"].detail == "1 good backup, 2 wanted"
     assert found["retention policy"].detail == "REDUNDANCY 2"
     backup(config, NOW - timedelta(hours=1))
     assert check(config)["minimum redundancy"].status == "ok"
