@@ -17,6 +17,7 @@ from engine.status.values import ORDER, Finding, Health, ServerStatus, Severity,
 
 __all__ = ["Finding", "Health", "ServerStatus", "Severity", "Statuses", "Wal", "Window", "statuses"]
 
+
 class Statuses:
     """Reads how all servers of a configuration stand; each look reads only what changed since the one before."""
 
@@ -50,11 +51,21 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
     catalogue = reader.catalogue()
     size = next((info.xlog_segment_size for info in catalogue.backups if info.usable), None)
     archive = reader.archive(size)
-    windows, broken = disk.windows(reader, catalogue.backups, archive)
+    reached = reader.reached(catalogue, archive)
     wal = reader.wal(archive)
     running = tuple(job for job in jobs if job.status == "running")
     ended = [job for job in jobs if job.status != "running"]
-    found = verdict.findings(server, catalogue.backups, catalogue.unreadable, windows, broken, wal, running, ended, now)
+    found = verdict.findings(
+        server,
+        catalogue.backups,
+        catalogue.unreadable,
+        reached.windows,
+        reached.broken,
+        wal,
+        running,
+        ended,
+        now,
+    )
     return ServerStatus(
         server.name,
         verdict.health(found, running),
@@ -63,9 +74,10 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
         found,
         catalogue.backups,
         catalogue.unreadable,
-        windows,
-        gaps=len(broken),
-        open_end=not any(last for _, last in broken),
+        reached.windows,
+        gaps=len(reached.broken),
+        open_end=not any(last for _, last in reached.broken),
+        archived_until=reached.archived_until,
         wal=wal,
         jobs=running,
     )

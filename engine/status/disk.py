@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import pairwise
 
 from engine.config import Server
 from engine.postgres import segment
+from engine.postgres.clock import pg_time
 from engine.postgres.timeline import Lineage
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
@@ -22,6 +24,17 @@ LATEST = 12
 """So many of the newest segments tell the usual pause."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far restores of one server get."""
+
+    windows: tuple[Window, ...] = ()
+    """Oldest first."""
+    broken: tuple[tuple[str, bool], ...] = ()
+    """The gaps: (what is missing, whether it ends the last window)."""
+    archived_until: datetime | None = None
+
+
 class Reader:
     """Reads one server's part of the repository; keeps what need not be read again."""
 
@@ -30,6 +43,7 @@ class Reader:
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
         self._archive: tuple[object, Archive] | None = None
+        self._reached: tuple[object, Reached] | None = None
 
     def catalogue(self) -> Catalogue:
         """Return the catalogue, read again only when a directory of it has changed."""
@@ -41,10 +55,19 @@ class Reader:
     def archive(self, size: int | None) -> Archive:
         """Return the archive's names (`size` of a segment in bytes), listed again only when a directory has changed."""
         layout = self.layout
-        marks = (size, *_archive_directories(layout.wals), _changed(layout.incoming), _changed(layout.streaming))
+        index = (_changed(layout.index), _changed(f"{layout.index}-wal"))
+        queues = (_changed(layout.incoming), _changed(layout.streaming))
+        marks = (size, index, queues, *_archive_directories(layout.wals))
         if self._archive is None or self._archive[0] != marks:
-            self._archive = (marks, listing.scan(layout, size))
+            self._archive = (marks, replace(listing.scan(layout, size), invalid=_problems(layout)))
         return self._archive[1]
+
+    def reached(self, catalogue: Catalogue, archive: Archive) -> Reached:
+        """Return how far restores get, reckoned again only when the catalogue or the archive has changed."""
+        marks = (id(catalogue), id(archive))
+        if self._reached is None or self._reached[0] != marks:
+            self._reached = (marks, _reached(self.layout, catalogue.backups, archive))
+        return self._reached[1]
 
     def wal(self, archive: Archive) -> Wal:
         """Return the newest segment, the queues, and whether WAL is being received."""
@@ -64,32 +87,47 @@ class Reader:
             receiving=locks.holder(self.layout.lock("receive-wal")) is not None,
         )
 
-    def moment_of(self, archive: Archive, timeline: int, number: int) -> datetime | None:
-        """Return the moment that a segment's end stands for: when PostgreSQL wrote it last."""
-        return _written(listing.locate(self.layout, archive.name(timeline, number)))
 
-
-def windows(
-    reader: Reader, backups: Sequence[BackupInfo], archive: Archive
-) -> tuple[tuple[Window, ...], tuple[tuple[str, bool], ...]]:
-    """Return the reachable moments, oldest first, and the gaps: (what is missing, whether it ends the last window)."""
+def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) -> Reached:
     found: list[Window] = []
     broken: dict[str, bool] = {}
+    until: datetime | None = None
     for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
         reached = _reach(info, archive)
         if reached is None or info.end_time is None:
             continue
         lineage, far, last = reached
-        end = reader.moment_of(archive, lineage.canonical(last, archive.segment_size), last) or info.end_time
-        window = Window(info.end_time, max(end, info.end_time), info.id)
-        if found and window.begin <= found[-1].end:
-            window = Window(found[-1].begin, max(found[-1].end, window.end), found[-1].backup)
+        name = archive.name(lineage.canonical(last, archive.segment_size), last)
+        until = _written(listing.locate(layout, name)) or info.end_time
+        end = max(_last_commit(layout, info, lineage, last, archive) or until, info.end_time)
+        begin = info.end_time
+        if found and begin <= found[-1].end:
+            begin, end = found[-1].begin, max(found[-1].end, end)
             found.pop()
-        found.append(window)
+        found.append(Window(begin, end))
         broken = dict.fromkeys(broken, False)
         if far.end_kind != "open_end":
             broken[_missing(far, archive)] = True
-    return tuple(found), tuple(broken.items())
+    return Reached(tuple(found), tuple(broken.items()), until)
+
+
+def _last_commit(layout: Layout, info: BackupInfo, lineage: Lineage, last: int, archive: Archive) -> datetime | None:
+    """Return the time of the latest commit that the index knows from a backup's end to segment `last`."""
+    from engine.wal import index
+
+    first = segment.segment_before(info.end_xlog or 1, archive.segment_size)
+    for span in reversed(lineage.spans):
+        newest = index.highest_time(layout, span.timeline, first, last)
+        if newest is not None:
+            return pg_time(newest)
+    return None
+
+
+def _problems(layout: Layout) -> dict[tuple[int, int], str]:
+    """Return the archived segments that the index knows to satisfy nothing."""
+    from engine.wal import index
+
+    return index.problems(layout)
 
 
 def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | None:

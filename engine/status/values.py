@@ -32,11 +32,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Moments that can be reached, without a break; `backup` is the first that they start from."""
+    """Moments that can be reached, without a break."""
 
     begin: datetime
     end: datetime
-    backup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,8 @@ class ServerStatus:
     """Breaks in the WAL after the first good backup."""
     open_end: bool = True
     """Whether the last window goes as far as the archive does; False: a gap ends it."""
+    archived_until: datetime | None = None
+    """Until when everything that was committed is in the archive, without a gap before it."""
     wal: Wal = field(default_factory=Wal)
     jobs: tuple[JobState, ...] = ()
     """Those that run now."""
@@ -97,10 +98,11 @@ class ServerStatus:
 
     @property
     def recoverable_to(self) -> datetime | None:
-        """The latest moment that a restore can reach."""
+        """The latest commit that a restore can reach, or the last backup's end."""
         return max(window.end for window in self.windows) if self.windows else None
 
     def exposure(self, now: datetime) -> timedelta | None:
         """Return how much time would be lost if the server died now; None when nothing can be restored."""
-        end = self.recoverable_to
-        return max(now - end, timedelta(0)) if end else None
+        if self.archived_until is None:
+            return None
+        return max(now - self.archived_until, timedelta(0))

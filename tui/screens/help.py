@@ -16,8 +16,8 @@ from tui.widgets.table import Column, Row, Table
 
 SIGNS = (
     ("ok", "good", "can be restored"),
-    ("warning", "soon", "soon will not, or needs a look"),
-    ("critical", "bad", "cannot be restored, or failed"),
+    ("warning", "soon", "needs a look"),
+    ("critical", "bad", "cannot, or failed"),
     ("running", "moving", "is moving"),
     ("unknown", "quiet", "not known"),
 )
@@ -37,6 +37,7 @@ class Help(Room):
     def body(self) -> ComposeResult:
         yield Lines(id="sentence")
         yield Table((Column("KEY"), Column(""), Column("")), id="commands", glyphs=self.glyphs)
+        yield Lines(id="told", wrapped=True)
         yield Lines(id="signs")
 
     def crumbs(self) -> Sequence[str]:
@@ -52,13 +53,30 @@ class Help(Room):
         moves = [
             Row(
                 f"move.{verb}",
-                (((shown or keys.split(",")[0], "hand!"),), ((verb.replace("_", " "), "quiet"),), ((say, "quiet"),)),
+                (((shown or keys.split(",")[0], "hand!"),), (("move", "quiet"),), ((say, "quiet"),)),
             )
             for verb, keys, say, shown in commands.MOVES
         ]
         self.moving().show([*rows, *moves])
         signs = [(f"{getattr(self.glyphs, name)} {meaning}   ", role) for name, role, meaning in SIGNS]
         self.query_one("#signs", Lines).show([tuple(signs)])
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say in full what the command under the cursor does, and why not."""
+        key = self.moving().key
+        if not key or key.startswith("move."):
+            self.query_one("#told", Lines).show([()])
+            return
+        command = commands.named(key)
+        reason = self._room.refusal(command)
+        lines: list[Line] = [((command.help, "quiet"),)]
+        self.query_one("#told", Lines).show([*lines, ((plain(reason), "soon"),)] if reason else lines)
+
+    @on(Table.Moved)
+    def _moved(self) -> None:
+        self._tell()
+        self.offer_keys()
 
     def _row(self, command: commands.Command) -> Row:
         reason = self._room.refusal(command)

@@ -60,7 +60,7 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[t
 
 def _aligned(cell: Cell, width: int, column: Column, last: bool) -> tuple[Span, ...]:
     blank = max(0, width - width_of(cell))
-    padding: Span = (" " * blank, "text")
+    padding: Span = ("" if last and column.align == "left" else " " * blank, "text")
     gap: Span = ("" if last else " " * column.gap, "text")
     return (padding, *cell, gap) if column.align == "right" else (*cell, padding, gap)
 
