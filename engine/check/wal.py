@@ -87,11 +87,9 @@ def archiving(facts: Facts) -> CheckResult:
         return skip(name, "archive_mode is off")
     archiver = facts.live.facts.archiver
     if archiver.failing:
-        return fail(
-            name,
-            f"{archiver.last_failed_wal} failed at {_second(archiver.last_failed_time)}, {archiver.failed_count} failures",
-            "see PostgreSQL's log for what archive_command said, or run it by hand as PostgreSQL's account",
-        )
+        when = _second(archiver.last_failed_time)
+        fix = "see PostgreSQL's log for what archive_command said, or run it by hand as PostgreSQL's account"
+        return fail(name, f"{archiver.last_failed_wal} failed at {when}, {archiver.failed_count} failures in all", fix)
     if archiver.last_archived_wal is None:
         return warn(name, "nothing was archived yet", "SELECT pg_switch_wal();")
     return ok(name, f"last: {archiver.last_archived_wal} at {_second(archiver.last_archived_time)}")
