@@ -146,7 +146,9 @@ def test_a_torn_line_and_a_later_versions_event_are_passed_over(tmp_path: Path) 
     with JournalReporter(str(directory), spec) as journal:
         journal.note("one")
         with (directory / spec_.EVENTS).open("ab") as events:
-            events.write(b'{"event": "note", "at": "2026-11-\n{"event": "levitated", "at": "2026-11-23T00:00:00+00:00"}\n')
+            events.write(
+                b'{"event": "note", "at": "2026-11-\n{"event": "levitated", "at": "2026-11-23T00:00:00+00:00"}\n'
+            )
         journal.note("two")
     texts = [event.text for event in follow.follow(str(directory)) if isinstance(event, ev.Note)]
     assert texts == ["one", "two"]
