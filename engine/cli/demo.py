@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, config: Config | None) -> int:
         demo = Demo(directory, _say)
         config = demo.build()
         if args.no_console or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            demo.backup(config, "second")
+            demo.backup(config, "noon")
             _print_facts(demo)
             code = 0
             while True:
@@ -72,7 +72,7 @@ def _print_facts(demo: Demo) -> None:
 def _open_console(demo: Demo, config: Config, read_only: bool) -> int:
     from tui import app
 
-    demo.start_backup(config, "second")
+    demo.start_backup(config, "noon")
     code: int = app.run(config, read_only=read_only, demo_banner=f"DEMO in {demo.root}, removed at the end")
     return code
 

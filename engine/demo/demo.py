@@ -66,7 +66,7 @@ class Demo:
         config = self._configure()
         self._spawn("agent.log", "engine.cli.main", "--config", self.config_file, "agent")
         self._say(f"a first backup of the server {SERVER}")
-        self.backup(config, "first")
+        self.backup(config, "opening")
         return config
 
     def start_backup(self, config: Config, name: str) -> str:
