@@ -82,7 +82,9 @@ def _about_backups(
     take = f"cellarman backup {server.name}"
     if not good:
         if any(job.kind == "backup" for job in jobs):
-            yield Finding("warning", "no good backup yet", "the first one is being taken")
+            yield Finding("note", "no good backup yet", "one is being taken")
+        elif not backups:
+            yield Finding("warning", "no backup yet", "until the first one ends nothing can be restored", take, "backup")
         else:
             yield Finding("critical", "no good backup", "without one nothing can be restored", take, "backup")
         return

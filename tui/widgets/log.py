@@ -70,7 +70,8 @@ class Log(ScrollView, Painter):
 
     def render_line(self, y: int) -> Strip:
         place = y + self.scroll_offset.y
-        return self.strip_of(self._rows[place] if place < len(self._rows) else (), self.size.width, y=place)
+        width = self.scrollable_content_region.width
+        return self.strip_of(self._rows[place] if place < len(self._rows) else (), width, y=place)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         return selection.extract("\n".join("".join(text for text, _ in row) for row in self._rows)), "\n"

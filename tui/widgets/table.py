@@ -185,7 +185,7 @@ class Table(ScrollView, Painter, can_focus=True):
                 self.move(place - self.cursor)
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.scrollable_content_region.width
         if y == 0:
             line: list[Span] = [("  ", "text")]
             for index, cells in self._laid:
