@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-import shutil
 import textwrap
 from typing import NoReturn
 
@@ -39,8 +37,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if choice:
-            near = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), 1)
-            message += f"; nearest: {near[0]}" if near else ""
+            near = _nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
+            message += f"; nearest: {near}" if near else ""
         usage = " ".join(self.format_usage().split())
         raise UsageError(f"{self.prog}: {message}", usage, f"{self.prog} --help")
 
@@ -65,6 +63,8 @@ def namespace(flags: Globals) -> argparse.Namespace:
 
 def overview() -> str:
     """Return what `cellarman --help` prints, as wide as the terminal."""
+    import shutil
+
     width = min(max(shutil.get_terminal_size().columns, 60), 120)
     names = max(map(len, VERBS)) + 4
     rows = [
@@ -76,8 +76,14 @@ def overview() -> str:
 
 def unknown_verb(name: str) -> UsageError:
     """Return the error for a verb that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name, VERBS, 1, 0.5)
+    near = _nearest(name, list(VERBS))
     if name.startswith("-"):
         return UsageError(f"unknown flag {name}", "flags of a verb stand after the verb", "cellarman --help")
-    why = f"nearest: {near[0]}" if near else f"verbs: {', '.join(VERBS)}"
-    return UsageError(f'unknown verb "{name}"', why, f"cellarman {near[0]} --help" if near else "cellarman --help")
+    why = f"nearest: {near}" if near else f"verbs: {', '.join(VERBS)}"
+    return UsageError(f'unknown verb "{name}"', why, f"cellarman {near} --help" if near else "cellarman --help")
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, words, 1, 0.5)), "")
