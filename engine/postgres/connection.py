@@ -161,19 +161,26 @@ def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) ->
         connection: Connection = psycopg2.connect(dsn, **factory)
         return connection
     except psycopg2.Error as error:
-        raise _failed(conninfo, error, lost=True) from None
+        why = _words(conninfo, error)
+        raise ConnectionFailed(f"cannot connect to {where(conninfo)}", why, _advice(why)) from None
 
 
 def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
-    why = str(error).strip() or type(error).__name__
-    for secret in SECRETS:
-        value = parse_conninfo(conninfo).get(secret)
-        if value:
-            why = why.replace(value, "********")
+    why = _words(conninfo, error)
     if lost:
-        return ConnectionFailed(f"cannot connect to {where(conninfo)}", why, _advice(why))
+        return ConnectionFailed(f"lost the connection to {where(conninfo)}", why, _advice(why))
     sqlstate = getattr(error, "pgcode", None) or ""
     return QueryFailed(f"{where(conninfo)} refused a statement", why, _ADVICE_BY_STATE.get(sqlstate, ""), sqlstate)
+
+
+def _words(conninfo: str, error: Exception) -> str:
+    """Return what libpq or the server said, without secrets."""
+    said = str(error).strip() or type(error).__name__
+    parameters = parse_conninfo(conninfo)
+    for secret in SECRETS:
+        if parameters.get(secret):
+            said = said.replace(parameters[secret], "********")
+    return said
 
 
 _ADVICE = (
@@ -193,7 +200,7 @@ _ADVICE = (
         "on the server: ALTER ROLE the_role REPLICATION",
     ),
     (
-        r"exceeds max_wal_senders",
+        r'exceeds "?max_wal_senders',
         "raise max_wal_senders on the server (needs a restart), or end a replication connection that is not needed",
     ),
     (r"too many (clients|connections)|remaining connection slots", "the server is full: raise max_connections"),
@@ -202,6 +209,10 @@ _ADVICE = (
     (r"Connection refused|No such file or directory", "start the server, or correct host and port in conninfo"),
     (r"could not translate host name|Name or service not known", "correct the host in conninfo, or its DNS entry"),
     (r"timeout expired|timed out|No route to host|unreachable", "look at the network and the firewalls in between"),
+    (
+        r"closed the connection unexpectedly|terminating connection|terminated by",
+        "look into the server's log for the reason, then try again",
+    ),
     (r"starting up|not yet accepting|shutting down", "wait until the server accepts connections, then try again"),
     (r"certificate|SSL", "look at sslmode, sslrootcert, sslcert and sslkey in conninfo"),
 )

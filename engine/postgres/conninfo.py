@@ -21,7 +21,7 @@ def parse_conninfo(conninfo: str) -> dict[str, str]:
     from psycopg2.extensions import parse_dsn
 
     try:
-        return dict(parse_dsn(conninfo))
+        parameters = dict(parse_dsn(conninfo))
     except psycopg2.Error as error:
         # libpq quotes the word that it stumbled over, which may be part of a password.
         why = _QUOTED.sub('"…"', str(error).strip())
@@ -30,6 +30,15 @@ def parse_conninfo(conninfo: str) -> dict[str, str]:
             why,
             'write it as in libpq\'s documentation: conninfo = "host=pg user=barman dbname=postgres"',
         ) from None
+    scheme, _, rest = conninfo.partition("://")
+    authority, _, path = rest.partition("?")[0].partition("/")
+    if scheme in ("postgresql", "postgres") and (authority.count("@") > 1 or "@" in path):
+        raise ConfigError(
+            "a connection string cannot be read",
+            "a password with an unescaped @ or / in it would be taken for the host's name",
+            "write @ as %40 and / as %2F in it, or keep the password in ~/.pgpass",
+        )
+    return parameters
 
 
 def with_options(conninfo: str, **options: str | int) -> str:

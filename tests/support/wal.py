@@ -15,7 +15,7 @@ import psycopg2
 from engine.postgres.lsn import Lsn
 from tests.support.cluster import Cluster, Install, running
 
-_LINE = re.compile(r"rmgr: (\S+) +len \(rec/tot\): +\d+/ +\d+, tx: +(\d+), lsn: (\S+), prev \S+, desc: (.*)")
+_LINE = re.compile(r"rmgr: (\S+) +len \(rec/tot\): +\d+/ *\d+, tx: +(\d+), lsn: (\S+), prev \S+, desc: (.*)")
 _ENDS = ("COMMIT", "ABORT", "COMMIT_PREPARED", "ABORT_PREPARED")
 
 
@@ -80,12 +80,34 @@ def _write_transactions(cursor: psycopg2.extensions.cursor) -> None:
         cursor.execute(f"CREATE TABLE t{number} (a int); PREPARE TRANSACTION 'number {number}'")
         cursor.execute(f"{'COMMIT' if number % 2 else 'ROLLBACK'} PREPARED 'number {number}'")
         cursor.execute(f"BEGIN; CREATE TABLE r{number} AS SELECT 1 AS a; ROLLBACK")
-    cursor.execute("BEGIN; INSERT INTO doomed VALUES (1, 'x'); PREPARE TRANSACTION 'drops'; COMMIT PREPARED 'drops'")
+    cursor.execute("BEGIN; DROP TABLE t1; PREPARE TRANSACTION 'drops'")
+    cursor.execute("COMMIT PREPARED 'drops'")
     cursor.execute("SELECT pg_replication_origin_create('origin'), pg_replication_origin_session_setup('origin')")
     cursor.execute("BEGIN; INSERT INTO doomed VALUES (2, 'z'); SELECT pg_replication_origin_xact_setup('0/64', now())")
     cursor.execute("COMMIT; SELECT pg_replication_origin_session_reset()")
     for size in (*range(0, 100_000, 9_000), 3_000_000):
         cursor.execute("SELECT pg_logical_emit_message(false, 'x', repeat('q', %s))", (size,))
+
+
+def cut_commit(cluster: Cluster) -> Lsn:
+    """Make a server with segments of 1 MB write a commit that crosses a segment's end; returns where it begins."""
+    left = "SELECT (1 << 20) - mod(pg_current_wal_insert_lsn() - '0/0', 1 << 20)"
+    cluster.sql("CREATE TABLE subtransactions (a int)")
+    with contextlib.closing(psycopg2.connect(cluster.conninfo)) as connection, connection.cursor() as cursor:
+        # The commit record lists all subtransactions: 36 kB.
+        cursor.execute(
+            "DO $$ BEGIN FOR i IN 1..9000 LOOP BEGIN INSERT INTO subtransactions VALUES (i);"
+            " EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$"
+        )
+        for _ in range(1000):
+            cursor.execute(left)
+            if cursor.fetchone()[0] < 30_000:
+                break
+            cursor.execute("SELECT pg_logical_emit_message(false, 'x', repeat('q', 4000))")
+        cursor.execute("SELECT pg_current_wal_insert_lsn()::text")
+        place_before = Lsn.parse(cursor.fetchone()[0])
+        connection.commit()
+    return place_before
 
 
 def segments(cluster: Cluster) -> list[Path]:

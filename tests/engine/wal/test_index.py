@@ -1,0 +1,272 @@
+"""The index of an archive of real WAL: complete whatever the order, derived, and harmless when it is broken."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Busy
+from engine.event import Silent
+from engine.postgres import walfile
+from engine.postgres.segment import segment_name
+from engine.repository import locks
+from engine.repository.layout import Layout
+from engine.wal import codec, index
+from tests.support import wal
+from tests.support.cluster import Install
+
+ALL = 1 << 40
+
+
+class Told(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []
+
+    def note(self, text: str, level: str = "info") -> None:
+        self.notes.append((level, text))
+
+
+@pytest.fixture(scope="module")
+def written(postgres: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, wal.Dump]]:
+    """Real segments of 1 MB with a commit across two of them, and what pg_waldump makes of them."""
+    place = tmp_path_factory.mktemp("written")
+    with wal.server(postgres, 1) as cluster:
+        wal.write_everything(cluster)
+        wal.cut_commit(cluster)
+        cluster.sql("SELECT pg_switch_wal()")
+        files = wal.segments(cluster)[:-1]
+        theirs = wal.dump(postgres, files)
+        for path in files:
+            shutil.copy(path, place)
+    yield place, theirs
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout("main", str(tmp_path / "main"))
+    for directory in made.directories():
+        os.makedirs(directory, exist_ok=True)
+    return made
+
+
+def archive(layout: Layout, source: Path, names: list[str], compression: str = "none") -> None:
+    for name in names:
+        place = layout.wal(name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        Path(place).write_bytes(codec.compress((source / name).read_bytes(), compression))
+
+
+def names_of(source: Path) -> list[str]:
+    return sorted(os.listdir(source))
+
+
+def all_rows(layout: Layout) -> list[index.SegmentRow]:
+    return index.rows(layout, 1, 0, ALL)
+
+
+def test_the_index_counts_what_pg_waldump_counts(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, theirs = written
+    names = names_of(source)
+    archive(layout, source, names, "zstd")
+    assert index.catch_up(layout) == len(names)
+    found = all_rows(layout)
+    assert [row.name for row in found] == names
+    assert sum(row.n_commits + row.n_aborts for row in found) == len(theirs.ends)
+    assert sum(row.n_drops for row in found) == sum(end[4] and end[3].startswith("commit") for end in theirs.ends)
+    assert all(row.complete and row.problem is None for row in found)
+    assert all(row.size == os.stat(layout.wal(row.name)).st_size for row in found)
+    points = index.events(layout, index.RESTORE_POINT)
+    assert [(point.name, point.value) for point in points] == [(name, None) for _, name in theirs.restore_points]
+    assert len(index.events(layout, index.BACKUP_END)) == 1
+    assert len(index.events(layout)) > len(points)
+    assert index.highest_time(layout, 1, 0, ALL) == max(row.max_commit for row in found if row.max_commit)
+    assert index.catch_up(layout) == 0
+
+
+def test_any_order_of_arrival_gives_the_same_rows(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)
+    shuffled = names[:]
+    random.Random(4).shuffle(shuffled)
+    for start in range(0, len(shuffled), 9):
+        archive(layout, source, shuffled[start : start + 9])
+        index.catch_up(layout)
+    by_pieces = all_rows(layout)
+    events = index.events(layout)
+    assert index.rebuild(layout) == len(names)
+    assert all_rows(layout) == by_pieces
+    assert index.events(layout) == events
+    assert [row.joined for row in by_pieces[1:]] == [1] * (len(names) - 1)
+
+
+def test_what_is_gone_changed_or_broken_is_noticed(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    index.catch_up(layout)
+    os.unlink(layout.wal(names[0]))
+    shutil.copy(source / names[3], layout.wal(names[2]))
+    Path(layout.wal(names[4])).write_bytes(bytes(1 << 20))
+    Path(layout.wal(names[5])).write_bytes((source / names[5]).read_bytes()[:70_000])
+    assert index.catch_up(layout) >= 3
+    bad = {segment_name(timeline, number, 1 << 20): why for (timeline, number), why in index.problems(layout).items()}
+    assert bad[names[2]].startswith("misplaced: ")
+    assert bad[names[4]] == "invalid magic number 0000"
+    assert bad[names[5]].startswith("wrong size: ")
+    assert sorted(bad) == [names[2], names[4], names[5]]
+    assert names[0] not in {row.name for row in all_rows(layout)}
+    shutil.rmtree(os.path.dirname(layout.wal(names[0])))
+    index.catch_up(layout)
+    assert all_rows(layout) == []
+    assert index.events(layout) == []
+
+
+def test_another_systems_wal_is_alien(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    Path(layout.identity).write_text('{"systemid": "7", "version": "18"}')
+    archive(layout, source, names_of(source)[:1])
+    index.catch_up(layout)
+    assert all_rows(layout)[0].problem.startswith("alien: ")
+
+
+@pytest.mark.parametrize("damage", ["noise", "cut", "no tables", "other version"])
+def test_a_broken_index_is_made_anew_and_told(layout: Layout, written: tuple[Path, wal.Dump], damage: str) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    index.catch_up(layout)
+    good = all_rows(layout)
+    path = Path(layout.index)
+    if damage == "noise":
+        path.write_bytes(os.urandom(50_000))
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:9000])
+    else:
+        database = sqlite3.connect(path)
+        database.executescript("DROP TABLE segment" if damage == "no tables" else "PRAGMA user_version = 99")
+        database.close()
+    assert all_rows(layout) == []
+    told = Told()
+    for name in names:
+        os.utime(layout.wal(name))
+    assert index.catch_up(layout, report=told) == len(names)
+    assert any("made anew" in text for _, text in told.notes)
+    assert [row._replace(mtime_ns=0) for row in all_rows(layout)] == [row._replace(mtime_ns=0) for row in good]
+
+
+def test_a_missing_index_says_nothing_and_hurts_nobody(layout: Layout) -> None:
+    assert all_rows(layout) == []
+    assert index.events(layout) == []
+    assert index.problems(layout) == {}
+    assert index.highest_time(layout, 1, 0, ALL) is None
+    assert not os.path.exists(layout.index)
+    shutil.rmtree(layout.home)
+    assert index.catch_up(layout) == 0
+
+
+def test_a_budget_stops_early_and_the_next_pass_goes_on(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    assert index.catch_up(layout, budget=0) == 0
+    passes = 0
+    done = 0
+    while done < len(names) and passes < 1000:
+        done += index.catch_up(layout, budget=0.01)
+        passes += 1
+    assert passes > 1
+    assert len(all_rows(layout)) == len(names)
+
+
+def test_one_writer_at_a_time_and_readers_never_wait(
+    layout: Layout, written: tuple[Path, wal.Dump], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    with locks.hold(os.path.join(layout.own, "wal-index.lock")):
+        told = Told()
+        assert index.catch_up(layout, budget=0.1, report=told) == 0
+        assert any(str(os.getpid()) in text for _, text in told.notes)
+    monkeypatch.setattr(index, "_LOCK_WAIT", 0.1)
+    with pytest.raises(Busy), locks.hold(os.path.join(layout.own, "wal-index.lock")):
+        index.catch_up(layout)
+
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(len(all_rows(layout)))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        index.rebuild(layout)
+    finally:
+        stop.set()
+        reader.join(30)
+    assert all_rows(layout)[-1].name == names[-1]
+    assert set(seen) <= set(range(len(names) + 1))
+
+
+def test_a_killed_writer_leaves_an_index_that_goes_on(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    script = (
+        "import os, sys\n"
+        "from engine.repository.layout import Layout\n"
+        "from engine.wal import index, indexer\n"
+        "walk, left = indexer.walfile.walk, [7]\n"
+        "def die(*a):\n"
+        "    left[0] -= 1\n"
+        "    return walk(*a) if left[0] else os.kill(os.getpid(), 9)\n"
+        "indexer.walfile.walk = die\n"
+        "indexer._BATCH_SECONDS = 0\n"
+        "index.catch_up(Layout('main', sys.argv[1]))\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script, layout.home], check=False)
+    assert died.returncode == -9
+    assert 0 < len(all_rows(layout)) < len(names)
+    assert index.catch_up(layout) == len(names) - 6
+    by_two = all_rows(layout)
+    index.rebuild(layout)
+    assert all_rows(layout) == by_two
+
+
+def test_a_reader_without_the_right_to_write_reads(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    archive(layout, source, names_of(source)[:2])
+    index.catch_up(layout)
+    os.chmod(layout.index, 0o440)
+    os.chmod(layout.own, 0o550)
+    try:
+        assert len(all_rows(layout)) == 2
+    finally:
+        os.chmod(layout.own, 0o750)
+
+
+def test_other_files_in_the_archive_are_left_alone(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    name = names_of(source)[0]
+    archive(layout, source, [name])
+    directory = os.path.dirname(layout.wal(name))
+    for other in (f"{name}.partial", f"{name}.00000028.backup", ".tmp.1234", "00000002.history", "notes"):
+        Path(directory, other).write_bytes(b"x")
+    Path(layout.wals, "00000002.history").write_bytes(b"1\t0/1000000\tx\n")
+    Path(layout.wals, "main-xlog.db").write_bytes(b"")
+    assert index.catch_up(layout) == 1
+    assert [row.name for row in all_rows(layout)] == [name]
+    assert walfile.major_of(all_rows(layout)[0].magic) is not None
