@@ -26,7 +26,18 @@ def system_id(layout: Layout) -> int | None:
     return _parse(layout, text)
 
 
+def _as_barman_writes(text: str) -> int | None:
+    """Return the identifier in exactly Barman's layout, which needs no JSON: the WAL client asks for every segment."""
+    words = text.split()
+    value = words[2] if len(words) == 6 and words[0] == "{" and words[1] == '"systemid":' and words[5] == "}" else ""
+    digits = value.strip('",')
+    return int(digits) if value == f'"{digits}",' and digits.isdigit() else None
+
+
 def _parse(layout: Layout, text: str) -> int | None:
+    known = _as_barman_writes(text)
+    if known is not None:
+        return known
     import json
 
     try:
