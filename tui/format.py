@@ -152,7 +152,7 @@ def utc(moment: datetime) -> datetime:
     return moment.astimezone(timezone.utc)
 
 
-def when(moment: datetime, now: datetime) -> str:
+def when(moment: datetime, now: datetime, *, seconds: bool = False) -> str:
     """Return a moment for a column: the time of day when it is today, else month and day too; UTC.
 
     >>> now = datetime(2026, 11, 22, 14, 2, tzinfo=timezone.utc)
@@ -164,9 +164,10 @@ def when(moment: datetime, now: datetime) -> str:
     '11-02 00:00'
     """
     at, today = utc(moment), utc(now)
+    clock = f"{at:%H:%M:%S}" if seconds else f"{at:%H:%M}"
     if at.date() == today.date():
-        return f"{at:%H:%M}"
-    return f"{at:%m-%d %H:%M}" if at.year == today.year else f"{at:%Y-%m-%d %H:%M}"
+        return clock
+    return f"{at:%m-%d} {clock}" if at.year == today.year else f"{at:%Y-%m-%d} {clock}"
 
 
 def exactly(moment: datetime) -> str:

@@ -109,9 +109,9 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
     return (
         name,
         ("  can be restored to any moment from ", "text"),
-        (when(begin, now), "good!"),
+        (when(begin, now, seconds=True), "good!"),
         (" to ", "text"),
-        (f"{when(end, now)} UTC", "good!"),
+        (f"{when(end, now, seconds=True)} UTC", "good!"),
     )
 
 

@@ -92,6 +92,8 @@ def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) ->
     found: list[Window] = []
     broken: dict[str, bool] = {}
     until: datetime | None = None
+    covered: int | None = None
+    """The last segment that the backup before reaches; None is all."""
     for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
         reached = _reach(info, archive)
         if reached is None or info.end_time is None:
@@ -101,9 +103,10 @@ def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) ->
         until = _written(listing.locate(layout, name)) or info.end_time
         end = max(_last_commit(layout, info, lineage, last, archive) or until, info.end_time)
         begin = info.end_time
-        if found and begin <= found[-1].end:
+        if found and (covered is None or covered >= segment.segment_before(info.end_xlog or 1, archive.segment_size)):
             begin, end = found[-1].begin, max(found[-1].end, end)
             found.pop()
+        covered = None if far.end_kind == "open_end" else last
         found.append(Window(begin, end))
         broken = dict.fromkeys(broken, False)
         if far.end_kind != "open_end":

@@ -84,7 +84,7 @@ def _about_backups(
         if any(job.kind == "backup" for job in jobs):
             yield Finding("note", "no good backup yet", "one is being taken")
         elif not backups:
-            yield Finding("warning", "no backup yet", "until the first one ends nothing can be restored", take, "backup")
+            yield Finding("warning", "no backup yet", "until one ends nothing can be restored", take, "backup")
         else:
             yield Finding("critical", "no good backup", "without one nothing can be restored", take, "backup")
         return
