@@ -7,7 +7,7 @@ import argparse
 from engine import permission
 from engine.cli import output
 from engine.config import Config
-from engine.errors import Refused
+from engine.errors import CellarmanError, Refused
 from engine.repository import annotations as marks
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
@@ -30,11 +30,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
     layout = server.layout
     info = repository.find(layout, args.backup)
     with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"mark backup {info.id}"):
-        if args.how is None:
-            marks.release(layout, info.id)
-        else:
+        if args.how is not None:
             _must_be_keepable(server.name, repository.load(layout, info.id))
-            marks.set_keep(layout, info.id, args.how)
+        try:
+            if args.how is None:
+                marks.release(layout, info.id)
+            else:
+                marks.set_keep(layout, info.id, args.how)
+        except OSError as error:
+            raise CellarmanError(f"backup {info.id} of server {server.name} is not marked", str(error)) from error
     if args.json:
         output.json_out({"server": server.name, "backup": info.id, "keep": args.how})
     else:

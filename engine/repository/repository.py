@@ -193,13 +193,11 @@ def new_id(layout: Layout, now: datetime) -> str:
 def save(layout: Layout, info: BackupInfo) -> None:
     """Write the backup's backup.info into meta/: synced, renamed into place, directory synced."""
     path = layout.backup_info(info.id)
-    files.replace(
-        path,
-        backupinfo.render(info).encode(),
-        mode=0o644,
-        temporary=f"{path}.tmp",
-        fault="backup-info.temporary-written",
-    )
+    data = backupinfo.render(info).encode()
+    try:
+        files.replace(path, data, mode=0o644, temporary=f"{path}.tmp", fault="backup-info.temporary-written")
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def sizes(layout: Layout, backup_id: str) -> Sizes:
@@ -248,7 +246,19 @@ def save_facts(layout: Layout, backup_id: str, document: Mapping[str, Any]) -> N
     """Write our own facts about a backup, replacing those there were."""
     import json
 
-    files.replace(layout.own_facts(backup_id), (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    path = layout.own_facts(backup_id)
+    try:
+        files.replace(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: str, error: OSError) -> CellarmanError:
+    return CellarmanError(
+        f"cannot write {path}",
+        str(error),
+        f"see that {os.path.dirname(path)} is there, has free space and belongs to the account that runs this",
+    )
 
 
 def _ids(layout: Layout) -> set[str]:

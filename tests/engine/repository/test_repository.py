@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -146,11 +147,25 @@ def test_saving_is_atomic_under_a_kill(tmp_path: Path) -> None:
     assert not [name for name in tree(layout) if name.endswith(".tmp")]
 
 
-def test_a_full_directory_is_an_error_and_no_file(tmp_path: Path) -> None:
+def test_what_cannot_be_written_says_where_and_why(tmp_path: Path) -> None:
     layout = empty(tmp_path)
     shutil.rmtree(layout.meta)
-    with pytest.raises(OSError):
+    with pytest.raises(CellarmanError, match=r"cannot write .*meta/20261101T120000-backup\.info: .*No such file"):
         repository.save(layout, BackupInfo("20261101T120000"))
+    with pytest.raises(CellarmanError, match="cannot write"):
+        repository.save_facts(layout, "20261101T120000", {})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    layout = empty(tmp_path)
+    info = add(layout, 1, 5)
+    Path(f"{layout.backup_info(info.id)}.tmp").symlink_to("/dev/full")
+    with pytest.raises(CellarmanError, match="No space left"):
+        repository.save(layout, replace(info, status="FAILED"))
+    assert repository.load(layout, info.id).status == "DONE"
+    repository.save(layout, replace(info, status="FAILED"))
+    assert repository.load(layout, info.id).status == "FAILED"
 
 
 def test_sizes_count_links_once_and_follow_none(tmp_path: Path) -> None:
