@@ -25,6 +25,9 @@ from engine.repository.repository import Catalogue, catalogue
 T = TypeVar("T")
 
 
+_CONFIGURE = "SELECT coalesce((SELECT setting FROM pg_catalog.pg_config WHERE name = 'CONFIGURE'), '')"
+
+
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Why something is not known, and what to do about it."""
@@ -42,6 +45,8 @@ class Live:
     """The one that is configured."""
     clock_skew: float
     """Seconds that the server's clock is ahead of ours; negative: behind."""
+    configure: str
+    """The flags that it was built with (view pg_config); "" when the role may not know or the build does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +157,13 @@ def _live(server: Server) -> Live:
         with link.cursor() as cursor:
             cursor.execute("SELECT clock_timestamp()")
             row = cursor.fetchone()
-        after = datetime.now(timezone.utc)
-    assert row is not None
-    return Live(facts, slot, (row[0] - (before + (after - before) / 2)).total_seconds())
+            after = datetime.now(timezone.utc)
+            assert row is not None
+            skew = (row[0] - (before + (after - before) / 2)).total_seconds()
+            cursor.execute(_CONFIGURE if facts.superuser else "SELECT ''")
+            flags = cursor.fetchone()
+    assert flags is not None
+    return Live(facts, slot, skew, flags[0])
 
 
 def _streaming(server: Server) -> Identity:

@@ -37,7 +37,7 @@ def _found(facts: Facts, name: str) -> CheckResult:
 
 
 def compression(facts: Facts) -> CheckResult:
-    """The client side is asked here; the server's own when the backup starts, since asking leaves a line in its log."""
+    """Nothing is started for an answer; a server that does not tell its build is asked when a backup starts."""
     from engine.postgres import programs
 
     name = "backup compression"
@@ -45,10 +45,7 @@ def compression(facts: Facts) -> CheckResult:
     if server.backup_compression == "none" or server.backup_method != "postgres":
         return skip(name, "backup_compression is none")
     if server.backup_compression_location == "server":
-        if isinstance(facts.live, Live) and facts.live.facts.major < 15:
-            fix = f'in [servers.{server.name}]: backup_compression_location = "client"'
-            return fail(name, "server-side compression came with PostgreSQL 15", fix)
-        return ok(name, f"{server.backup_compression} on the server, asked for when a backup starts")
+        return _by_server(facts, name)
     found = facts.programs["pg_basebackup"]
     if isinstance(found, Unknown):
         return skip(name, "there is no pg_basebackup")
@@ -57,3 +54,20 @@ def compression(facts: Facts) -> CheckResult:
         fix = f'in [servers.{server.name}]: backup_compression = "gzip", or install a pg_basebackup with it'
         return fail(name, refusal, fix)
     return ok(name, f"{server.backup_compression} by {found.path}")
+
+
+_BUILT_WITH = {"zstd": "--with-zstd", "lz4": "--with-lz4"}
+
+
+def _by_server(facts: Facts, name: str) -> CheckResult:
+    server = facts.server
+    if not isinstance(facts.live, Live):
+        return skip(name, "PostgreSQL was not reached")
+    fix = f'in [servers.{server.name}]: backup_compression_location = "client", or backup_compression = "gzip"'
+    if facts.live.facts.major < 15:
+        return fail(name, "server-side compression came with PostgreSQL 15", fix)
+    flag, built = _BUILT_WITH.get(server.backup_compression, ""), facts.live.configure
+    if built and flag and flag not in built:
+        return fail(name, f"the server was built without {server.backup_compression}", fix)
+    certainty = "" if built else ", asked for when a backup starts"
+    return ok(name, f"{server.backup_compression} on the server{certainty}")

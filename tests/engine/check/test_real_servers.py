@@ -16,6 +16,7 @@ import pytest
 from engine.check import runner
 from engine.check.result import CheckResult
 from engine.config import Config, load
+from engine.repository import identity
 from tests.support import cluster
 
 
@@ -254,3 +255,57 @@ def test_repository_that_cannot_be_written(server: cluster.Cluster, tmp_path: Pa
         os.chmod(config.barman_home, 0o755)
     assert found.status == "fail"
     assert "no permission to write" in found.detail
+
+
+@pytest.mark.parametrize("where", ["client", "server"])
+def test_compression_that_the_build_lacks(server: cluster.Cluster, tmp_path: Path, where: str) -> None:
+    found = check(
+        configuration(
+            tmp_path,
+            server.install,
+            server.conninfo,
+            archiver="true",
+            backup_compression='"zstd"',
+            backup_compression_location=f'"{where}"',
+        )
+    )["backup compression"]
+    taken = subprocess.run(
+        [
+            str(server.install.bindir / "pg_basebackup"),
+            *("-d", server.conninfo, "-D", str(tmp_path / "taken"), "-Ft", "-X", "none", "-c", "fast"),
+            f"--compress={where}-zstd",
+        ],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.status == ("ok" if taken.returncode == 0 else "fail"), found
+    if found.status == "fail":
+        assert "zstd" in found.detail.lower()
+        assert 'backup_compression = "gzip"' in found.fix
+
+
+def test_a_repository_of_another_cluster(server: cluster.Cluster, tmp_path: Path) -> None:
+    config = configuration(tmp_path, server.install, server.conninfo, archiver="true")
+    layout = config.server("main").layout
+    os.makedirs(layout.home)
+    identity.write(layout, 7710929279087522286, 15)
+    found = check(config)["system identifier"]
+    assert found.status == "fail"
+    assert "the repository: 7710929279087522286" in found.detail
+    assert layout.identity in found.fix
+
+
+def test_a_slot_that_nobody_reads(server: cluster.Cluster, tmp_path: Path) -> None:
+    server.sql("SELECT pg_create_physical_replication_slot('idle', true)")
+    try:
+        config = configuration(tmp_path, server.install, server.conninfo, archiver="true", slot_name='"idle"')
+        unused = check(config)["replication slot"]
+        assert unused.status == "warn"
+        assert "keeps WAL for nobody" in unused.detail
+        config = configuration(tmp_path, server.install, server.conninfo, streaming_archiver="true", slot_name='"idle"')
+        inactive = check(config)["replication slot"]
+        assert inactive.status == "warn"
+        assert "not active" in inactive.detail
+    finally:
+        server.sql("SELECT pg_drop_replication_slot('idle')")
