@@ -8,6 +8,7 @@ again begins anew and ends the same.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -226,20 +227,28 @@ def _last_of_its_kind(layout: Layout, target: _Target, info: BackupInfo, minimum
 
 def _only_way_to_the_present(layout: Layout, info: BackupInfo, others: list[BackupInfo]) -> int | None:
     """Return the timeline whose WAL arrived last if this backup reaches it and none of the others does."""
-    newest: dict[int, tuple[str, str]] = {}
-    for name, path in xlogdb.archived(layout):
-        if segment.kind_of(name) == segment.SEGMENT:
-            number = int(name[:8], 16)
-            newest[number] = max(newest.get(number, ("", "")), (name, path))
+    newest = _newest_segments(layout)
     if not newest:
         return None
-    live = max(newest, key=lambda number: (_mtime(newest[number][1]), number))
+    live = max(newest, key=lambda timeline: (_mtime(newest[timeline]), timeline))
     lineages = _lineages(layout)
     own = _need(info)
     if own is None or not own.reaches(live, lineages):
         return None
     rest = [need for need in map(_need, others) if need is not None]
     return None if any(need.reaches(live, lineages) for need in rest) else live
+
+
+def _newest_segments(layout: Layout) -> dict[int, str]:
+    """Return the path of the last archived segment of each timeline."""
+    newest: dict[int, str] = {}
+    for directory in reversed(xlogdb.directories(layout)):
+        if int(directory[:8], 16) in newest:
+            continue
+        found = [pair for pair in xlogdb.archived_in(layout, directory) if segment.kind_of(pair[0]) == segment.SEGMENT]
+        if found:
+            newest[int(directory[:8], 16)] = max(found)[1]
+    return newest
 
 
 def _mtime(path: str) -> float:
@@ -370,24 +379,38 @@ def _remove_tree(top: str) -> None:
 
 
 def _remove_wal(layout: Layout, target: _Target, wait: float) -> None:
-    """Free the WAL that nobody needs: index lines first, so that the index never names a file that is gone."""
-    what = f"free the WAL of backup {target.id} of server {layout.name}"
-    with locks.hold(layout.lock("xlogdb"), wait=wait, what=what):
+    """Free the WAL that nobody needs: index lines first, so that the index never names a file that is gone.
+
+    The index is locked for one directory's files at a time: archiving goes on meanwhile.
+    """
+
+    def lock() -> locks.Lock:
+        what = f"free the WAL of backup {target.id} of server {layout.name}"
+        return locks.hold(layout.lock("xlogdb"), wait=wait, what=what)
+
+    with lock():
         index = xlogdb.read(layout)
         wal, _ = _wal_to_free(layout, target, [line.name for line in index.lines])
         names = {name for name, _ in wal}
-        rest = [line for line in index.lines if line.name not in names]
-        if len(rest) < len(index.lines):
-            xlogdb.rewrite(layout, rest)
+        _drop_lines(layout, names, index)
         step("delete.index-rewritten")
-        for _, path in wal:
-            files.remove(path)
-            step("delete.wal-begun")
-        for directory in sorted({os.path.dirname(path) for _, path in wal}):
+    for directory, members in itertools.groupby(wal, key=lambda pair: os.path.dirname(pair[1])):
+        with lock():
+            for _, path in members:
+                files.remove(path)
+                step("delete.wal-begun")
             _sync_or_remove(directory)
-        if wal:
+    if wal:
+        with lock():
+            _drop_lines(layout, names, xlogdb.read(layout))  # one that was sent again meanwhile
             files.sync_directory(layout.wals)
-        step("delete.wal-removed")
+    step("delete.wal-removed")
+
+
+def _drop_lines(layout: Layout, names: set[str], index: xlogdb.Index) -> None:
+    rest = [line for line in index.lines if line.name not in names]
+    if len(rest) < len(index.lines):
+        xlogdb.rewrite(layout, rest)
 
 
 def _sync_or_remove(directory: str) -> None:

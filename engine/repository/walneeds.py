@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.postgres import segment
 from engine.postgres.lsn import Lsn
@@ -27,18 +28,6 @@ class Need:
     last: int | None
     begin: Lsn
     segment_size: int
-
-    def covers(self, name: str, lineages: Mapping[int, Lineage | None]) -> bool:
-        """Tell whether the file `name` is one of them; a name that cannot be placed counts as one."""
-        try:
-            timeline, number = segment.parse_segment(name, self.segment_size)
-        except ValueError:
-            return True
-        if number < self.first:
-            return False
-        if self.last is not None:
-            return timeline == self.timeline and number <= self.last
-        return self.may_reach(timeline, lineages)
 
     def reaches(self, timeline: int, lineages: Mapping[int, Lineage | None]) -> bool:
         """Tell whether recovery from this backup can be shown to follow on to `timeline`."""
@@ -83,18 +72,45 @@ def unneeded(
 ) -> Iterator[str]:
     """Yield those of `names` that lie on the timelines of the backup that goes and that no remaining need covers.
 
-    Nothing is yielded when no remaining backup has WAL since its begin as its need: then nobody is served by less.
+    Nothing is yielded when no remaining backup needs the WAL since its begin, since nobody is served by less, or when
+    one counts in segments of another size, since names then mean different places.
     """
     wanted = list(needs)
-    if all(need.last is not None for need in wanted):
+    if all(need.last is not None for need in wanted) or any(need.segment_size != gone.segment_size for need in wanted):
         return
+    spans: dict[int, _Spans | None] = {}
     for name in names:
-        if segment.kind_of(name) not in _SEGMENT_LIKE or not _was_of(name, gone, lineages):
+        if segment.kind_of(name) not in _SEGMENT_LIKE:
             continue
-        if not any(need.covers(name, lineages) for need in wanted):
+        timeline = int(name[:8], 16)
+        if timeline not in spans:
+            spans[timeline] = _spans(timeline, gone, wanted, lineages)
+        held = spans[timeline]
+        if held is not None and not _covered(name, held, gone.segment_size):
             yield name
 
 
-def _was_of(name: str, gone: Need, lineages: Mapping[int, Lineage | None]) -> bool:
-    timeline = int(name[:8], 16)
-    return timeline == gone.timeline or (gone.last is None and gone.reaches(timeline, lineages))
+class _Spans(NamedTuple):
+    """The segment numbers of one timeline that are needed: all from `first` on, and some closed ranges."""
+
+    first: int | None
+    closed: tuple[tuple[int, int], ...]
+
+
+def _spans(timeline: int, gone: Need, needs: list[Need], lineages: Mapping[int, Lineage | None]) -> _Spans | None:
+    """Return what is needed of a timeline; None when the backup that goes never led there: it is not touched then."""
+    if timeline != gone.timeline and not gone.reaches(timeline, lineages):
+        return None
+    beginnings = [need.first for need in needs if need.last is None and need.may_reach(timeline, lineages)]
+    closed = tuple((n.first, n.last) for n in needs if n.last is not None and n.timeline == timeline)
+    return _Spans(min(beginnings, default=None), closed)
+
+
+def _covered(name: str, held: _Spans, size: int) -> bool:
+    try:
+        number = segment.parse_segment(name, size)[1]
+    except ValueError:
+        return True  # a name that cannot be placed counts as needed
+    if held.first is not None and number >= held.first:
+        return True
+    return any(first <= number <= last for first, last in held.closed)

@@ -156,15 +156,35 @@ def rewrite(layout: Layout, lines: Iterable[Line]) -> None:
 
 def archived(layout: Layout) -> Iterator[tuple[str, str]]:
     """Yield (name, path) of every WAL file that lies in wals/, in no order; other files are passed over."""
-    for directory in _wal_directories(layout):
-        try:
-            names = os.listdir(directory)
-        except FileNotFoundError:
-            continue
-        for name in names:
-            path = os.path.join(directory, name)
-            if segment.kind_of(name) != segment.FOREIGN and layout.wal(name) == path:
-                yield name, path
+    for name in _names(layout.wals):
+        if segment.kind_of(name) == segment.HISTORY:
+            yield name, os.path.join(layout.wals, name)
+    for directory in directories(layout):
+        yield from archived_in(layout, directory)
+
+
+def archived_in(layout: Layout, directory: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, path) of the WAL files in one of the directories of wals/."""
+    place = os.path.join(layout.wals, directory)
+    for name in _names(place):
+        if name[:16] == directory and segment.kind_of(name) != segment.FOREIGN:
+            yield name, f"{place}/{name}"
+
+
+def directories(layout: Layout) -> list[str]:
+    """Return the names of the <timeline><log> directories of wals/, in order."""
+    return sorted(
+        name
+        for name in _names(layout.wals)
+        if len(name) == 16 and segment.kind_of(name + "00000000") == segment.SEGMENT
+    )
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def rebuild(layout: Layout, sniff: Callable[[bytes], str]) -> list[Line]:
@@ -191,16 +211,3 @@ def line_of(path: str, sniff: Callable[[bytes], str]) -> Line:
         None if encrypted or kind == "none" else kind,
         "gpg" if encrypted else None,
     )
-
-
-def _wal_directories(layout: Layout) -> list[str]:
-    """Return wals/ itself and its <timeline><log> directories."""
-    try:
-        names = os.listdir(layout.wals)
-    except FileNotFoundError:
-        return []
-    return [layout.wals] + [
-        os.path.join(layout.wals, name)
-        for name in names
-        if len(name) == 16 and segment.kind_of(name + "00000000") == segment.SEGMENT
-    ]

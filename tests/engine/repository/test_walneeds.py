@@ -84,6 +84,7 @@ def test_a_timeline_without_a_readable_history_counts_as_needed() -> None:
 def test_names_of_another_segment_size_count_as_needed() -> None:
     odd = "0000000100000000000000FF"
     assert freed([odd], need(3, size=64 << 20), need(5, size=64 << 20)) == []
+    assert freed(segments(1, 1, 9), need(3), need(9), need(1, size=64 << 20)) == []
 
 
 def test_backups_that_failed_or_go_need_nothing() -> None:
