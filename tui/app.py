@@ -8,19 +8,22 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
 from textual.message import Message
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
-from engine.config import Config
 from engine.errors import CellarmanError, Refused
-from engine.job.spec import JobKind
-from tui import crash, glyphs, themes
+from tui import glyphs, themes
 from tui.format import counted
-from tui.watch import Snapshot, Watch, before_looking, utc_now
+from tui.snapshot import Snapshot, minute_of, utc_now
+from tui.watch import Watch
+
+if TYPE_CHECKING:
+    from engine.config import Config
+    from engine.job.spec import JobKind
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
@@ -69,7 +72,7 @@ class Console(App[None]):
         self.read_only = read_only or config.read_only
         self.banner = banner
         self.glyphs = glyphs.chosen(ascii_only)
-        self.snapshot = before_looking(config, now())
+        self.snapshot = Snapshot(minute_of(now()), looked=False)
         self.trouble = ""
         self.crashed: list[str] = []
         self.watch = Watch(
@@ -116,6 +119,8 @@ class Console(App[None]):
         self.repaint()
 
     def on_watch_broke(self, message: WatchBroke) -> None:
+        from tui import crash
+
         self.trouble = crash.write_report(message.error, self.config.state_directory)
         from tui.screens.room import Room
 
@@ -195,6 +200,8 @@ class Console(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         if not self.crashed:
+            from tui import crash
+
             self.crashed = crash.summary(error, crash.write_report(error, self.config.state_directory))
         super()._handle_exception(error)
 

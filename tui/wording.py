@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from engine.job.state import JobState
-from engine.repository.backupinfo import BackupInfo
-from engine.status import Finding, Health, ServerStatus
 from tui.format import (
     Line,
     Span,
@@ -25,6 +23,11 @@ from tui.format import (
 )
 from tui.glyphs import Glyphs
 from tui.widgets.axis import Mark, Stretch
+
+if TYPE_CHECKING:
+    from engine.job.state import JobState
+    from engine.repository.backupinfo import BackupInfo
+    from engine.status import Finding, Health, ServerStatus
 
 HEALTH_ROLE: dict[Health, str] = {
     "critical": "bad",

@@ -246,3 +246,17 @@ def _shop(fleet: Fleet, now: datetime, hour: timedelta, day: timedelta) -> None:
     info = BackupInfo(named, server_name="shop-eu", status="STARTED", begin_time=begun, version=170002, timeline=1)
     os.makedirs(shop.layout.data(info.id), exist_ok=True)
     repository.save(shop.layout, info)
+
+
+def write_config(fleet: Fleet) -> str:
+    """Write the fleet's configuration as a file and return its path."""
+    lines = [
+        "[cellarman]",
+        f'barman_home = "{fleet.config.barman_home}"',
+        f'state_directory = "{fleet.config.state_directory}"',
+    ]
+    for name in fleet.servers:
+        lines += ["", f"[servers.{name}]", 'conninfo = "host=127.0.0.1 port=1"', "archiver = true"]
+    path = fleet.root / "cellarman.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)

@@ -16,7 +16,7 @@ from tui import commands, wording
 from tui.format import Line, Span, counted, day_and_time, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
-from tui.watch import JobView, Snapshot
+from tui.snapshot import JobView, Snapshot
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.log import Log

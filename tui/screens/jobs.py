@@ -13,7 +13,7 @@ from tui import commands, wording
 from tui.format import Line, capital, counted, day_and_time, number, percent, plain, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
-from tui.watch import Snapshot
+from tui.snapshot import Snapshot
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.progress import bar

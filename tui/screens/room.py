@@ -11,7 +11,6 @@ from textual.containers import Vertical
 from textual.screen import Screen
 
 from engine import permission
-from engine.job.state import JobState
 from tui import commands
 from tui.commands import Command
 from tui.format import Line, counted, plain
@@ -20,9 +19,10 @@ from tui.widgets.lines import Lines
 from tui.widgets.table import Table
 
 if TYPE_CHECKING:
+    from engine.job.state import JobState
     from tui.app import Console
     from tui.glyphs import Glyphs
-    from tui.watch import Snapshot
+    from tui.snapshot import Snapshot
 
 LEAST = (60, 16)
 """The columns and rows below which nothing useful can be shown."""

@@ -29,7 +29,7 @@ from tui.format import (
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
 from tui.screens.servers import recent_jobs
-from tui.watch import Snapshot
+from tui.snapshot import Snapshot
 from tui.widgets.axis import axis
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from engine.job.state import JobState
-from engine.status import ServerStatus
 from tui import commands, wording
 from tui.format import Line, calm_span, fit, percent, plain, size, version, when
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
-from tui.watch import Snapshot
+from tui.snapshot import Snapshot
 from tui.widgets.axis import axis, row
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.progress import bar
 from tui.widgets.table import Column, Row, Table
+
+if TYPE_CHECKING:
+    from engine.job.state import JobState
+    from engine.status import ServerStatus
 
 COLUMNS = (
     Column("STATE"),
@@ -66,7 +69,10 @@ class Servers(Room):
         sentence = wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Looking…", "quiet"),)
         self.query_one("#sentence", Lines).show([(("  ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
-        table.show([_row(server, snapshot, self.app.size.width, glyphs) for server in snapshot.servers])
+        if snapshot.looked:
+            table.show([_row(server, snapshot.minute, self.app.size.width, glyphs) for server in snapshot.servers])
+        else:
+            table.show([_unread_row(s.name, glyphs) for s in self.app.config.servers.values() if s.active])
         self._paint_below(snapshot)
 
     def _paint_below(self, snapshot: Snapshot) -> None:
@@ -94,12 +100,14 @@ class Servers(Room):
         self.app.push_screen(ServerRoom(self.subject))
 
 
-def _row(server: ServerStatus, snapshot: Snapshot, screen: int, glyphs: Glyphs) -> Row:
-    now = snapshot.minute
+def _unread_row(name: str, glyphs: Glyphs) -> Row:
+    """Return the row of a server before the disk was read."""
+    blank: Line = ()
+    return Row(name, (((glyphs.waiting, "faint"),), ((plain(name), "strong"),), *[blank] * 7))
+
+
+def _row(server: ServerStatus, now: datetime, screen: int, glyphs: Glyphs) -> Row:
     name: Line = ((plain(server.name), "strong"),)
-    if not snapshot.looked:
-        blank: Line = ()
-        return Row(server.name, (((glyphs.waiting, "faint"),), name, *[blank] * 7))
     last = server.last_backup
     age = calm_span((now - last.end_time).total_seconds()) if last and last.end_time else "none"
     return Row(

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from tui import commands
 from tui.format import Line, plain
 from tui.screens.room import Room
-from tui.watch import Snapshot
+from tui.snapshot import Snapshot
 from tui.widgets.lines import Lines
 
 EXAMPLE = (

@@ -51,9 +51,10 @@ class Scale:
 
 def scale(stretches: Sequence[Stretch], marks: Sequence[Mark], now: datetime, width: int) -> Scale:
     """Return the scale that shows everything from the first backup or moment until now."""
-    begins = [s.begin for s in stretches] + [m.at for m in marks]
-    begin = min([*begins, now - timedelta(minutes=2)])
-    return Scale(begin - (now - begin) * 0.02, now, width)
+    marked = [mark.at for mark in marks]
+    end = max([now, *(stretch.end for stretch in stretches), *marked])
+    begin = min([end - timedelta(minutes=2), *(stretch.begin for stretch in stretches), *marked])
+    return Scale(begin - (end - begin) * 0.02, end, width)
 
 
 def axis(
