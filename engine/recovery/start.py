@@ -63,17 +63,10 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     @property
-    def good(self) -> bool:
-        """Whether PostgreSQL reached what was asked for."""
-        return self.state != "failed"
-
-    @property
     def summary(self) -> str:
-        """One line for people."""
+        """One line for people, when it did not fail."""
         where = f"port {self.port}" + (f", socket in {self.socket}" if self.socket else "")
         reached = self.stopped_at or (f"last transaction {self.last_transaction}" if self.last_transaction else "")
-        if self.state == "failed":
-            return f"PostgreSQL did not get there: {self.text}"
         if self.state == "shutdown":
             return f"recovered and shut down; {reached}"
         return f"{'open' if self.state == 'open' else 'paused, open for reading'} on {where}; {reached}"
@@ -104,8 +97,9 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
         raise Refused("PostgreSQL is not started as root", "it refuses that", "start it as the account that owns it")
     program = programs.find("postgres", server.path_prefix, plan.info.major)
     effective = configuration(directory)
-    port, port_note = _port(effective, plan.order.port)
     sockets, socket_note = _sockets(effective, directory)
+    places = [os.path.join(directory, part.strip().strip('"')) for part in sockets.split(",")]
+    port, port_note = _port(effective, plan.order.port, places)
     notes = tuple(note for note in (port_note, socket_note) if note)
     for note in notes:
         report.note(note, "warn")
@@ -118,7 +112,9 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     except BaseException:
         _stop(process)
         raise
-    if process.poll() is None:
+    if found[0] == "failed":
+        _stop(process)
+    elif process.poll() is None:
         _OUTLIVE.append(process)
     state, text, words = found
     return Verdict(
@@ -147,21 +143,24 @@ def configuration(directory: str) -> dict[str, str]:
     return found
 
 
-def _port(effective: Mapping[str, str], wanted: int | None) -> tuple[int, str]:
+def _port(effective: Mapping[str, str], wanted: int | None, sockets: list[str]) -> tuple[int, str]:
     """Return the port to use for this start, and why when it is not the configured one."""
     if wanted is not None:
-        if not _port_is_free(wanted):
+        if not _port_is_free(wanted, sockets):
             raise Refused(f"port {wanted} is taken", "another process listens on it", "choose another one with --port")
         return wanted, ""
     text = effective.get("port", "5432")
     configured = int(text) if text.isdigit() else 5432
-    if _port_is_free(configured):
+    if _port_is_free(configured, sockets):
         return configured, ""
     chosen = _any_free_port()
     return chosen, f"port {configured} is taken: this start uses {chosen}"
 
 
-def _port_is_free(port: int) -> bool:
+def _port_is_free(port: int, sockets: list[str]) -> bool:
+    """Tell whether nobody listens there, on TCP or by a socket of that number."""
+    if any(os.path.exists(os.path.join(place, f".s.PGSQL.{port}.lock")) for place in sockets):
+        return False
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
