@@ -306,7 +306,8 @@ def _sync_file(path: str) -> None:
 
 def _lines(layout: Layout, items: Iterable[Prepared], outcomes: Sequence[object]) -> list[xlogdb.Line]:
     """Return the lines to append: one for each new file, and for each old one that a crash left without."""
-    old = [outcome.name for outcome in outcomes if isinstance(outcome, Duplicate)]
+    new = {outcome.name for outcome in outcomes if isinstance(outcome, Stored)}
+    old = {outcome.name for outcome in outcomes if isinstance(outcome, Duplicate)} - new
     lacking = set(xlogdb.lacking(layout, old)) if old else set()
     lines = []
     for item, outcome in zip(items, outcomes, strict=True):

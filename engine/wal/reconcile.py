@@ -81,7 +81,7 @@ def _directories(layout: Layout) -> dict[str, int]:
     try:
         found = {"": os.stat(layout.wals).st_mtime_ns}
         for entry in os.scandir(layout.wals):
-            if len(entry.name) == 16 and segment.kind_of(entry.name + "00000000") == segment.SEGMENT:
+            if len(entry.name) == 16 and segment.kind_of(entry.name + "00000000") == segment.SEGMENT and entry.is_dir():
                 found[entry.name] = entry.stat().st_mtime_ns
     except FileNotFoundError:
         return {}
