@@ -148,15 +148,16 @@ def _replication(conninfo: str, timeout: int) -> Iterator[Cursor]:
 def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) -> Connection:
     import psycopg2
 
-    dsn = with_options(
-        conninfo,
-        connect_timeout=max(timeout, 2),
-        application_name=application_name,
-        keepalives_idle=max(timeout, 2),
-        keepalives_interval=5,
-        keepalives_count=3,
-        tcp_user_timeout=max(timeout, 2) * 1000,
-    )
+    bounds = {
+        "connect_timeout": max(timeout, 2),
+        "keepalives_idle": max(timeout, 2),
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": max(timeout, 2) * 1000,
+    }
+    said = parse_conninfo(conninfo)
+    missing = {key: value for key, value in bounds.items() if said.get(key, "0") == "0"}
+    dsn = with_options(conninfo, application_name=application_name, **missing)
     try:
         connection: Connection = psycopg2.connect(dsn, **factory)
         return connection

@@ -45,7 +45,7 @@ def with_options(conninfo: str, **options: str | int) -> str:
     """Return the connection string with these parameters set over its own, in keyword form.
 
     >>> with_options("host=pg user=barman", dbname="replication")
-    'host=pg user=barman dbname=replication'
+    'user=barman host=pg dbname=replication'
     """
     from psycopg2.extensions import make_dsn
 

@@ -43,6 +43,9 @@ _FIRST_MAGIC_OF_19 = 0xD119
 _PLAIN_END = 34
 """Bytes of a commit or abort without any extra: header, main data's length, timestamp."""
 
+_LONGEST_RECORD = 1 << 30
+"""PostgreSQL refuses longer ones (XLogRecordMaxSize, MaxAllocSize)."""
+
 _PAGE_HEADER = struct.Struct("<HHIQI")
 _LENGTH = struct.Struct("<I")
 _LENGTH_AND_MANAGER = struct.Struct("<I13xB")
@@ -325,7 +328,8 @@ class _Walk:
         data, base, last, append = self.data, self.base, self.last, self.ends.append
         unpack, unpack_end, kinds = _LENGTH_AND_MANAGER.unpack_from, _XACT_END.unpack_from, _PLAIN_KINDS
         length = 0
-        while position <= page_end - walrecord.HEADER:
+        last_whole_header = page_end - walrecord.HEADER
+        while position <= last_whole_header:
             length, manager = unpack(data, position)
             if manager < 2:
                 plain = False
@@ -367,7 +371,7 @@ class _Walk:
 
     def _begin(self, position: int, length: int, page_end: int, parts: list[bytes] | None) -> None:
         """Note a record that the page cuts; one whose length cannot be ends the walk."""
-        if length < walrecord.HEADER:
+        if not walrecord.HEADER <= length <= _LONGEST_RECORD:
             self.stop(position, f"a record of {length} bytes" if length else "zeros")
             return
         self.start, self.length, self.missing, self.parts = position, length, position + length - page_end, parts
