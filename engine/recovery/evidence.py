@@ -185,7 +185,7 @@ class WalFacts:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
         marks = tuple(
-            Mark(Lsn(c.lsn), c.xid, c.timestamp, c.kind.startswith("commit"))
+            Mark(c.lsn, c.xid, c.timestamp, c.kind.startswith("commit"), c.drops)
             for c in walfile.commits(data, header, carry)
         )
         points = tuple(Point(p.name, key[0], p.lsn, p.timestamp) for p in facts.restore_points)

@@ -21,6 +21,8 @@ class Mark:
     time: int
     """Microseconds since 2000-01-01 UTC."""
     commit: bool = True
+    drops: bool = False
+    """Whether files go away with it, as for DROP TABLE and TRUNCATE."""
 
     @property
     def at(self) -> datetime:

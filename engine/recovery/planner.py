@@ -16,9 +16,9 @@ from engine.postgres.segment import parse_segment, segment_of, segment_start
 from engine.recovery import destination, nearest, settings, source
 from engine.recovery.candidates import Choice, Miss, choose, keys
 from engine.recovery.evidence import InvalidSegment, WalFacts
-from engine.recovery.facts import Base
+from engine.recovery.facts import Base, Mark
 from engine.recovery.plan import Order, Plan, WalRange
-from engine.recovery.target import EndOfArchive, TimeTarget
+from engine.recovery.target import EndOfArchive, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Catalogue
@@ -314,6 +314,14 @@ def _ending(order: Order) -> str:
     return "it shuts down there; started again it recovers again, until recovery.signal is removed"
 
 
+def locks_readers(order: Order, dropped: Mark) -> bool:
+    """Tell whether a pause just before this transaction's end would leave the lock of what it drops in force."""
+    before_its_end = isinstance(order.target, TimeTarget) or (
+        isinstance(order.target, XidTarget) and not order.target.inclusive
+    )
+    return before_its_end and order.action == "pause" and dropped.drops
+
+
 def _warnings(order: Order, choice: Choice, found: _Found, content: source.Source | None) -> list[str]:
     run, archive = choice.run, found.archive
     lines = list(choice.notes)
@@ -332,6 +340,11 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
         lines.append("the server's clock went backward near the target: commits are not in the order of their times")
     if content and content.odd:
         lines.append(f"links and special files are not restored: {', '.join(content.odd[:5])}")
+    if after and locks_readers(order, after):
+        lines.append(
+            f"transaction {after.xid} drops or empties a table: while paused just before its end, reading that table "
+            "waits for its lock; --start stops after the last commit that stays, --action promote ends the lock"
+        )
     lines.append(
         "archiving is off in the restored cluster: set archive_mode and archive_command before it goes into service"
     )

@@ -61,7 +61,13 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
         )
         return {**document, "summary": summary}
     verdict = start.start(server, plan, report)
-    return {**document, **verdict.to_json(), "good": verdict.good, "summary": verdict.summary}
+    if verdict.state == "failed":
+        raise CellarmanError(
+            f"PostgreSQL did not recover {order.destination} to {order.target}",
+            verdict.text,
+            f"its log is {verdict.log}",
+        )
+    return {**document, **verdict.to_json(), "summary": verdict.summary}
 
 
 def _agreed(plan: Plan, planned: Mapping[str, Any] | None) -> None:

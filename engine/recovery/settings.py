@@ -20,6 +20,13 @@ from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, NameTarge
 Action = Literal["pause", "promote", "shutdown"]
 
 BANNER = "# Written by cellarman: recovery, and what this copy must not share with the server it came from."
+TARGETS = (
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+)
 _SAFE = {
     "archive_mode": "off",
     "archive_command": "",
@@ -84,31 +91,33 @@ def recovery_settings(
     """
     settings = {
         "restore_command": command,
-        "recovery_target": "",
-        "recovery_target_time": "",
-        "recovery_target_xid": "",
-        "recovery_target_lsn": "",
-        "recovery_target_name": "",
-        "recovery_target_inclusive": "on" if getattr(target, "inclusive", True) else "off",
         "recovery_target_timeline": timeline,
-        "recovery_target_action": action,
+        "recovery_target_inclusive": "on" if getattr(target, "inclusive", True) else "off",
+        "recovery_target_action": "promote" if isinstance(target, EndOfArchive) else action,
+        **safe_settings(major),
     }
-    match target:
-        case TimeTarget(at):
-            settings["recovery_target_time"] = pg_literal(at)
-        case LsnTarget(lsn):
-            settings["recovery_target_lsn"] = str(lsn)
-        case XidTarget(xid):
-            settings["recovery_target_xid"] = str(xid)
-        case NameTarget(name):
-            settings["recovery_target_name"] = name
-        case Immediate():
-            settings["recovery_target"] = "immediate"
-        case EndOfArchive():
-            settings["recovery_target_action"] = "promote"
     if stop_before_hole and major >= 15:
         settings["recovery_prefetch"] = "off"
-    return {**settings, **safe_settings(major)}
+    wanted = _target_setting(target)
+    # In this order: to PostgreSQL even an empty target that comes after the real one is a second target.
+    settings.update({name: "" for name in TARGETS if name not in wanted})
+    return {**settings, **wanted}
+
+
+def _target_setting(target: Target) -> dict[str, str]:
+    match target:
+        case TimeTarget(at):
+            return {"recovery_target_time": pg_literal(at)}
+        case LsnTarget(lsn):
+            return {"recovery_target_lsn": str(lsn)}
+        case XidTarget(xid):
+            return {"recovery_target_xid": str(xid)}
+        case NameTarget(name):
+            return {"recovery_target_name": name}
+        case Immediate():
+            return {"recovery_target": "immediate"}
+        case EndOfArchive():
+            return {}
 
 
 def safe_settings(major: int) -> dict[str, str]:

@@ -25,6 +25,7 @@ from engine.postgres.controlfile import read_control
 from engine.postgres.segment import kind_of, parse_segment
 from engine.recovery import settings
 from engine.recovery.plan import Plan
+from engine.recovery.planner import locks_readers
 
 LOG = "cellarman-start.log"
 _POLL = 0.1
@@ -104,7 +105,7 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     for note in notes:
         report.note(note, "warn")
     report.phase("start", f"{program.path} on port {port}")
-    options = _options(port, sockets, plan.info.major or 0)
+    options = _options(port, sockets, plan.info.major or 0) + _earlier_stop(plan)
     log = os.path.join(directory, LOG)
     process = _launch(program.path, directory, options, log)
     try:
@@ -207,6 +208,19 @@ def _options(port: int, sockets: str, major: int) -> list[str]:
     return [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
 
 
+def _earlier_stop(plan: Plan) -> list[str]:
+    """Return options that stop right after the last commit that stays, where the next one's lock would block readers.
+
+    The rows are the same. All five targets are given: an empty one in a file, read later, counts as a second target.
+    """
+    if plan.dropped is None or plan.kept is None or not locks_readers(plan.order, plan.dropped):
+        return []
+    chosen = {**dict.fromkeys(settings.TARGETS, ""), "recovery_target_inclusive": "on"}
+    del chosen["recovery_target_lsn"]
+    chosen["recovery_target_lsn"] = str(plan.kept.lsn)
+    return [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
+
+
 def _launch(program: str, directory: str, options: list[str], log: str) -> subprocess.Popen[bytes]:
     """Start the postmaster, in a session of its own, with its words in `log`."""
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -232,11 +246,11 @@ def _watch(
     """Wait for the end of recovery; return the state, PostgreSQL's words for it, and all the words of its log."""
     report.phase("replay", f"to {plan.order.target}")
     words: list[str] = []
-    replayed = _Replayed(plan, report)
+    replayed, lines = _Replayed(plan, report), _Lines()
     with open(log, encoding="utf-8", errors="replace") as file:
         while True:
             gone = process.poll() is not None
-            for line in file.read().splitlines():
+            for line in lines.take(file.read()):
                 words.append(line)
                 replayed.take(line)
             found = _state(directory, process.pid, words, gone=gone)
@@ -288,6 +302,18 @@ def _control_state(directory: str) -> str:
             return read_control(file.read()).state
     except (OSError, CellarmanError):
         return ""
+
+
+class _Lines:
+    """Whole lines of a text that grows."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def take(self, text: str) -> list[str]:
+        """Return the lines that `text` completes."""
+        *whole, self._rest = (self._rest + text).split("\n")
+        return whole
 
 
 class _Replayed:
