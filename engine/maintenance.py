@@ -122,17 +122,21 @@ def _take_in(server: Server, report: Reporter) -> None:
 
 
 def _promote(server: Server, report: Reporter) -> None:
-    """Make DONE what only waited for its WAL, and now has it."""
+    """Make DONE what only waited for its WAL, and now has it; ask the server for what it still holds."""
     layout = server.layout
     for info in repository.backups(layout):
-        if info.status != "WAITING_FOR_WALS" or info.deleting or waiting.missing(layout, info):
+        if info.status != "WAITING_FOR_WALS" or info.deleting or not (info.begin_wal and info.end_xlog):
             continue
         try:
             with locks.hold(layout.lock(info.id)):
                 now = repository.load(layout, info.id)
-                if now.status == "WAITING_FOR_WALS":
-                    streaming.complete(server, now)
-                    report.note(f"backup {info.id} of {server.name} has its WAL and is DONE")
+                if now.status != "WAITING_FOR_WALS":
+                    continue
+                if waiting.missing(layout, now):
+                    waiting.push(server, now)
+                    continue
+                streaming.complete(server, now)
+                report.note(f"backup {info.id} of {server.name} has its WAL and is DONE")
         except Busy:
             continue  # its own worker waits for the same
 

@@ -2,7 +2,7 @@
 
 The catalogue follows Barman: EMPTY when the entry is made, STARTED when the begin is known, WAITING_FOR_WALS when the
 copy is whole, DONE when the archive has its WAL from begin to end, FAILED with the reason otherwise. The begin is
-corrected from the finished backup_label; the end is the server's insert position after the copy.
+corrected from the finished backup_label; the end is how far the server has written WAL after the copy.
 """
 
 from __future__ import annotations
@@ -210,8 +210,8 @@ class _Run:
         self._mark()
 
     def _where_it_ends(self, timeline: int) -> tuple[datetime, Lsn]:
-        """Return when and where the backup is consistent: where the server inserts now, or, when it does not answer
-        any more, the end that it wrote into the manifest."""
+        """Return when and where the backup is consistent: how far the server has written WAL by now, or, when it does
+        not answer any more, the end that it wrote into the manifest."""
         try:
             with connection.connect(self.server.conninfo, timeout=self.server.check_timeout) as conn:
                 _same_timeline(conn, timeline)
@@ -323,9 +323,9 @@ def _same_timeline(conn: Connection, timeline: int) -> None:
 
 
 def _now_and_here(conn: Connection) -> tuple[datetime, Lsn]:
-    """Return the server's time and insert position."""
+    """Return the server's time, and the end of the WAL that it has written."""
     with conn.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp(), pg_current_wal_insert_lsn()::text")
+        cursor.execute("SELECT clock_timestamp(), pg_current_wal_lsn()::text")
         row = cursor.fetchone()
     assert row is not None
     return row[0].astimezone(timezone.utc), Lsn.parse(row[1])

@@ -153,7 +153,8 @@ def _heard(line: bytes, reading: Reading, report: Reporter) -> None:
     if text.startswith("pg_verifybackup: error: "):
         problem = text.removeprefix("pg_verifybackup: error: ")
         path = _QUOTED.search(problem)
-        reading.find(path[1] if path else ".", problem)
+        of_manifest = problem.startswith(("could not parse backup manifest", "manifest "))
+        reading.find(path[1] if path and not of_manifest else contents.MANIFEST, problem)
 
 
 def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Reporter) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 
+from engine.backup import lane
 from engine.config import Server
 from engine.errors import Busy, CellarmanError
 from engine.event import Reporter
 from engine.postgres import connection
 from engine.postgres.facts import server_facts
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import segment_before, segment_of
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import required_wal
@@ -51,12 +54,33 @@ def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
+def push(server: Server, info: BackupInfo) -> None:
+    """Have the server send the end of a backup's WAL, which an idle one would keep in its current segment for ever.
+
+    For a backup whose own worker did not live to do it. Does nothing once the server writes behind that end.
+    """
+    size = info.xlog_segment_size
+    with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT pg_current_wal_lsn()::text")
+            row = cursor.fetchone()
+        assert row is not None
+        here = Lsn.parse(row[0])
+        end = segment_before(info.end_xlog or Lsn(1), size)
+        if segment_of(here, size) <= end:
+            connection.switch_wal(conn)
+        elif here % size or segment_of(here, size) > end + 1:
+            return
+        if server.streaming_archiver:
+            lane.write_a_little(conn)
+
+
 def _take_in(server: Server) -> str:
     """Pass once over the queues; returns what went wrong, which the next pass may do better."""
     try:
         if server.streaming_archiver:
             receiver.ensure(server)
-        ingest(server)
+        ingest(server, wait=1.0)
     except Busy:
         return ""  # somebody else does it
     except CellarmanError as error:

@@ -1,0 +1,175 @@
+"""One pass of maintenance over real servers, and the agent that makes it for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from engine import maintenance
+from engine.backup import streaming
+from engine.errors import CellarmanError, Refused
+from engine.event import Silent
+from engine.repository import annotations, locks, repository
+from engine.repository.backupinfo import BackupInfo
+from engine.wal import index, receiver
+from tests.support.cluster import Cluster, Install, running
+from tests.support.site import Site, eventually, gone, site
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str, level: str = "info") -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres: Install) -> Iterator[Cluster]:
+    with running(postgres) as server:
+        yield server
+
+
+def aged(where: Site, days: int) -> BackupInfo:
+    """Take a backup and make it look as if it had been taken days ago."""
+    layout = where.server.layout
+    info = streaming.take(where.server)
+    ago = datetime.now(timezone.utc) - timedelta(days=days)
+    old = replace(info, begin_time=ago, end_time=ago)
+    repository.save(layout, old)
+    return old
+
+
+def test_wal_that_comes_late_makes_the_backup_done(postgres: Install) -> None:
+    with (
+        running(postgres, archive_mode="on", archive_command="true") as cluster,
+        site(cluster, archiver=True, streaming_archiver=False, wal_timeout=1) as where,
+    ):
+        with pytest.raises(CellarmanError):
+            streaming.take(where.server)
+        assert maintenance.pass_over(where.config) == []
+        [info] = where.backups()
+        assert info.status == "WAITING_FOR_WALS"
+        for name in repository.required_wal(info):
+            shutil.copy2(cluster.data / "pg_wal" / name, where.repo / "incoming" / name)
+        assert maintenance.pass_over(where.config) == []
+        [info] = where.backups()
+        assert info.status == "DONE" and info.usable
+
+
+def test_what_a_dead_barman_left_is_barmans(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        repository.prepare(where.server.layout)
+        repository.save(where.server.layout, BackupInfo("20260101T000000", server_name="main", status="STARTED"))
+        assert maintenance.pass_over(where.config) == []
+        assert where.backups()[0].status == "STARTED"
+
+
+def test_a_backup_that_runs_is_left_alone(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        layout = where.server.layout
+        repository.prepare(layout)
+        repository.save(layout, BackupInfo("20260101T000000", server_name="main", status="STARTED"))
+        repository.save_facts(layout, "20260101T000000", {"job": "x"})
+        with locks.hold(layout.lock("backup")), locks.hold(layout.lock("20260101T000000")):
+            assert maintenance.pass_over(where.config) == []
+        assert where.backups()[0].status == "STARTED"
+        assert maintenance.pass_over(where.config) == []
+        assert where.backups()[0].status == "FAILED"
+
+
+def test_retention_deletes_what_the_policy_gives_up_and_no_more(cluster: Cluster) -> None:
+    with site(cluster, retention_policy="RECOVERY WINDOW OF 7 DAYS") as where:
+        layout = where.server.layout
+        kept = aged(where, 40)
+        annotations.set_keep(layout, kept.id, "full")
+        obsolete, reaching, young = aged(where, 30), aged(where, 10), aged(where, 1)
+        where.configure(retention_policy="RECOVERY WINDOW OF 7 DAYS", protected=True)
+        assert maintenance.pass_over(where.config) == []
+        assert len(where.backups()) == 4
+        where.configure(retention_policy="RECOVERY WINDOW OF 7 DAYS")
+        notes = Notes()
+        assert maintenance.pass_over(where.config, report=notes) == []
+        assert [info.id for info in where.backups()] == [young.id, reaching.id, kept.id]
+        assert any(obsolete.id in text and "was deleted" in text for text in notes.texts)
+
+
+def test_an_interrupted_deletion_is_finished(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        layout = where.server.layout
+        first = streaming.take(where.server)
+        second = streaming.take(where.server)
+        annotations.set_deleting(layout, first.id)
+        assert maintenance.pass_over(where.config) == []
+        assert [info.id for info in where.backups()] == [second.id]
+        assert not os.path.exists(layout.backup(first.id)) and not os.path.exists(layout.own_facts(first.id))
+
+
+def test_facts_of_a_backup_that_never_was_are_swept(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        layout = where.server.layout
+        repository.prepare(layout)
+        repository.save_facts(layout, "20260101T000000", {"job": "x"})
+        assert maintenance.pass_over(where.config) == []
+        assert not os.path.exists(layout.own_facts("20260101T000000"))
+
+
+def test_one_servers_trouble_never_stops_the_others(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        first, mark, rest = where.path.read_text().partition("[servers.main]")
+        broken = '[servers.aaa]\nconninfo = "host=/nowhere"\narchiver = true\n'
+        where.path.write_text(first + broken + mark + rest)
+        meta = where.config.server("aaa").layout.meta
+        os.makedirs(os.path.dirname(meta))
+        with open(meta, "w"):
+            pass  # a file where a directory must be
+        problems = maintenance.pass_over(where.config)
+        assert problems and all(problem.startswith("aaa: ") for problem in problems)
+        assert receiver.alive(where.server.layout) is not None
+        assert where.run("cron").returncode == 1
+
+
+def test_a_pass_beside_another_is_no_failure(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        repository.prepare(where.server.layout)
+        notes = Notes()
+        with locks.hold(where.server.layout.lock("cron")):
+            assert maintenance.pass_over(where.config, report=notes) == []
+        assert any(str(os.getpid()) in text for text in notes.texts)
+
+
+def test_read_only_does_nothing(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        with pytest.raises(Refused):
+            maintenance.pass_over(replace(where.config, read_only=True))
+        assert not where.repo.exists()
+        assert where.run("--read-only", "cron").returncode == 3
+        assert where.run("--read-only", "agent").returncode == 3
+
+
+def test_the_agent_takes_in_what_arrives_and_ends_when_asked(cluster: Cluster) -> None:
+    with site(cluster) as where, where.start("agent") as agent:
+        layout = where.server.layout
+        holder = eventually(lambda: receiver.alive(layout), "the receiver runs")
+        eventually(lambda: cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active"), "it streams")
+        cluster.sql("SELECT pg_create_restore_point('agent')")
+        name = cluster.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        cluster.sql("SELECT pg_switch_wal()")
+        cluster.sql("SELECT txid_current()")
+        eventually(lambda: os.path.exists(layout.wal(name)), "the segment is archived")
+        eventually(lambda: any(e.name == "agent" for e in index.events(layout, "restore_point")), "and indexed")
+        os.kill(holder.pid, signal.SIGKILL)
+        eventually(lambda: gone(holder.pid), "the receiver is dead")
+        cluster.sql("SELECT pg_switch_wal()")
+        where.path.write_text(where.path.read_text() + "\nnonsense\n")
+        assert agent.poll() is None
+        agent.send_signal(signal.SIGTERM)
+        _, err = agent.communicate(timeout=30)
+        assert agent.returncode == 0, err
+        where.configure()
