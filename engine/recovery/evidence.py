@@ -185,10 +185,10 @@ class WalFacts:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
         marks = tuple(
-            Mark(c.lsn, c.xid, c.timestamp, c.kind.startswith("commit"), c.drops)
+            Mark(Lsn(c.lsn), c.xid, c.timestamp, c.kind.startswith("commit"), c.drops)
             for c in walfile.commits(data, header, carry)
         )
-        points = tuple(Point(p.name, key[0], p.lsn, p.timestamp) for p in facts.restore_points)
+        points = tuple(Point(p.name, key[0], Lsn(p.lsn), p.timestamp) for p in facts.restore_points)
         return _Walked(_row(key, marks, facts), marks, points, facts.ended_by, facts.carry)
 
 

@@ -1,0 +1,178 @@
+"""Missing, damaged and foreign WAL: refused beforehand with what can be reached; PostgreSQL itself stops with FATAL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from engine.errors import CellarmanError, Refused
+from engine.event import Silent
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import segment_name
+from engine.recovery.candidates import Choice
+from engine.recovery.plan import Plan
+from engine.recovery.reachable import reachable_windows
+from engine.recovery.restore import execute
+from engine.recovery.target import Immediate, LsnTarget, TimeTarget
+from engine.repository.backupinfo import BackupInfo
+from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
+from tests.support.cluster import Install
+
+
+@dataclass
+class Holed:
+    """Two backups, each followed by marks in segments of their own; `moved` takes segments away and back."""
+
+    scene: Scene
+    first: BackupInfo
+    early: list[Mark]
+    second: BackupInfo
+    late: list[Mark]
+
+    def path(self, mark: Mark) -> str:
+        number = Lsn.parse(mark.lsn) // SEGMENT
+        return self.scene.server.layout.wal(segment_name(1, number, SEGMENT))
+
+    def restored_rows(self, plan: Plan) -> int:
+        assert plan.refused is None, plan.refused
+        with self.scene.restored(plan.order.target, backup=plan.order.backup) as (_, conninfo):
+            rows: int = value(conninfo, "SELECT count(*) FROM kept")
+            return rows
+
+
+@pytest.fixture(scope="module")
+def holed(postgres: Install) -> Iterator[Holed]:
+    with scene(postgres, compression="none") as stage:
+
+        def marks() -> list[Mark]:
+            found = []
+            for _ in range(4):
+                found.append(stage.insert())
+                stage.archive_all()
+            return found
+
+        stage.insert()
+        first = stage.backup()
+        early = marks()
+        second = stage.backup()
+        late = marks()
+        yield Holed(stage, first, early, second, late)
+
+
+@pytest.fixture
+def gone(holed: Holed) -> Iterator[Mark]:
+    """The segment with the third early mark is missing."""
+    path = holed.path(holed.early[2])
+    aside = path + ".aside"
+    os.rename(path, aside)
+    yield holed.early[2]
+    os.rename(aside, path)
+
+
+def test_a_time_in_the_hole_has_neighbours(holed: Holed, gone: Mark) -> None:
+    plan = holed.scene.plan(TimeTarget(holed.early[3].at))
+    assert not plan.reachable and plan.before and plan.after and plan.refused
+    assert holed.early[1].at >= (plan.before.at or gone.at) > holed.early[0].at
+    assert plan.before.lsn is not None and "--to-lsn" in plan.before.command
+    assert plan.after.at == holed.second.end_time and holed.second.id in plan.after.command
+    assert "missing" in plan.refused.why
+    rows = holed.restored_rows(holed.scene.plan(LsnTarget(plan.before.lsn)))
+    assert rows == holed.early[1].rows
+
+
+def test_beyond_the_hole_the_second_backup_serves(holed: Holed, gone: Mark) -> None:
+    plan = holed.scene.plan(TimeTarget(holed.late[1].at))
+    assert plan.reachable and plan.info and plan.info.id == holed.second.id
+    assert holed.restored_rows(plan) == holed.late[1].rows
+
+
+def test_the_first_backup_cannot_reach_the_end(holed: Holed, gone: Mark) -> None:
+    plan = holed.scene.plan(backup=holed.first.id)
+    assert not plan.reachable and plan.refused and plan.before
+    with pytest.raises(Refused):
+        execute(plan.order.to_arguments(), holed.scene.server, Silent())
+    assert not os.path.exists(plan.order.destination)
+
+
+def test_windows_name_the_gap(holed: Holed, gone: Mark) -> None:
+    found, without = reachable_windows(holed.scene.server)
+    assert not without
+    by_backup = {window.backup: window for window in found}
+    assert by_backup[holed.first.id].bounded_by == "gap"
+    assert by_backup[holed.second.id].bounded_by == "end_of_archive"
+    assert holed.early[0].at < by_backup[holed.first.id].to_time <= holed.early[1].at
+
+
+def test_a_hole_that_comes_after_the_plan_is_fatal(holed: Holed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hole opens between plan and replay: PostgreSQL must fail, not promote without the rows behind it."""
+    path = holed.path(holed.late[2])
+    aside = path + ".aside"
+    from engine.recovery import restore
+
+    real = restore.start.start
+
+    def late_hole(*args: object) -> object:
+        os.rename(path, aside)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(restore.start, "start", late_hole)
+    order = holed.scene.order(start=True)
+    try:
+        with pytest.raises(CellarmanError) as caught:
+            execute(order.to_arguments(), holed.scene.server, Silent())
+        assert "could not restore file" in caught.value.why
+        assert not os.path.exists(os.path.join(order.destination, "postmaster.pid"))
+    finally:
+        os.rename(aside, path)
+        holed.scene.remove(order.destination)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "misplaced", "alien"])
+def test_an_unusable_segment_is_a_hole(holed: Holed, damage: str) -> None:
+    path = holed.path(holed.late[2])
+    aside = path + ".aside"
+    shutil.copy2(path, aside)
+    try:
+        with open(path, "r+b") as file:
+            if damage == "truncated":
+                file.truncate(SEGMENT // 2)
+            elif damage == "zeroed":
+                file.write(bytes(SEGMENT))
+            elif damage == "misplaced":
+                with open(holed.path(holed.late[1]), "rb") as other:
+                    file.write(other.read())
+            else:
+                file.seek(24)
+                file.write(b"\1" * 8)
+        plan = holed.scene.plan(TimeTarget(holed.late[2].at))
+        assert not plan.reachable and plan.refused and plan.before
+        assert "not usable" in plan.refused.why
+        assert holed.late[0].at < plan.before.at <= holed.late[1].at  # type: ignore[operator]
+    finally:
+        os.replace(aside, path)
+
+
+def test_a_backup_without_its_wal_is_passed_over(holed: Holed) -> None:
+    assert holed.second.end_wal
+    path = holed.scene.server.layout.wal(holed.second.end_wal)
+    os.rename(path, path + ".aside")
+    try:
+        plan = holed.scene.plan(Immediate())
+        assert plan.info and plan.info.id == holed.first.id
+        named = holed.scene.plan(Immediate(), backup=holed.second.id)
+        assert named.refused and holed.second.end_wal in named.refused.why
+    finally:
+        os.rename(path + ".aside", path)
+
+
+def test_a_backup_newer_than_the_target_is_never_used(holed: Holed) -> None:
+    plan = holed.scene.plan(TimeTarget(holed.early[0].at))
+    assert plan.info and plan.info.id == holed.first.id
+    assert holed.restored_rows(plan) == holed.early[0].rows
+    named = holed.scene.plan(TimeTarget(holed.early[0].at), backup=holed.second.id)
+    assert not named.reachable and named.after and named.after.at == holed.second.end_time
+    assert not isinstance(named, Choice)
