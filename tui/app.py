@@ -51,7 +51,7 @@ class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
-    CSS_PATH = "app.tcss"
+    CSS_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "app.tcss")
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []
@@ -66,7 +66,9 @@ class Console(App[None]):
         ascii_only: bool | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        super().__init__()
+        chosen = themes.chosen(theme)
+        # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
+        super().__init__(ansi_color=True if chosen == themes.TERMINAL.name else None)
         self.config = config
         self.now = now
         self.read_only = read_only or config.read_only
@@ -83,7 +85,7 @@ class Console(App[None]):
         )
         for known in themes.THEMES.values():
             self.register_theme(known)
-        self.theme = themes.chosen(theme)
+        self.theme = chosen
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict(themes.CELLAR.variables)
@@ -173,9 +175,9 @@ class Console(App[None]):
             self._handle_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def leave(self) -> None:
-        """Leave, after saying which jobs go on."""
+        """Leave, after saying which jobs go on; a demo's end with it."""
         running = len(self.snapshot.running)
-        if not running:
+        if not running or self.banner:
             self.exit()
             return
         from tui.screens.leave import Leave
@@ -196,7 +198,12 @@ class Console(App[None]):
                     f"{room.word(command)}  ({command.key})", command.help, lambda c=command: room.action_command(c.id)
                 )
         for name in themes.THEMES:
-            yield SystemCommand(f"theme {name}", "Change the colours.", lambda n=name: setattr(self, "theme", n))
+            yield SystemCommand(f"theme {name}", "Change the colours.", lambda n=name: self.use_theme(n))
+
+    def use_theme(self, name: str) -> None:
+        """Change the colours."""
+        self.ansi_color = None
+        self.theme = name
 
     def _handle_exception(self, error: Exception) -> None:
         if not self.crashed:
@@ -245,7 +252,7 @@ def run(
         print("\n".join(app.crashed), file=sys.stderr)
         return 4
     running = len(app.snapshot.running)
-    if running and not app.return_code:
+    if running and not app.return_code and not demo_banner:
         goes = "goes" if running == 1 else "go"
         print(f"{counted(running, 'job')} {goes} on without this console: cellarman jobs", file=sys.stderr)
     return app.return_code or 0

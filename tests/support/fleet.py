@@ -11,6 +11,7 @@ import json
 import os
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -99,7 +100,7 @@ class Fleet:
     ) -> str:
         """Write a job's journal, event by event; a running one has its lock held until the fleet is closed."""
         began = events[0].at
-        job = f"{began:%Y%m%d%H%M%S}-{len(self._locks):02x}{hash(server) % 16:x}{len(kind):x}"
+        job = f"{began:%Y%m%d%H%M%S}-{len(self._locks):02x}{zlib.crc32(server.encode()) % 16:x}{len(kind):x}"
         place = Path(spec_.directory(self.config.state_directory)) / job
         place.mkdir(parents=True)
         spec_.write(str(place / spec_.SPEC), JobSpec(job, kind, server, "", args, began, "dba"))

@@ -14,6 +14,7 @@ from engine import permission
 from tui import commands
 from tui.commands import Command
 from tui.format import Line, counted, plain
+from tui.glyphs import ASCII
 from tui.widgets.frame import Keys, header
 from tui.widgets.lines import Lines
 from tui.widgets.table import Table
@@ -130,7 +131,9 @@ class Room(Screen[None]):
 
     def word(self, command: Command) -> str:
         """Return what the footer calls a command."""
-        return "quit" if command.id == "every.back" and len(self.app.screen_stack) <= 2 else command.word
+        at_home = command.id == "every.back" and len(self.app.screen_stack) <= 2
+        word = "quit" if at_home else command.word
+        return word.replace("…", "...") if self.glyphs is ASCII else word
 
     def refusal(self, command: Command) -> str:
         """Return why a command does nothing here and now; empty when it does."""

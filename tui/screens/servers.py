@@ -66,7 +66,9 @@ class Servers(Room):
 
     def paint(self, snapshot: Snapshot) -> None:
         glyphs = self.glyphs
-        sentence = wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Looking…", "quiet"),)
+        sentence = (
+            wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Reading the disk.", "quiet"),)
+        )
         self.query_one("#sentence", Lines).show([(("  ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
         if snapshot.looked:

@@ -29,7 +29,10 @@ def header(crumbs: Sequence[str], right: Sequence[Span], width: int, glyphs: Gly
     for span in ends:
         shown += [("   ", "text"), span]
     blank = width - width_of(left) - width_of(shown) - 1
-    return [fit((*left, (" " * max(0, blank), "text"), *shown), width), ((glyphs.rule * width, "rule"),)]
+    return [
+        fit((*left, (" " * max(0, blank), "text"), *shown), width, glyphs.ellipsis),
+        ((glyphs.rule * width, "rule"),),
+    ]
 
 
 class Keys(Lines):

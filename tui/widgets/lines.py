@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from rich.style import Style
@@ -15,14 +16,23 @@ from textual.widget import Widget
 
 from tui.format import Line, fit, wrap
 
+if TYPE_CHECKING:
+    from tui.app import Console
+
 
 class Painter(Widget):
     """Turns lines of (text, role) into strips; the theme gives each role its style."""
+
+    app: Console
 
     def role_style(self, role: str) -> Style:
         """Return the style of a role; "!" at its end makes it bold."""
         variables = self.app.theme_variables
         return _style(role, variables[role.rstrip("!")], variables.get(f"{role}-style", "none"))
+
+    def cut(self, line: Line, width: int) -> Line:
+        """Return the line cut to `width`, marked with this terminal's sign for a cut."""
+        return fit(line, width, self.app.glyphs.ellipsis)
 
     @property
     def cursor_style(self) -> Style:
@@ -106,7 +116,7 @@ class Lines(Painter):
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         rows = self._rows(width)
-        return self.strip_of(fit(rows[y], width) if y < len(rows) else (), width, y=y)
+        return self.strip_of(self.cut(rows[y], width) if y < len(rows) else (), width, y=y)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         text = "\n".join("".join(text for text, _ in row) for row in self._rows(self.size.width))

@@ -13,7 +13,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import Line, Span, fit, width_of
+from tui.format import Line, Span, width_of
 from tui.glyphs import UNICODE, Glyphs
 from tui.widgets.lines import Painter
 
@@ -191,7 +191,7 @@ class Table(ScrollView, Painter, can_focus=True):
             for index, cells in self._laid:
                 column = self._columns[index]
                 line += _aligned(((column.title, "quiet"),), cells, column, index == self._laid[-1][0])
-            return self.strip_of(fit(tuple(line), width), width)
+            return self.strip_of(self.cut(tuple(line), width), width)
         place = y - 1 + self.scroll_offset.y
         if place >= len(self._rows):
             return self.strip_of((), width)
@@ -200,7 +200,7 @@ class Table(ScrollView, Painter, can_focus=True):
         for index, cells in self._laid:
             cell = self._rows[place].cells[index]
             line += _aligned(cell, cells, self._columns[index], index == self._laid[-1][0])
-        return self.strip_of(fit(tuple(line), width, self._glyphs.ellipsis), width, cursor=here)
+        return self.strip_of(self.cut(tuple(line), width), width, cursor=here)
 
     def on_click(self, event: events.Click) -> None:
         place = event.y - 1 + self.scroll_offset.y

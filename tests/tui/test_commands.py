@@ -1,0 +1,121 @@
+"""Keys, footer and help come from one registry; what cannot be done says why."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from engine.permission import LEVELS
+from tests.support.fleet import Fleet
+from tests.tui.conftest import console, screen_text, until
+from tui import commands
+from tui.screens.room import Room
+
+ROOMS = {
+    "servers": "tui.screens.servers:Servers",
+    "server": "tui.screens.server:ServerRoom",
+    "jobs": "tui.screens.jobs:Jobs",
+    "job": "tui.screens.job:JobRoom",
+    "help": "tui.screens.help:Help",
+    "welcome": "tui.screens.welcome:Welcome",
+}
+
+
+def room_class(room: str) -> type[Room]:
+    module, _, name = ROOMS[room].partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert issubclass(found, Room)
+    return found
+
+
+@pytest.mark.parametrize("room", commands.ROOMS)
+def test_every_command_of_a_room_can_be_run_there(room: str) -> None:
+    for command in commands.of(room):
+        assert callable(getattr(room_class(room), f"do_{command.verb}", None)), command.id
+        assert command.action in LEVELS
+
+
+@pytest.mark.parametrize("room", commands.ROOMS)
+def test_no_key_means_two_things_in_a_room(room: str) -> None:
+    keys = [key for command in commands.of(room) for key in command.keys.split(",")]
+    keys += [key for _, moves, _, _ in commands.MOVES for key in moves.split(",")]
+    assert len(keys) == len(set(keys))
+
+
+def test_ids_are_unique_and_help_is_a_sentence() -> None:
+    ids = [command.id for command in commands.COMMANDS]
+    assert len(ids) == len(set(ids))
+    for command in commands.COMMANDS:
+        assert command.help.endswith(".") and command.help[0].isupper()
+
+
+def test_nothing_that_removes_lies_on_a_lower_case_key() -> None:
+    for command in commands.COMMANDS:
+        if command.action in ("cancel", "delete", "replace"):
+            assert all(key.isupper() for key in command.keys.split(","))
+
+
+async def test_a_key_that_does_nothing_now_says_why_and_is_not_in_the_footer(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("down", "down")
+        await pilot.pause()
+        assert "b backup" not in footer(screen_text(app))
+        await pilot.press("b")
+        await pilot.pause()
+        assert "A backup of shop-eu runs already" in screen_text(app)
+        await pilot.press("up")
+        await pilot.pause()
+        assert "b backup" in footer(screen_text(app))
+
+
+async def test_read_only_says_so_and_starts_nothing(fleet: Fleet) -> None:
+    async with console(fleet.config, read_only=True) as (app, pilot):
+        assert "read-only" in screen_text(app).splitlines()[0]
+        await pilot.press("b")
+        await pilot.pause()
+        assert "read-only" in screen_text(app).splitlines()[-2]
+        assert len(app.screen_stack) == 2
+
+
+async def test_the_palette_offers_what_the_room_can_do(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("colon")
+        await until(pilot, lambda: "See running and past jobs" in screen_text(app))
+        await pilot.press(*"jobs", "enter")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
+
+
+async def test_help_runs_the_command_under_the_cursor(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("question_mark", "down", "down", "enter")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
+
+
+async def test_q_goes_back_and_leaves_at_home_only_after_saying_that_jobs_go_on(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("enter", "q")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "servers")
+        await pilot.press("q")
+        await until(pilot, lambda: "One job goes on without this console." in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "servers")
+        await pilot.press("q", "enter")
+        await until(pilot, lambda: not app.is_running)
+
+
+async def test_a_click_on_a_key_presses_it_and_a_second_click_on_a_row_opens_it(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        text = footer(screen_text(app))
+        await pilot.click("#keys", offset=(text.index("jobs"), 0))
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
+        await pilot.press("q")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "servers")
+        await pilot.click("#servers", offset=(15, 4))
+        await pilot.click("#servers", offset=(15, 4))
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "server")
+        assert "geo" in screen_text(app).splitlines()[0]
+
+
+def footer(text: str) -> str:
+    return text.splitlines()[-1]

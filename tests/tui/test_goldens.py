@@ -1,0 +1,49 @@
+"""What stands on each screen, as text, at both sizes that are looked at; CELLARMAN_GOLDENS=write writes them anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import Fleet
+from tests.tui.conftest import console, screen_text, until
+
+GOLDENS = Path(__file__).parent / "goldens"
+SCREENS = {
+    "servers": [],
+    "servers-at-risk": ["down"],
+    "server": ["enter"],
+    "server-backup-runs": ["down", "down", "enter"],
+    "jobs": ["j"],
+    "job": ["down", "down", "enter", "enter"],
+    "help": ["down", "down", "enter", "question_mark"],
+    "leave": ["q"],
+}
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", SCREENS)
+async def test_the_screen_says_what_it_should(fleet: Fleet, name: str, size: tuple[int, int]) -> None:
+    async with console(fleet.config, size=size) as (app, pilot):
+        for key in SCREENS[name]:
+            await pilot.press(key)
+            await pilot.pause()
+        if name == "job":
+            await until(pilot, lambda: app.snapshot.job is not None and bool(app.snapshot.job.rates))
+        compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))
+
+
+async def test_ascii_alone_is_enough(fleet: Fleet) -> None:
+    async with console(fleet.config, ascii_only=True) as (app, _):
+        text = screen_text(app)
+        assert text.isascii()
+        compare("servers-ascii-80x24", text)
+
+
+def compare(name: str, text: str) -> None:
+    path = GOLDENS / f"{name}.txt"
+    if os.environ.get("CELLARMAN_GOLDENS") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")

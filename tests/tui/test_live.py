@@ -1,0 +1,131 @@
+"""A job that is being written by the real journal, seen through the console while it goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from engine.config import Config, Server
+from engine.errors import CellarmanError
+from engine.job import spec as spec_
+from engine.job.journal import JournalReporter
+from tests.tui.conftest import console, screen_text, until
+from tui.snapshot import utc_now
+
+MB = 1 << 20
+
+
+class Worker:
+    """What a job's worker does with its directory, in this process."""
+
+    def __init__(self, config: Config, server: str) -> None:
+        self.spec = spec_.make(config, "backup", server)
+        self.place = Path(spec_.directory(config.state_directory)) / self.spec.id
+        self.place.mkdir(parents=True)
+        spec_.write(str(self.place / spec_.SPEC), self.spec)
+        self.lock = os.open(self.place / spec_.LOCK, os.O_RDWR | os.O_CREAT, 0o640)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.report = JournalReporter(str(self.place), self.spec)
+        self.report.__enter__()
+
+    def end(self, error: Exception | None = None) -> None:
+        self.report.__exit__(type(error) if error else None, error, None)
+        os.close(self.lock)
+
+    def die(self) -> None:
+        os.close(self.lock)
+
+
+def config_of(tmp_path: Path) -> Config:
+    barman = str(tmp_path / "barman")
+    return Config(barman, str(tmp_path / "state"), {"main": Server("main", barman)})
+
+
+async def test_progress_is_seen_as_it_is_made_and_the_end_too(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    worker = Worker(config, "main")
+    async with console(config, now=utc_now) as (app, pilot):
+        await until(pilot, lambda: "↻ 1 job" in screen_text(app))
+        await pilot.press("j", "enter")
+        worker.report.phase("checkpoint")
+        worker.report.phase("copy")
+        worker.report.progress(300 * MB, 900 * MB)
+        worker.report.note("read [red]slowly[/red] from \x1b[31mbase", "warn")
+        await until(pilot, lambda: "33 %" in screen_text(app))
+        text = screen_text(app)
+        assert "✓ checkpoint   ↻ copy   · sync" in text
+        assert "300 of 900 MB" in text
+        assert "read [red]slowly[/red] from ?[31mbase" in text
+
+        def goes_on() -> bool:
+            worker.report.progress(650 * MB, 900 * MB)
+            return "72 %" in screen_text(app)
+
+        await until(pilot, goes_on)
+        worker.report.phase("sync")
+        worker.report.phase("wal")
+        worker.end()
+        await until(pilot, lambda: "Backup of main is done" in screen_text(app))
+        assert "↻" not in screen_text(app)
+
+
+async def test_a_worker_that_is_killed_is_seen_as_dead_at_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    worker = Worker(config, "main")
+    worker.report.phase("copy")
+    async with console(config, now=utc_now) as (app, pilot):
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: "Backing up main." in screen_text(app))
+        worker.die()
+        await until(pilot, lambda: "Backup of main died" in screen_text(app), seconds=3)
+        assert "died without a word" in screen_text(app)
+        await pilot.press("C")
+        await pilot.pause()
+        assert "It does not run: it is died." in screen_text(app)
+
+
+async def test_a_failed_job_says_why_and_what_now(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    worker = Worker(config, "main")
+    worker.end(CellarmanError("the backup of main failed", "password=hunter2 was refused", "cellarman check main"))
+    async with console(config, now=utc_now) as (app, pilot):
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: "Backup of main failed" in screen_text(app))
+        text = screen_text(app)
+        assert "cellarman check main" in text
+        assert "hunter2" not in text
+
+
+async def test_a_long_log_follows_its_end_until_one_scrolls_up(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    worker = Worker(config, "main")
+    async with console(config, now=utc_now) as (app, pilot):
+        await pilot.press("j", "enter")
+        for line in range(200):
+            worker.report.note(f"line {line} of the log, " + "long enough to be wrapped " * 3)
+        await until(pilot, lambda: "line 199" in screen_text(app))
+        await pilot.press("g")
+        await until(pilot, lambda: "line 0 of" in screen_text(app))
+        worker.report.note("one more")
+        await until(pilot, lambda: app.snapshot.job is not None and len(app.snapshot.job.notes) == 201)
+        assert "line 0 of" in screen_text(app)
+        await pilot.press("G")
+        await until(pilot, lambda: "one more" in screen_text(app))
+        worker.end()
+
+
+async def test_without_a_server_the_console_says_what_to_write(tmp_path: Path) -> None:
+    config = Config(str(tmp_path / "barman"), str(tmp_path / "state"), {}, files=(str(tmp_path / "cellarman.toml"),))
+    async with console(config, now=utc_now) as (app, pilot):
+        await until(pilot, lambda: "No server is known yet." in screen_text(app))
+        text = screen_text(app)
+        assert "[servers.main]" in text
+        assert "cellarman demo" in text
+
+
+async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path) -> None:
+    async with console(config_of(tmp_path), now=utc_now, size=(50, 12)) as (app, pilot):
+        await until(pilot, lambda: "This terminal has 50 columns and 12 rows." in screen_text(app))
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: "One server." in screen_text(app))
