@@ -34,6 +34,11 @@ def run(args: argparse.Namespace, config: Config | None) -> int:
     from engine.demo import account
     from engine.demo.demo import Demo
 
+    console = not args.no_console and sys.stdin.isatty() and sys.stdout.isatty()
+    if console:
+        from tui import app
+
+        app.refuse_terminal()  # before anything is made for it
     directory = os.path.abspath(args.dir) if args.dir is not None else None
     account.leave_root(directory, _words(args, directory))
     previous = {signum: signal.signal(signum, _end) for signum in ENDING}
@@ -42,13 +47,14 @@ def run(args: argparse.Namespace, config: Config | None) -> int:
     try:
         demo = Demo(directory, _say)
         config = demo.build()
-        if args.no_console or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if console:
+            code = _open_console(demo, args.read_only)
+        else:
             demo.backup(config, "noon")
             _print_facts(demo)
             code = 0
             while True:
                 signal.pause()
-        code = _open_console(demo, config, args.read_only)
     except _Ended:
         pass
     finally:
@@ -69,11 +75,13 @@ def _print_facts(demo: Demo) -> None:
     print("ready; Ctrl-C stops the demo and removes all of it", flush=True)
 
 
-def _open_console(demo: Demo, config: Config, read_only: bool) -> int:
+def _open_console(demo: Demo, read_only: bool) -> int:
+    from engine.demo.demo import WATCHABLE
     from tui import app
 
+    config = demo.configure(bandwidth_limit=WATCHABLE)
     demo.start_backup(config, "noon")
-    code: int = app.run(config, read_only=read_only, demo_banner=f"DEMO in {demo.root}, removed at the end")
+    code: int = app.run(config, read_only=read_only, demo_banner="DEMO")
     return code
 
 

@@ -33,7 +33,10 @@ immediate_checkpoint = true
 retention_policy = "REDUNDANCY 4"
 minimum_redundancy = 1
 path_prefix = {path_prefix}
+bandwidth_limit = {bandwidth_limit}
 """
+WATCHABLE = 6000
+"""Kilobytes a second at which the demo's backup takes long enough to be watched."""
 
 Say = Callable[[str], None]
 
@@ -63,11 +66,27 @@ class Demo:
         self._server.start()
         self._say("orders come in, ten a second")
         self._spawn("workload.log", "engine.demo.workload", self._server.conninfo("postgres"))
-        config = self._configure()
+        config = self.configure()
         self._spawn("agent.log", "engine.cli.main", "--config", self.config_file, "agent")
         self._say(f"a first backup of the server {SERVER}")
         self.backup(config, "opening")
         return config
+
+    def configure(self, bandwidth_limit: int = 0) -> Config:
+        """Write the configuration, backups limited to so many kilobytes a second (0: not), and return it."""
+        text = CONFIG.format(
+            server=SERVER,
+            home=_toml(os.path.join(self.root, "barman")),
+            state=_toml(os.path.join(self.root, "state")),
+            conninfo=_toml(self._server.conninfo("barman")),
+            streaming_conninfo=_toml(self._server.conninfo("streaming_barman")),
+            path_prefix=_toml(self._server.bindir),
+            bandwidth_limit=bandwidth_limit,
+        )
+        with open(f"{self.config_file}.new", "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(file.name, self.config_file)  # the agent may be reading it
+        return config_.load(self.config_file)
 
     def start_backup(self, config: Config, name: str) -> str:
         """Start a backup and return the job's id."""
@@ -111,19 +130,6 @@ class Demo:
             ("console", cellarman),
             ("backups", f"{cellarman} backups {SERVER}"),
         ]
-
-    def _configure(self) -> Config:
-        text = CONFIG.format(
-            server=SERVER,
-            home=_toml(os.path.join(self.root, "barman")),
-            state=_toml(os.path.join(self.root, "state")),
-            conninfo=_toml(self._server.conninfo("barman")),
-            streaming_conninfo=_toml(self._server.conninfo("streaming_barman")),
-            path_prefix=_toml(self._server.bindir),
-        )
-        with open(self.config_file, "w", encoding="utf-8") as file:
-            file.write(text)
-        return config_.load(self.config_file)
 
     def _spawn(self, log: str, module: str, *args: str) -> None:
         """Start a module in a session of its own; what it prints goes to a log in the demo's directory."""

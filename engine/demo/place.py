@@ -1,12 +1,14 @@
 """The demo's directory, and everything that runs because of it: how both are found again and removed.
 
-Every process of the demo inherits MARK=<directory> in its environment; that is how they are found, whoever started them
-and however they detached.
+Every process of the demo inherits MARK=<directory> in its environment: so it is found, however it detached itself.
+Jobs on the demo's repository that somebody started from another terminal are found by their journals in it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import json
 import os
 import shutil
 import signal
@@ -68,20 +70,37 @@ def clear(path: str, patience: float = 8.0) -> list[int]:
 
 
 def processes(path: str) -> list[int]:
-    """Return the pids of this account's processes that carry the mark of `path`, this process left out.
+    """Return the pids of this account's processes that belong to the demo in `path`, this process left out.
 
     >>> processes("/nowhere")
     []
     """
-    mark = f"{MARK}={path}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as environment:
-            if mark in environment.read().split(b"\0"):
-                found.append(int(name))
-    return [pid for pid in found if not _is_zombie(pid)]
+    restored = _restored(path)
+    found = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    return [pid for pid in found if _belongs(pid, path, restored) and not _is_zombie(pid)]
+
+
+def _belongs(pid: int, path: str, restored: set[str]) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if f"{MARK}={path}".encode() in file.read().split(b"\0"):
+                return True
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        if b"engine.job.worker" in words:
+            return any(word.startswith(os.fsencode(path) + b"/") for word in words)
+        return os.readlink(f"/proc/{pid}/cwd") in restored
+    except OSError:
+        return False  # it has ended, or is another account's
+
+
+def _restored(path: str) -> set[str]:
+    """Return where backups of the demo were restored to; PostgreSQL runs in its data directory."""
+    found = set()
+    for spec in glob.glob(os.path.join(glob.escape(path), "state", "jobs", "*", "spec.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError), open(spec, encoding="utf-8") as file:
+            found.add(os.path.realpath(json.load(file)["arguments"]["destination"]))
+    return found
 
 
 def _is_zombie(pid: int) -> bool:
@@ -93,7 +112,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _end_all(path: str, patience: float) -> list[int]:
-    """Ask first, then kill; again until none is left, since one that ends may just have started another."""
+    """End the demo's processes: ask, then kill, again and again, since one that ends may just have started another."""
     end = time.monotonic() + patience
     asked: set[int] = set()
     while found := processes(path):
