@@ -226,14 +226,13 @@ def recovery_settings(
     """Return what is written to postgresql.auto.conf."""
     run = choice.run
     timeline = "current" if run.lineage.timeline == run.base.timeline else str(run.lineage.timeline)
-    ends_there = choice.stop_segment == run.reach.last and run.reach.end_kind != "open_end"
     return settings.recovery_settings(
         order.target,
         timeline=timeline,
         action=order.action,
         command=settings.restore_command(program, server.name, order.config_file),
         major=info.major or 0,
-        stop_before_hole=ends_there,
+        stop_before_hole=run.reach.end_kind != "open_end",
     )
 
 

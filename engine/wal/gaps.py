@@ -146,8 +146,8 @@ def _good_until(archive: Archive, timeline: int, at: int, end: int | None) -> in
 def _ended(archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_last: int | None, oldest: int) -> Reach:
     """Say what ends the replay at segment `at`, which is absent or invalid under its own name.
 
-    PostgreSQL falls back to a parent's file of the segment in which the timeline began, but never to a timeline
-    older than `oldest`, the one that it is reading.
+    PostgreSQL falls back to a parent's file of the segment in which the timeline began, or of the very first one, but
+    never to a timeline older than `oldest`, the one that it is reading.
     """
     timeline = stretch.timeline
     follows = next(live_segments(archive, lineage, at + 1), None)
@@ -157,7 +157,7 @@ def _ended(archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_
         reason = archive.invalid[(timeline, at)]
         return Reach(known[0], "invalid_segment", *known[1:], timeline=timeline, reason=reason)
     older = [t for t in lineage.candidates(at, archive.segment_size) if oldest <= t < timeline]
-    if at == stretch.first and any(archive.present(t, at) for t in older):
+    if (at == stretch.first or good_last is None) and any(archive.present(t, at) for t in older):
         return Reach(known[0], "branch_hazard", *known[1:], timeline=timeline)
     if follows:
         return Reach(known[0], "hole", *known[1:], timeline=timeline)
