@@ -63,6 +63,8 @@ class Arrival(NamedTuple):
     path: str
     settled: bool
     """Nobody writes it any more: damaged content is final."""
+    stays: bool = False
+    """It is archived and left where it is."""
 
 
 @dataclass(slots=True)
@@ -116,14 +118,21 @@ def queued(layout: Layout, settle: float = _SETTLE) -> list[Arrival]:
         if not name.endswith(".tmp")
     ]
     streamed = {name: path for name, path, _ in _files(layout.streaming)}
-    found += [Arrival(name, streamed[name], True) for name in finished(streamed)]
+    done = finished(streamed)
+    found += [Arrival(name, streamed[name], True) for name in done]
+    found += [
+        Arrival(name, streamed[name], True, stays=True)
+        for name in set(streamed).difference(done)
+        if segment.kind_of(name) == segment.SEGMENT and not os.path.exists(layout.wal(name))
+    ]
     return sorted(found)
 
 
 def finished(names: Iterable[str]) -> list[str]:
     """Return which files in streaming/ pg_receivewal is done with.
 
-    It goes on from the newest file that it finds, so the newest .partial stays, or without one the newest segment.
+    It goes on from the newest file that it finds, so the newest .partial stays, or without one the newest segment. That
+    one is complete too: it is archived at once, since on a quiet server the next may be long in coming, and left there.
 
     >>> finished(["000000010000000000000003", "000000010000000000000004", "000000010000000000000005.partial"])
     ['000000010000000000000003', '000000010000000000000004']
@@ -244,7 +253,8 @@ class _Pass:
                 self._tally.bytes_out += outcome.stored_bytes
             elif isinstance(outcome, Duplicate):
                 self._tally.duplicates.append(outcome.name)
-            _remove(arrival.path, item)
+            if not arrival.stays:
+                _remove(arrival.path, item)
             step("wal.source-removed")
         self._report.progress(self._tally.bytes_in, None, len(self._tally.stored))
 

@@ -56,8 +56,8 @@ def test_both_queues_are_taken_in_order_and_emptied(server: Server) -> None:
         pages.put(layout.incoming if number % 2 else layout.streaming, number)
     pages.put(layout.streaming, 50)
     result = ingest(server)
-    assert list(result.stored) == [pages.name(number) for number in range(1, 41)] == lines(server)
-    assert result.bytes_in == 40 * pages.SIZE
+    assert list(result.stored) == [pages.name(number) for number in [*range(1, 41), 50]] == lines(server)
+    assert result.bytes_in == 41 * pages.SIZE
     assert 0 < result.bytes_out < result.bytes_in
     assert os.listdir(layout.incoming) == []
     assert os.listdir(layout.streaming) == [pages.name(50)]
@@ -69,8 +69,8 @@ def test_a_file_in_both_queues_is_archived_once(server: Server) -> None:
     for number in (5, 6):
         pages.put(server.layout.streaming, number)
     result = ingest(server)
-    assert (result.stored, result.duplicates) == ((pages.name(5),), (pages.name(5),))
-    assert lines(server) == [pages.name(5)]
+    assert (result.stored, result.duplicates) == ((pages.name(5), pages.name(6)), (pages.name(5),))
+    assert lines(server) == [pages.name(5), pages.name(6)]
     assert os.listdir(server.layout.incoming) == []
 
 
@@ -91,6 +91,17 @@ class TestStreaming:
             return pages.name(int(number)) + dot + rest
 
         assert finished(map(full, present)) == list(map(full, taken))
+
+    def test_the_newest_complete_one_is_archived_and_left_there(self, server: Server) -> None:
+        layout = server.layout
+        pages.put(layout.streaming, 5)
+        assert ingest(server).stored == (pages.name(5),)
+        assert os.listdir(layout.streaming) == [pages.name(5)]
+        assert ingest(server) == IngestResult()
+        Path(layout.streaming, f"{pages.name(6)}.partial").write_bytes(pages.content(6))
+        assert ingest(server).duplicates == (pages.name(5),)
+        assert os.listdir(layout.streaming) == [f"{pages.name(6)}.partial"]
+        assert lines(server) == [pages.name(5)]
 
     def test_after_a_switch_the_old_timelines_partial_is_archived(self, server: Server) -> None:
         layout = server.layout
