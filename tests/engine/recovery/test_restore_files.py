@@ -1,0 +1,121 @@
+"""What is copied and where: plain and tar in every codec, tablespaces moved, nothing of the original left in force."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UsageError
+from engine.event import Silent
+from engine.recovery import start
+from engine.recovery.restore import execute
+from engine.recovery.target import Immediate
+from tests.engine.recovery.scene import Scene, scene, value
+from tests.support.cluster import Install
+
+PLAIN_OR_TAR = [
+    pytest.param({}, id="plain"),
+    pytest.param({"backup_compression": "gzip", "backup_compression_location": "client"}, id="gzip"),
+    pytest.param({"backup_compression": "zstd"}, id="zstd"),
+    pytest.param({"backup_compression": "lz4"}, id="lz4"),
+]
+
+
+def tablespaces(stage: Scene) -> dict[str, str]:
+    """Make two tablespaces with a table in each."""
+    places = {}
+    for name in ("fast", "it's odd"):
+        place = stage.root / f"space {len(places)}"
+        place.mkdir()
+        quoted = str(place).replace("'", "''")
+        stage.cluster.sql(f"CREATE TABLESPACE \"{name}\" LOCATION '{quoted}'")
+        stage.cluster.sql(f'CREATE TABLE t{len(places)} TABLESPACE "{name}" AS SELECT generate_series(1, 1000) i')
+        places[name] = str(place)
+    return places
+
+
+def moved(stage: Scene, places: dict[str, str]) -> dict[str, str]:
+    return {name: str(stage.root / f"moved {number}") for number, name in enumerate(places)}
+
+
+@pytest.mark.parametrize("settings", PLAIN_OR_TAR)
+def test_tablespaces_move(debian_postgres: Install, settings: dict[str, str]) -> None:
+    with scene(debian_postgres, **settings) as stage:
+        places = tablespaces(stage)
+        stage.insert()
+        info = stage.backup()
+        assert info.is_tar == bool(settings)
+        new = moved(stage, places)
+        with stage.restored(Immediate(), tablespaces=new, action="promote") as (result, conninfo):
+            assert result["verdict"] == "open"
+            assert value(conninfo, "SELECT count(*) FROM kept") == 100
+            assert value(conninfo, "SELECT sum((SELECT count(*) FROM t0) + (SELECT count(*) FROM t1))") == 2000
+            locations = "SELECT string_agg(pg_tablespace_location(oid), '|' ORDER BY spcname) FROM pg_tablespace"
+            assert [p for p in value(conninfo, locations).split("|") if p] == [new["fast"], new["it's odd"]]
+            value(conninfo, "INSERT INTO t0 VALUES (0) RETURNING i")
+        assert stage.cluster.value("SELECT count(*) FROM t0") == 1000
+        for place in new.values():
+            shutil.rmtree(place)
+        occupied = stage.plan(Immediate())
+        assert occupied.refused and "tablespace" in occupied.refused.what and "not empty" in occupied.refused.what
+        with pytest.raises(UsageError, match="no tablespace"):
+            stage.plan(Immediate(), tablespaces={"slow": "/tmp/x"})
+
+
+def test_nothing_of_the_original_stays_in_force(postgres: Install) -> None:
+    with scene(postgres) as stage:
+        stage.cluster.sql("ALTER SYSTEM SET archive_cleanup_command = 'rm -rf /'")
+        stage.cluster.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
+        stage.cluster.configure(
+            data_directory=str(stage.cluster.data), hba_file=str(stage.cluster.data / "pg_hba.conf"), port="1"
+        )
+        stage.cluster.configure(port=str(stage.cluster.port))
+        info = stage.backup()
+        destination = str(stage.root / "restored")
+        execute(stage.order(Immediate(), start=False).to_arguments(), stage.server, Silent())
+        found = start.configuration(destination)
+        assert found["archive_mode"] == "off" and found["archive_command"] == ""
+        assert found["archive_cleanup_command"] == ""
+        assert "data_directory" not in found and "hba_file" not in found
+        assert found["recovery_target"] == "immediate" and found["recovery_target_time"] == ""
+        assert found["restore_command"].startswith("/") and "--config" in found["restore_command"]
+        assert os.stat(destination).st_mode & 0o777 == 0o700
+        assert os.path.exists(os.path.join(destination, "recovery.signal"))
+        assert not [name for name in os.listdir(destination) if name.startswith("cellarman")]
+        assert info.id
+
+
+def test_configuration_kept_outside_is_made_anew(postgres: Install) -> None:
+    """As Debian does it: the backup holds neither postgresql.conf nor pg_hba.conf."""
+    with scene(postgres) as stage:
+        stage.cluster.configure(max_connections="150")
+        stage.cluster.stop()
+        stage.cluster.start()
+        info = stage.backup()
+        data = Path(stage.server.layout.data(info.id))
+        for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+            (data / name).unlink()
+        with stage.restored(Immediate()) as (result, _):
+            assert result["verdict"] == "paused"
+            text = Path(result["destination"], "postgresql.conf").read_text()
+            assert "max_connections = '150'" in text
+            assert "peer" in Path(result["destination"], "pg_hba.conf").read_text()
+
+
+def test_strange_names_of_directories(postgres: Install) -> None:
+    with scene(postgres) as stage:
+        stage.backup()
+        destination = str(stage.root / 'it\'s $HOME "100%"')
+        with stage.restored(Immediate(), destination=destination) as (result, _):
+            assert result["verdict"] == "paused"
+
+
+def test_a_taken_port_is_said(postgres: Install) -> None:
+    with scene(postgres) as stage:
+        stage.backup()
+        with stage.restored(Immediate()) as (result, conninfo):
+            assert result["port"] != stage.cluster.port
+            assert int(value(conninfo, "SHOW port")) == result["port"]

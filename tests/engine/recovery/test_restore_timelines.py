@@ -1,0 +1,131 @@
+"""A failover with an old primary that ran on: which timeline wins, which backup lies off its branch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from engine.backup import streaming
+from engine.event import Silent
+from engine.recovery.reachable import reachable_windows
+from engine.recovery.target import TimeTarget
+from engine.repository.backupinfo import BackupInfo
+from tests.engine.recovery.scene import Mark, Scene, scene, value
+from tests.support.cluster import Cluster, Install, free_port
+
+
+@dataclass
+class Failover:
+    """A backup, then a fork: timeline 2 is the new primary's; the old one ran on timeline 1 and was backed up there."""
+
+    scene: Scene
+    before: BackupInfo
+    shared: Mark
+    old_backup: BackupInfo
+    old: Mark
+    new: Mark
+
+
+def promote(cluster: Cluster) -> None:
+    """Start a stopped server so that it recovers to the end of its own WAL and opens on a new timeline."""
+    cluster.configure(restore_command="false")
+    (cluster.data / "recovery.signal").touch()
+    cluster.start()
+    deadline = time.monotonic() + 30
+    while cluster.value("SELECT pg_is_in_recovery()"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def failover(postgres: Install) -> Iterator[Failover]:
+    with scene(postgres) as stage:
+        stage.insert()
+        before = stage.backup()
+        shared = stage.insert()
+        stage.archive_all()
+        new_primary = stage.cluster
+        new_primary.stop()
+        old_primary = Cluster(postgres, stage.root / "old", free_port())
+        shutil.copytree(new_primary.data, old_primary.data)
+        os.chmod(old_primary.data, 0o700)
+        old_primary.configure(port=str(old_primary.port), unix_socket_directories=str(old_primary.root))
+        try:
+            promote(new_primary)
+            old_primary.start()
+            stage.cluster = old_primary
+            stage.insert(7)
+            server = replace(stage.server, conninfo=old_primary.conninfo, streaming_conninfo=old_primary.conninfo)
+            old_backup = streaming.take(server, report=Silent())
+            old = stage.insert(7)
+            stage.archive_all()
+        finally:
+            old_primary.stop()
+        stage.cluster = new_primary
+        new = stage.insert(50)
+        stage.archive_all()
+        yield Failover(stage, before, shared, old_backup, old, new)
+
+
+def test_latest_follows_the_new_primary_from_the_backup_before_the_fork(failover: Failover) -> None:
+    plan = failover.scene.plan()
+    assert plan.refused is None
+    assert (plan.info and plan.info.id, plan.timeline) == (failover.before.id, 2)
+    assert plan.settings["recovery_target_timeline"] == "2"
+    with failover.scene.restored() as (_, conninfo):
+        assert value(conninfo, "SELECT count(*) FROM kept") == failover.new.rows
+
+
+def test_the_old_primarys_backup_goes_with_current_only(failover: Failover) -> None:
+    refused = failover.scene.plan(backup=failover.old_backup.id)
+    assert refused.refused and "left timeline 1" in refused.refused.why
+    assert "current" in refused.refused.fix
+    with failover.scene.restored(backup=failover.old_backup.id, timeline="current") as (_, conninfo):
+        assert value(conninfo, "SELECT count(*) FROM kept") == failover.old.rows
+
+
+def test_timeline_1_by_number(failover: Failover) -> None:
+    plan = failover.scene.plan(TimeTarget(failover.shared.at), timeline="1", backup=failover.before.id)
+    assert plan.reachable and plan.timeline == 1
+    assert any("timeline 2 left timeline 1" in warning for warning in plan.warnings)
+
+
+def test_a_timeline_that_does_not_exist(failover: Failover) -> None:
+    plan = failover.scene.plan(timeline="7")
+    assert plan.refused and "00000007.history" in plan.refused.why
+
+
+def test_windows_of_both_branches(failover: Failover) -> None:
+    found, _ = reachable_windows(failover.scene.server)
+    assert {(window.backup, window.timeline) for window in found} == {
+        (failover.before.id, 2),
+        (failover.before.id, 1),
+        (failover.old_backup.id, 1),
+    }
+
+
+def test_a_missing_first_segment_of_the_branch_is_a_hazard(failover: Failover) -> None:
+    """The parent's full copy is there: PostgreSQL would replay the dead branch, in silence."""
+    layout = failover.scene.server.layout
+    first = sorted(
+        n
+        for d in os.listdir(layout.wals)
+        if d.startswith("00000002") and "." not in d
+        for n in os.listdir(os.path.join(layout.wals, d))
+        if len(n) == 24
+    )[0]
+    parent = layout.wal("00000001" + first[8:])
+    assert os.path.exists(parent)
+    os.rename(layout.wal(first), layout.wal(first) + ".aside")
+    try:
+        plan = failover.scene.plan()
+        assert plan.refused and "older timeline" in plan.refused.why and plan.before
+        found, _ = reachable_windows(failover.scene.server)
+        assert {w.bounded_by for w in found if w.timeline == 2} == {"branch_hazard"}
+    finally:
+        os.rename(layout.wal(first) + ".aside", layout.wal(first))
