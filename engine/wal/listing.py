@@ -22,15 +22,16 @@ def scan(layout: Layout, segment_size: int | None = None) -> Archive:
 
     `segment_size` in bytes; None takes it from the newest segment that can be read.
     """
-    directories = sorted(_directories(layout))
-    size = segment_size or _segment_size(layout, directories) or _DEFAULT_SEGMENT_SIZE
+    size = segment_size or _segment_size(layout, sorted(_directories(layout))) or _DEFAULT_SEGMENT_SIZE
     segments: dict[int, list[int]] = {}
-    for name in directories:
-        _add_directory(layout, name, size, segments)
+    # Against the stream, queues first and the newest directory next: a file that moves on meanwhile is seen twice,
+    # never not at all, which would look like a hole.
     for queue in (layout.incoming, layout.streaming):
         for name in _queued(queue, size):
             timeline, number = segment.parse_segment(name, size)
             segments.setdefault(timeline, []).append(number)
+    for name in sorted(_directories(layout), reverse=True):
+        _add_directory(layout, name, size, segments)
     histories, bad = _histories(layout)
     return Archive(size, {t: sorted(set(numbers)) for t, numbers in segments.items()}, histories, {}, bad)
 
