@@ -19,6 +19,8 @@ from engine.errors import CellarmanError
 from engine.host import local
 
 EXTENSIONS: Mapping[str, str] = {"none": "", "gzip": ".gz", "lz4": ".lz4", "zstd": ".zst"}
+_KNOWN = re.compile(r"NOTICE:\s+(WAL archiving is not enabled|all required WAL segments have been archived)")
+"""What the server says of its archive_command; that all WAL arrives is looked after here."""
 _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\), \d+/\d+ tablespaces?")
 
 
@@ -112,6 +114,7 @@ class Call:
             f"--format={'tar' if self.shape.tar else 'plain'}",
             "--wal-method=none",
             "--no-password",
+            "--no-sync",  # done here afterwards, many files at once
             f"--checkpoint={'fast' if self.fast else 'spread'}",
             f"--label={self.label}",
             "--progress",
@@ -136,7 +139,7 @@ class Tick:
     """What is known of a running pg_basebackup; bytes are its own count, of what it has received."""
 
     phase: str
-    """checkpoint, copy, sync."""
+    """checkpoint, copy."""
     received: int | None = None
     total: int | None = None
 
@@ -199,15 +202,12 @@ class Listener:
     def _line(self, line: str) -> None:
         progress = _PROGRESS.match(line)
         if progress:
-            phase = "copy" if self.tick.phase == "checkpoint" else self.tick.phase
-            self.tick = Tick(phase, int(progress[1]) * 1024, int(progress[2]) * 1024)
+            self.tick = Tick("copy", int(progress[1]) * 1024, int(progress[2]) * 1024)
             return
         text = line.removeprefix("pg_basebackup: ").strip()
-        if not text or text == "waiting for checkpoint":
+        if not text or text == "waiting for checkpoint" or _KNOWN.match(text):
             return
         if text.startswith(("checkpoint completed", "write-ahead log start point")):
             self.tick = Tick("copy", self.tick.received, self.tick.total)
-        elif text.startswith("syncing data to disk"):
-            self.tick = Tick("sync", self.tick.received, self.tick.total)
         self.last.append(text)
         self._on_line(text)

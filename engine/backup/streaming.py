@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from engine.backup import basebackup, label, lane, preflight, waiting
+from engine.backup import basebackup, label, lane, preflight, syncing, waiting
 from engine.backup.basebackup import Call, Tick
 from engine.backup.monitor import ARCHIVING, Monitor
 from engine.backup.preflight import Ready
@@ -112,10 +112,10 @@ class _Run:
         try:
             self._begin()
             self._copy()
+            ended = self._end()
+            sizes = self._sync()
             copied = time.monotonic()
-            self._end(copied - began)
-            self.report.phase("wal", f"{self.info.begin_wal} to {self.info.end_wal}")
-            waiting.await_wal(self.server, self.info, self.report)
+            self._wait_for_wal(ended, sizes, copied - began)
             self._save(status="DONE")
             step("backup.done")
         except waiting.WalMissing:
@@ -183,31 +183,39 @@ class _Run:
             progress = _Progress(self.report, monitor, self.server.wal_timeout)
             basebackup.run(self._call(), progress.tick, self.report.note)
         step("backup.copied")
-        for path in [
-            *(self.server.layout.tablespace(self.info.id, t.oid) for t in self._placed()),
-            self.server.layout.backup(self.info.id),
-            self.server.layout.base,
-        ]:
-            files.sync_directory(path)
 
-    def _end(self, seconds: float) -> None:
-        layout = self.server.layout
-        text = label.read(layout.data(self.info.id), self.ready.shape)
+    def _end(self) -> dict[str, Any]:
+        """Return where the backup begins and ends, as backup.info says it, and have the server send that WAL: it comes
+        while the copy is synced."""
+        text = label.read(self.server.layout.data(self.info.id), self.ready.shape)
         found = parse_label(text)
         timeline = found.timeline or int(found.start_wal[:8], 16)
         now, lsn = self._where_it_ends(timeline)
+        self._mark()
+        placed = self.info.began(found.start_lsn, timeline).ended(lsn, timeline)
+        return {**_fields(placed), "end_time": now, "backup_label": text}
+
+    def _sync(self) -> repository.Sizes:
+        """Make the copy durable, with its place in the catalogue; returns how large it is."""
+        layout = self.server.layout
+        self.report.phase("sync")
         sizes = repository.sizes(layout, self.info.id)
+        syncing.sync_tree(layout.backup(self.info.id), self.report, sizes)
+        files.sync_directory(layout.base)
+        step("backup.synced")
+        return sizes
+
+    def _wait_for_wal(self, ended: dict[str, Any], sizes: repository.Sizes, seconds: float) -> None:
         self._save(
-            **_fields(self.info.began(found.start_lsn, timeline).ended(lsn, timeline)),
-            end_time=now,
-            backup_label=text,
+            **ended,
             size=sizes.size,
             deduplicated_size=sizes.deduplicated,
             copy_stats={"copy_time": round(seconds, 6), "total_time": round(seconds, 6)},
             status="WAITING_FOR_WALS",
         )
         step("backup.waiting")
-        self._mark()
+        self.report.phase("wal", f"{self.info.begin_wal} to {self.info.end_wal}")
+        waiting.await_wal(self.server, self.info, self.report)
 
     def _where_it_ends(self, timeline: int) -> tuple[datetime, Lsn]:
         """Return when and where the backup is consistent: how far the server has written WAL by now, or, when it does

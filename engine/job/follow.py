@@ -19,7 +19,8 @@ from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.state import JobState
 
-POLL = 0.1
+POLL = 0.05
+"""Seconds between two looks at a journal; a look costs some microseconds."""
 
 
 def jobs(state_directory: str, known: Mapping[str, JobState] | None = None) -> list[JobState]:

@@ -32,6 +32,7 @@ def where(cluster: Cluster) -> Iterator[Site]:
         ("backup.empty", "EMPTY", "FAILED"),
         ("backup.started", "STARTED", "FAILED"),
         ("backup.copied", "STARTED", "FAILED"),
+        ("backup.synced", "STARTED", "FAILED"),
         ("backup.waiting", "WAITING_FOR_WALS", "DONE"),
         ("wal.renamed", "WAITING_FOR_WALS", "DONE"),
         ("backup.done", "DONE", "DONE"),

@@ -219,8 +219,8 @@ def test_what_pg_basebackup_prints() -> None:
     assert listener.tick.phase == "checkpoint"
     listener.feed(b"pg_basebackup: checkpoint completed\n    15/38816 kB (0%), 0/1 table")
     assert (listener.tick.phase, listener.tick.received) == ("copy", None)
-    listener.feed(b"space (/x)\n38826/38826 kB (100%), 1/1 tablespace\npg_basebackup: syncing data to disk ...\n")
-    assert (listener.tick.phase, listener.tick.received) == ("sync", 38826 * 1024)
+    listener.feed(b"space (/x)\n38826/38826 kB (100%), 1/1 tablespace\npg_basebackup: base backup completed\n")
+    assert (listener.tick.phase, listener.tick.received) == ("copy", 38826 * 1024)
     assert said[0].startswith("initiating base backup") and len(said) == 3
 
 
