@@ -77,7 +77,7 @@ class Console(App[None]):
         self.snapshot = Snapshot(minute_of(now()), looked=False)
         self.trouble = ""
         self.crashed: list[str] = []
-        self.watch = Watch(
+        self.lookout = Watch(
             config,
             lambda snapshot: self._tell(Looked(snapshot)),
             lambda error: self._tell(WatchBroke(error)),
@@ -104,7 +104,7 @@ class Console(App[None]):
             from tui.screens.welcome import Welcome
 
             self.push_screen(Welcome())
-        self.call_after_refresh(self.watch.start)
+        self.call_after_refresh(self.lookout.start)
 
     def _watch_signals(self) -> None:
         import asyncio
@@ -117,18 +117,24 @@ class Console(App[None]):
         self.exit(return_code=128 + number)
 
     def on_looked(self, message: Looked) -> None:
-        self.snapshot = message.snapshot
+        before, self.snapshot = self.snapshot, message.snapshot
         self.repaint()
+        if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
+            self.say(f"What is shown is old: {message.snapshot.trouble}")
+
+    def say(self, text: str) -> None:
+        """Say something in the room that is open."""
+        from tui.screens.room import Room
+
+        if isinstance(self.screen, Room):
+            self.screen.say(text, "soon")
 
     def on_watch_broke(self, message: WatchBroke) -> None:
         from tui import crash
 
         self.trouble = crash.write_report(message.error, self.config.state_directory)
-        from tui.screens.room import Room
-
         self.repaint()
-        if isinstance(self.screen, Room):
-            self.screen.say(f"What is shown is old from now on: a defect of cellarman, see {self.trouble}", "bad")
+        self.say(f"What is shown is old from now on: a defect of cellarman, see {self.trouble}")
 
     def repaint(self) -> None:
         """Paint every screen that can be seen."""
@@ -160,7 +166,7 @@ class Console(App[None]):
         except CellarmanError as error:
             self.call_from_thread(self.problem, error)
             return
-        self.watch.look_at(job)
+        self.lookout.look_at(job)
         self.call_from_thread(self.open_job, job)
 
     def problem(self, error: CellarmanError) -> None:
@@ -247,7 +253,7 @@ def run(
         ascii_only=ascii_only or (True if os.environ.get("CELLARMAN_ASCII") else None),
     )
     app.run(mouse=mouse)
-    app.watch.stop()
+    app.lookout.stop()
     if app.crashed:
         print("\n".join(app.crashed), file=sys.stderr)
         return 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 from engine.permission import Action
 
@@ -104,9 +104,12 @@ def named(command_id: str) -> Command:
     return next(c for c in COMMANDS if c.id == command_id)
 
 
-def bindings(room: str) -> list[Binding]:
+def bindings(room: str) -> list[BindingType]:
     """Return Textual's bindings of a room."""
-    own = [Binding(c.keys, f"command({c.id!r})", c.help, show=False, id=f"{room}:{c.id}") for c in of(room)]
-    return own + [
-        Binding(keys, f"move({verb!r})", say, show=False, id=f"{room}:move.{verb}") for verb, keys, say, _ in MOVES
-    ]
+    found: list[BindingType] = []
+    for command in of(room):
+        action = f"command({command.id!r})"
+        found.append(Binding(command.keys, action, command.help, show=False, id=f"{room}:{command.id}"))
+    for verb, keys, say, _ in MOVES:
+        found.append(Binding(keys, f"move({verb!r})", say, show=False, id=f"{room}:move.{verb}"))
+    return found

@@ -34,6 +34,8 @@ class Snapshot:
     """The one that is looked at."""
     looked: bool = True
     """Whether the disk has been read yet."""
+    trouble: str = ""
+    """Why the disk cannot be read just now; the rest is what was read before."""
 
     def server(self, name: str) -> ServerStatus | None:
         return next((server for server in self.servers if server.name == name), None)

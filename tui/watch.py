@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -60,15 +60,32 @@ class Watch:
 
     def _loop(self) -> None:
         # Imported here, in the thread, so that the first paint does not wait for them.
+        from engine.errors import CellarmanError
+
+        published = Snapshot(minute_of(self.now()), looked=False)
+        look = self._looks()
+        while not self._stopped.is_set():
+            try:
+                snapshot = next(look)
+            except (OSError, CellarmanError) as error:
+                snapshot = replace(published, trouble=str(error))
+                look = self._looks()
+            if snapshot != published and not self._stopped.is_set():
+                self.publish(snapshot)
+                published = snapshot
+            running = bool(snapshot.running) and not snapshot.trouble
+            self._wake.wait(BUSY_PAUSE if running else QUIET_PAUSE)
+
+    def _looks(self) -> Iterator[Snapshot]:
+        """Yield one snapshot after the other, each of what is on the disk by then."""
         from engine.job import follow
         from engine.status import Statuses
 
         statuses = Statuses(self.config)
         jobs: tuple[JobState, ...] = ()
         journal: Journal | None = None
-        published: Snapshot | None = None
         next_status = 0.0
-        while not self._stopped.is_set():
+        while True:
             woken = self._wake.is_set()
             self._wake.clear()
             before = {job.id: job.status for job in jobs}
@@ -80,12 +97,7 @@ class Watch:
                 # A repository that is slow to read is read less often.
                 next_status = began + max(STATUS_PAUSE, 10 * (time.monotonic() - began))
             journal = self._followed(journal, jobs)
-            snapshot = Snapshot(minute_of(self.now()), servers, jobs, journal.view if journal else None)
-            if snapshot != published and not self._stopped.is_set():
-                self.publish(snapshot)
-                published = snapshot
-            running = any(job.status == "running" for job in jobs)
-            self._wake.wait(BUSY_PAUSE if running else QUIET_PAUSE)
+            yield Snapshot(minute_of(self.now()), servers, jobs, journal.view if journal else None)
 
     def _followed(self, journal: Journal | None, jobs: tuple[JobState, ...]) -> Journal | None:
         wanted = next((job for job in jobs if job.id == self._look_at), None)

@@ -40,7 +40,7 @@ async def console(
             await until(pilot, lambda: app.snapshot.looked)
             yield app, pilot
         finally:
-            app.watch.stop()
+            app.lookout.stop()
 
 
 async def until(pilot: Pilot[None], met: Callable[[], bool], seconds: float = 20) -> None:

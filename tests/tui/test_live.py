@@ -129,3 +129,30 @@ async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path)
         await until(pilot, lambda: "This terminal has 50 columns and 12 rows." in screen_text(app))
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: "One server." in screen_text(app))
+
+
+def put_in_the_way(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("a file where a directory should be")
+
+
+async def test_jobs_that_cannot_be_read_make_the_data_old_until_they_can(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    async with console(config, now=utc_now) as (app, pilot):
+        jobs = Path(spec_.directory(config.state_directory))
+        put_in_the_way(jobs)
+        await until(pilot, lambda: "data is old" in screen_text(app))
+        assert "Not a directory" in screen_text(app)
+        os.remove(jobs)
+        await until(pilot, lambda: "data is old" not in screen_text(app))
+
+
+async def test_selected_text_is_copied(tmp_path: Path) -> None:
+    async with console(config_of(tmp_path), now=utc_now) as (app, pilot):
+        await pilot.mouse_down("#sentence", offset=(2, 0))
+        await pilot.hover("#sentence", offset=(13, 0))
+        await pilot.mouse_up("#sentence", offset=(13, 0))
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert app.clipboard.startswith("One server")
+        assert "Copied the selected text" in screen_text(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -13,6 +15,9 @@ from tui import wording
 from tui.format import Line, plain
 from tui.screens.dialog import Dialog
 from tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
 
 
 class Choice(Lines, can_focus=True):
@@ -59,7 +64,7 @@ class Choice(Lines, can_focus=True):
 class BackupForm(Dialog):
     """A backup of one server, about to be started."""
 
-    CSS_PATH = ["dialog.tcss", "backup_form.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["dialog.tcss", "backup_form.tcss"]
     AUTO_FOCUS = "Input"
     BINDINGS = [
         Binding("escape", "close", "Not now.", show=False, priority=True),

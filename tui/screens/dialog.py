@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -12,13 +12,15 @@ from tui.format import Line, Span
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
     from tui.app import Console
 
 
 class Dialog(ModalScreen[None]):
     """Lines in the middle of the screen, and the keys that answer them."""
 
-    CSS_PATH = "dialog.tcss"
+    CSS_PATH: ClassVar[CSSPathType | None] = "dialog.tcss"
     AUTO_FOCUS = ""
     app: Console
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,6 +14,10 @@ from tui.screens.room import Room
 from tui.snapshot import Snapshot
 from tui.widgets.lines import Lines
 from tui.widgets.table import Column, Row, Table
+
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
 
 SIGNS = (
     ("ok", "good", "can be restored"),
@@ -27,7 +32,7 @@ class Help(Room):
     """The keys of the room that it was opened from."""
 
     ROOM = "help"
-    CSS_PATH = ["room.tcss", "help.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "help.tcss"]
     BINDINGS = commands.bindings("help")
 
     def __init__(self, room: Room) -> None:

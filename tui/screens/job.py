@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -22,6 +23,10 @@ from tui.widgets.lines import Lines
 from tui.widgets.log import Log
 from tui.widgets.progress import bar, chart
 
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
+
 LEVEL_ROLE = {"info": "text", "warn": "soon", "error": "bad"}
 
 
@@ -29,7 +34,7 @@ class JobRoom(Room):
     """One job. It belongs to no console: leaving this screen changes nothing."""
 
     ROOM = "job"
-    CSS_PATH = ["room.tcss", "job.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "job.tcss"]
     BINDINGS = commands.bindings("job")
 
     def __init__(self, job_id: str) -> None:
@@ -63,10 +68,10 @@ class JobRoom(Room):
         self.set_interval(1.0, self._tick)
 
     def on_screen_resume(self) -> None:
-        self.app.watch.look_at(self._job_id)
+        self.app.lookout.look_at(self._job_id)
 
     def on_unmount(self) -> None:
-        self.app.watch.look_at("")
+        self.app.lookout.look_at("")
 
     def _tick(self) -> None:
         job = self._job(self.app.snapshot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,6 +19,10 @@ from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.progress import bar
 from tui.widgets.table import Column, Row, Table
+
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
 
 COLUMNS = (
     Column("STATE"),
@@ -35,7 +40,7 @@ class Jobs(Room):
     """All jobs, newest first."""
 
     ROOM = "jobs"
-    CSS_PATH = ["room.tcss", "jobs.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "jobs.tcss"]
     BINDINGS = commands.bindings("jobs")
 
     def __init__(self, server: str = "") -> None:

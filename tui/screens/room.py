@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual import on
 from textual.app import ComposeResult
@@ -17,9 +17,11 @@ from tui.format import Line, counted, plain
 from tui.glyphs import ASCII
 from tui.widgets.frame import Keys, header
 from tui.widgets.lines import Lines
-from tui.widgets.table import Table
 
 if TYPE_CHECKING:
+    from textual.timer import Timer
+    from textual.types import CSSPathType
+
     from engine.job.state import JobState
     from tui.app import Console
     from tui.glyphs import Glyphs
@@ -30,11 +32,26 @@ LEAST = (60, 16)
 FLASH_SECONDS = 6.0
 
 
+class Movable(Protocol):
+    """What the moving keys can move: a table, a log."""
+
+    def move(self, by: int) -> None:
+        """Go on by so many rows."""
+
+    @property
+    def page(self) -> int:
+        """How many rows are seen at once."""
+
+    @property
+    def rows(self) -> Sequence[object]:
+        """All there are."""
+
+
 class Room(Screen[None]):
     """One screen of the console."""
 
     ROOM: ClassVar[str] = ""
-    CSS_PATH = "room.tcss"
+    CSS_PATH: ClassVar[CSSPathType | None] = "room.tcss"
     AUTO_FOCUS = ""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
@@ -43,7 +60,7 @@ class Room(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._flash_timer = None
+        self._flash_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
         """Yield what is between header and footer."""
@@ -62,8 +79,8 @@ class Room(Screen[None]):
         """The server that commands are about, if any."""
         return ""
 
-    def moving(self) -> Table | None:
-        """The table that the moving keys move."""
+    def moving(self) -> Movable | None:
+        """What the moving keys move."""
         return None
 
     @property
@@ -98,7 +115,7 @@ class Room(Screen[None]):
 
     def repaint(self) -> None:
         """Paint header, body and footer from the app's snapshot."""
-        if not self.is_mounted or (not self.is_current and self.app.screen is not self):
+        if not self.is_mounted or not self.is_current:
             return
         snapshot = self.app.snapshot
         self.query_one("#header", Lines).show(
@@ -111,7 +128,7 @@ class Room(Screen[None]):
         running = len(snapshot.running)
         mode = ("read-only", "soon") if self.app.read_only else ("read-write", "quiet")
         jobs = f"{self.glyphs.running} {counted(running, 'job')}" if running else ""
-        trouble = ("the data has stopped", "bad!") if self.app.trouble else ("", "")
+        trouble = (f"{self.glyphs.warning} data is old", "soon") if snapshot.trouble or self.app.trouble else ("", "")
         return [
             (plain(self.app.banner), "hand"),
             trouble,
@@ -162,10 +179,11 @@ class Room(Screen[None]):
             getattr(self, f"do_{command.verb}")()
 
     def action_move(self, verb: str) -> None:
-        table = self.moving()
-        if table is not None:
-            steps = {"up": -1, "down": 1, "page_up": -table.page, "page_down": table.page}
-            table.move(steps.get(verb, -len(table.rows) if verb == "first" else len(table.rows)))
+        moved = self.moving()
+        if moved is not None:
+            all_of_it = len(moved.rows)
+            steps = {"up": -1, "down": 1, "page_up": -moved.page, "page_down": moved.page, "first": -all_of_it}
+            moved.move(steps.get(verb, all_of_it))
 
     @on(Keys.Pressed)
     def _pressed(self, event: Keys.Pressed) -> None:
@@ -197,7 +215,7 @@ class Room(Screen[None]):
         self.app.leave()
 
     def do_refresh(self) -> None:
-        self.app.watch.wake()
+        self.app.lookout.wake()
         self.say("Looking again.", "quiet")
 
     def do_interrupt(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -36,6 +37,10 @@ from tui.widgets.lines import Lines
 from tui.widgets.progress import bar
 from tui.widgets.table import Column, Row, Table
 
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
+
 COLUMNS = (
     Column("", gap=1),
     Column("BACKUP"),
@@ -53,7 +58,7 @@ class ServerRoom(Room):
     """The backups of one server, newest first."""
 
     ROOM = "server"
-    CSS_PATH = ["room.tcss", "server.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "server.tcss"]
     BINDINGS = commands.bindings("server")
 
     def __init__(self, server: str) -> None:

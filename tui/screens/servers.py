@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -22,6 +22,8 @@ from tui.widgets.progress import bar
 from tui.widgets.table import Column, Row, Table
 
 if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
     from engine.job.state import JobState
     from engine.status import ServerStatus
 
@@ -42,7 +44,7 @@ class Servers(Room):
     """All servers, worst first, and the truth about the one under the cursor."""
 
     ROOM = "servers"
-    CSS_PATH = ["room.tcss", "servers.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "servers.tcss"]
     BINDINGS = commands.bindings("servers")
 
     def body(self) -> ComposeResult:

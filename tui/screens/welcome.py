@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 
@@ -11,6 +12,10 @@ from tui.format import Line, plain
 from tui.screens.room import Room
 from tui.snapshot import Snapshot
 from tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from textual.types import CSSPathType
+
 
 EXAMPLE = (
     "[cellarman]",
@@ -28,7 +33,7 @@ class Welcome(Room):
     """No server is configured yet."""
 
     ROOM = "welcome"
-    CSS_PATH = ["room.tcss", "welcome.tcss"]
+    CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "welcome.tcss"]
     BINDINGS = commands.bindings("welcome")
 
     def body(self) -> ComposeResult:

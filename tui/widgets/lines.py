@@ -52,7 +52,7 @@ class Painter(Widget):
         selection = self.text_selection
         if selection is not None and (chosen := selection.get_span(y)) is not None:
             start, end = chosen
-            strip = _selected(strip, start, width if end == -1 else end, self.selection_style.rich_style)
+            strip = _selected(strip, start, width if end == -1 else end, self.selection_style)
         return strip.apply_offsets(0, y)
 
 
@@ -67,8 +67,8 @@ def _clean(text: str) -> str:
 
 
 def _selected(strip: Strip, start: int, end: int, style: Style) -> Strip:
-    middle = strip.crop(start, end)
-    return Strip.join([strip.crop(0, start), Strip.join([middle]).apply_style(style), strip.crop(end)])
+    middle = [Segment(text, (own or Style()) + style) for text, own, _ in strip.crop(start, end)]
+    return Strip.join([strip.crop(0, start), Strip(middle), strip.crop(end)])
 
 
 class Lines(Painter):

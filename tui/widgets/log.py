@@ -16,7 +16,7 @@ INDENT = 10
 """Continued lines begin below the text, not below the time."""
 
 
-class Log(ScrollView, Painter):
+class Log(ScrollView, Painter, can_focus=False):
     """Lines in the order they came, wrapped; the newest at the bottom."""
 
     DEFAULT_CSS = """

@@ -65,8 +65,10 @@ def _aligned(cell: Cell, width: int, column: Column, last: bool) -> tuple[Span, 
     return (padding, *cell, gap) if column.align == "right" else (*cell, padding, gap)
 
 
-class Table(ScrollView, Painter, can_focus=True):
+class Table(ScrollView, Painter, can_focus=False):
     """Rows under a heading. The cursor stays on its row's key when rows come and go."""
+
+    ALLOW_SELECT = False
 
     DEFAULT_CSS = """
     Table { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
