@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -196,12 +197,17 @@ class _Run:
         return {**_fields(placed), "end_time": now, "backup_label": text}
 
     def _sync(self) -> repository.Sizes:
-        """Make the copy durable, with its place in the catalogue; returns how large it is."""
+        """Make the copy durable, with its place in the catalogue; returns how large it is.
+
+        Its WAL is taken in meanwhile: the one waits for the disk, the other computes.
+        """
         layout = self.server.layout
         self.report.phase("sync")
-        sizes = repository.sizes(layout, self.info.id)
-        syncing.sync_tree(layout.backup(self.info.id), self.report, sizes)
-        files.sync_directory(layout.base)
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(waiting.take_in, self.server)  # what goes wrong there goes wrong again when it is awaited
+            sizes = repository.sizes(layout, self.info.id)
+            syncing.sync_tree(layout.backup(self.info.id), self.report, sizes)
+            files.sync_directory(layout.base)
         step("backup.synced")
         return sizes
 

@@ -42,7 +42,7 @@ def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
     pause = _FIRST_PAUSE
     trouble = ""
     while True:
-        trouble = _take_in(server) or trouble
+        trouble = take_in(server) or trouble
         absent = missing(server.layout, info)
         have = len(needed) - len(absent)
         report.progress(have * size, len(needed) * size, have, len(needed))
@@ -75,7 +75,7 @@ def push(server: Server, info: BackupInfo) -> None:
             lane.write_a_little(conn)
 
 
-def _take_in(server: Server) -> str:
+def take_in(server: Server) -> str:
     """Pass once over the queues; returns what went wrong, which the next pass may do better."""
     try:
         if server.streaming_archiver:
