@@ -5,6 +5,7 @@
     CellarmanError          exit 4  tried and failed
     ├── UsageError          exit 2  wrong usage
     │   ├── ConfigError             a configuration file that cannot be used
+    │   │   └── NoConfiguration     there is none at all yet
     │   └── NotFound                no such server, backup, job, restore point
     ├── Refused             exit 3  will not, with the reason; nothing was touched
     ├── Busy                exit 4  somebody else holds the lock; named
@@ -48,6 +49,10 @@ class UsageError(CellarmanError):
 
 class ConfigError(UsageError):
     """A configuration file that cannot be used; names file and line."""
+
+
+class NoConfiguration(ConfigError):
+    """There is no configuration at all yet, where one is looked for."""
 
 
 class NotFound(UsageError):

@@ -11,7 +11,7 @@ import os
 import sys
 
 from engine.cli.flags import Globals, split_globals
-from engine.errors import CellarmanError, UsageError
+from engine.errors import CellarmanError, NoConfiguration, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def _without_verb(flags: Globals) -> int:
     """Open the console; without a terminal list the servers."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()) or flags.json:
         return _verb("servers", [], flags)
-    config = _load(flags)
+    try:
+        config = _load(flags)
+    except NoConfiguration:
+        config = _nothing_yet()
     from tui.app import run
 
     code: int = run(config, read_only=config.read_only)
@@ -108,6 +111,13 @@ def _load(flags: Globals) -> Config:
     from engine import config
 
     return config.load(flags.config, read_only=flags.read_only)
+
+
+def _nothing_yet() -> Config:
+    """Return a configuration without servers: the console then says what to write, and where."""
+    from engine.config import Config, places
+
+    return Config("", places.state_directory(os.environ, os.getuid()), {}, files=(places.own_file(os.environ),))
 
 
 def _unexpected(error: Exception) -> CellarmanError:

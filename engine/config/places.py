@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NoConfiguration
 
 SYSTEM_FILE = "/etc/cellarman/cellarman.toml"
 SYSTEM_DIRECTORY = "/etc/cellarman/conf.d"
@@ -24,7 +24,7 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
     found = [SYSTEM_FILE, *_directory(SYSTEM_DIRECTORY), own]
     there = [name for name in found if _is_there(name)]
     if not there:
-        raise ConfigError(
+        raise NoConfiguration(
             "there is no configuration",
             f"looked for {SYSTEM_FILE}, {SYSTEM_DIRECTORY}/*.toml and {own}",
             "write one (config.example.toml shows every key), or name it: cellarman --config FILE …",

@@ -11,7 +11,7 @@ from tests.tui.conftest import console, screen_text, until
 from tui.snapshot import utc_now
 
 
-def configured(tmp_path: Path, conninfo: str, bindir: Path) -> str:
+def configured(tmp_path: Path, conninfo: str, bindir: Path, more: str = "") -> str:
     path = tmp_path / "cellarman.toml"
     path.write_text(
         f"""
@@ -27,6 +27,7 @@ slot_name = "cellarman"
 immediate_checkpoint = true
 path_prefix = "{bindir}"
 wal_timeout = 60
+{more}
 """
     )
     return str(path)
@@ -47,6 +48,25 @@ async def test_b_takes_a_backup_and_shows_it(tmp_path: Path, postgres: cluster.I
             await until(pilot, lambda: "first-one" in screen_text(app))
             assert "can be restored to any moment" in screen_text(app)
         assert [info.backup_name for info in repository.backups(config.servers["main"].layout)] == ["first-one"]
+        stop_receivers(config.servers["main"].layout)
+
+
+async def test_a_running_backup_is_cancelled_only_after_a_yes(tmp_path: Path, postgres: cluster.Install) -> None:
+    with cluster.running(postgres, tmp_path / "pg") as server:
+        slowly = "bandwidth_limit = 1024"
+        config = load(configured(tmp_path, server.conninfo, postgres.bindir, slowly))
+        async with console(config, now=utc_now) as (app, pilot):
+            await pilot.press("b")
+            await until(pilot, lambda: "Back up main now?" in screen_text(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: "↻ copy" in screen_text(app), seconds=60)
+            await pilot.press("C")
+            await until(pilot, lambda: "Stop the backup of main?" in screen_text(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: "Backing up main." in screen_text(app))
+            await pilot.press("C", "y")
+            await until(pilot, lambda: "Backup of main was cancelled" in screen_text(app), seconds=60)
+        assert [info.status for info in repository.backups(config.servers["main"].layout)] == ["FAILED"]
         stop_receivers(config.servers["main"].layout)
 
 

@@ -129,3 +129,12 @@ def test_a_crash_tells_no_secret_and_says_where_the_report_is(config_file: str, 
     report = reports[0].read_text()
     assert "hunter2" not in report
     assert "RuntimeError" in report and "on_looked" in report
+
+
+def test_the_first_start_is_a_screen_that_helps(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "engine.cli.main"]
+    with Terminal(argv, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.until("No server is known yet.")
+        terminal.until("[servers.main]")
+        terminal.press("q")
+        assert terminal.wait() == 0
