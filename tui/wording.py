@@ -99,7 +99,9 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
     if begin is None or end is None:
         if any(job.kind == "backup" for job in server.jobs):
             return name, ("  cannot be restored yet: ", "text"), ("a backup is being taken", "moving")
-        return name, ("  cannot be restored: ", "bad"), ("there is no good backup", "text")
+        if not server.backups:
+            return name, ("  has no backup yet", "soon")
+        return name, ("  cannot be restored: ", "bad"), ("no backup is good", "text")
     exposed = server.exposure(now)
     assert exposed is not None
     if not server.open_end:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column("STATE"),
-    Column("SERVER"),
+    Column("SERVER", limit=24),
     Column("JOB"),
     Column("STARTED (UTC)", yields=3),
     Column("TOOK", align="right", yields=2),

@@ -50,7 +50,7 @@ COLUMNS = (
     Column("SIZE", align="right"),
     Column("TL", align="right", yields=5),
     Column("WAL FROM", yields=6),
-    Column("NAME", yields=2),
+    Column("NAME", yields=2, limit=30),
 )
 
 

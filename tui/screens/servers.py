@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column("STATE"),
-    Column("SERVER"),
+    Column("SERVER", limit=24),
     Column("PG", yields=3),
-    Column("LAST BACKUP", align="right", gap=2),
+    Column("LAST BACKUP", align="right", yields=1, gap=2),
     Column("", yields=4, gap=2),
     Column("SIZE", align="right", yields=5),
     Column("EXPOSED", align="right"),
-    Column("WAL"),
+    Column("WAL", yields=2),
     Column("RECOVERABLE"),
 )
 

@@ -107,7 +107,7 @@ class Lines(Painter):
         if not self._wrapped:
             return self._lines
         if self._laid[0] != width:
-            self._laid = (width, tuple(row for line in self._lines for row in wrap(line, width)))
+            self._laid = (width, tuple(row for line in self._lines for row in wrap(line, width, _hanging(line))))
         return self._laid[1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
@@ -121,3 +121,9 @@ class Lines(Painter):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         text = "\n".join("".join(text for text, _ in row) for row in self._rows(self.size.width))
         return selection.extract(text), "\n"
+
+
+def _hanging(line: Line) -> int:
+    """Return how far continued rows go in: below the text that follows a sign or a label."""
+    label = line[0][0] if line else ""
+    return len(label) if label.endswith(" ") and len(label) <= 14 else 0

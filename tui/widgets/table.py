@@ -29,6 +29,8 @@ class Column:
     align: Literal["left", "right"] = "left"
     yields: int = 0
     gap: int = GAP
+    limit: int = 1000
+    """Cells that it takes at most; longer texts are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,10 @@ def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[t
     >>> layout(wide, [Row("x", ((("12345", "text"),), (("123", "text"),)))], 9)
     [(0, 5)]
     """
-    widths = [max([len(column.title), *(width_of(row.cells[i]) for row in rows)]) for i, column in enumerate(columns)]
+    widths = [
+        min(column.limit, max([len(column.title), *(width_of(row.cells[i]) for row in rows)]))
+        for i, column in enumerate(columns)
+    ]
     shown = list(range(len(columns)))
     while True:
         needed = sum(widths[i] + columns[i].gap for i in shown) - (columns[shown[-1]].gap if shown else 0)
@@ -200,7 +205,7 @@ class Table(ScrollView, Painter, can_focus=False):
         here = place == self.cursor
         line = [(self._glyphs.hand if here else " ", "hand"), (" ", "text")]
         for index, cells in self._laid:
-            cell = self._rows[place].cells[index]
+            cell = self.cut(self._rows[place].cells[index], cells)
             line += _aligned(cell, cells, self._columns[index], index == self._laid[-1][0])
         return self.strip_of(self.cut(tuple(line), width), width, cursor=here)
 
