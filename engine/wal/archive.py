@@ -9,9 +9,7 @@ client loads this.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import time
 from collections import namedtuple
 
 from engine.errors import CellarmanError
@@ -20,6 +18,7 @@ from engine.repository import locks, xlogdb
 from engine.repository.files import sync_directory
 from engine.wal import codec, inspection
 from engine.wal.refusal import Alien, Conflict, Damaged, Foreign, WalRefused, keep
+from engine.wal.temporary import new_temporary
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Alien", "Conflict", "Damaged", "Duplicate", "Foreign", "Prepared", "Stored", "WalRefused"]
 
-TEMPORARY = ".cellarman-"
-"""How the dot-files in wals/ begin; each is flocked as long as its maker lives."""
 _LOCK_WAIT = 60.0
 
 
@@ -124,12 +121,12 @@ def prepare(
     try:
         facts = inspection.examine(descriptor, name, system_id)
         owned = facts.header is None or system_id is not None
-        if _same(layout.wal(name), descriptor, facts):
+        if holds(layout.wal(name), descriptor, facts):
             return Prepared(source, facts, owned)
-        item = Prepared(source, facts, owned, *_new_temporary(layout, name))
+        item = Prepared(source, facts, owned, *new_temporary(layout.wals, layout.name, name))
         return _write(item, descriptor, compression, level, threads)
     except OSError as error:
-        raise _failed(layout, name, error) from error
+        raise failed(layout.wals, name, error) from error
     finally:
         os.close(descriptor)
 
@@ -153,7 +150,7 @@ def publish(
                 xlogdb.append(layout, lines)
             step("wal.line-appended")
         except OSError as error:
-            raise _failed(layout, items[0].facts.name, error) from error
+            raise failed(layout.wals, items[0].facts.name, error) from error
     return outcomes
 
 
@@ -175,21 +172,6 @@ def _write(item: Prepared, descriptor: int, compression: str, level: int | None,
         item.discard()
         raise
     return item
-
-
-def _new_temporary(layout: Layout, name: str) -> tuple[str, int]:
-    """Make a dot-file in wals/, locked so that nobody takes it for one that a crash left."""
-    path = os.path.join(layout.wals, f"{TEMPORARY}{name}.{os.getpid()}-{time.time_ns():x}")
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError as error:
-        raise CellarmanError(
-            f"the archive of {layout.name} is not there",
-            f"{error}",
-            f"see that its file system is mounted; a new archive is made by: cellarman check {layout.name}",
-        ) from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return path, descriptor
 
 
 def _unchanged(descriptor: int, facts: Facts) -> None:
@@ -227,7 +209,7 @@ def _same_as_source(layout: Layout, target: str, item: Prepared) -> bool:
     """Compare with what the archive holds; an archived file that nobody can read makes room in errors/."""
     descriptor = os.open(item.source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _same(target, descriptor, item.facts):
+        if holds(target, descriptor, item.facts):
             return True
     finally:
         os.close(descriptor)
@@ -237,8 +219,8 @@ def _same_as_source(layout: Layout, target: str, item: Prepared) -> bool:
     return False
 
 
-def _same(target: str, descriptor: int, facts: Facts) -> bool:
-    """Tell whether the archive holds the same content; False also when what it holds is damaged, or nothing.
+def holds(target: str, descriptor: int, facts: Facts) -> bool:
+    """Tell whether the file at `target` has the same content; False also when it is damaged, or not there.
 
     Raises Conflict when it holds other content, or content that cannot be compared.
     """
@@ -266,7 +248,7 @@ def _same(target: str, descriptor: int, facts: Facts) -> bool:
 
 def _conflict(name: str, why: str) -> Conflict:
     return Conflict(
-        f"{name} is refused: the archive holds it already",
+        f"{name} is refused: the repository holds it already",
         why,
         "two servers may be archiving here, as after a failover that left the old primary running: "
         "compare both with pg_waldump before removing either",
@@ -289,14 +271,15 @@ def _sync(layout: Layout, items: Sequence[Prepared], outcomes: Sequence[object])
     for item, outcome in zip(items, outcomes, strict=True):
         target = layout.wal(item.facts.name)
         if isinstance(outcome, Duplicate):
-            _sync_file(target)
+            sync_file(target)
         if isinstance(outcome, (Stored, Duplicate)):
             directories.add(os.path.dirname(target))
     for directory in sorted(directories):
         sync_directory(directory)
 
 
-def _sync_file(path: str) -> None:
+def sync_file(path: str) -> None:
+    """Make a file's content durable, whoever wrote it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -319,19 +302,19 @@ def _lines(layout: Layout, items: Iterable[Prepared], outcomes: Sequence[object]
     return lines
 
 
-def _failed(layout: Layout, name: str, error: OSError) -> CellarmanError:
-    """Return the error for a file that could not be archived, naming a full file system."""
+def failed(directory: str, name: str, error: OSError) -> CellarmanError:
+    """Return the error for a file that could not be written into `directory`, naming a full file system."""
     what = f"cannot archive {name}"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CellarmanError(what, str(error))
     try:
-        free = os.statvfs(layout.wals)
+        free = os.statvfs(directory)
         room = f"{free.f_bavail * free.f_frsize} bytes free"
     except OSError as other:
         room = str(other)
     return CellarmanError(
         what,
-        f"{error}\nfile system of {layout.wals}, mounted at {_mount_point(layout.wals)}: {room}",
+        f"{error}\nfile system of {directory}, mounted at {_mount_point(directory)}: {room}",
         "make room there; PostgreSQL keeps the segment and sends it again",
     )
 

@@ -1,41 +1,211 @@
-"""archive_command: one file from pg_wal into the archive. Light: the WAL client loads this."""
+"""archive_command: one file of pg_wal, durable in the repository before PostgreSQL may recycle it.
+
+A segment is copied into incoming/ as it is, and the next pass of ingest compresses and indexes it: compressing takes
+longer than writing, and PostgreSQL waits for this. The copy runs in a thread from the first moment, beside the imports
+and checks. Histories and labels, and what the archive holds already, go by `archive.store`. No lock is waited for.
+Light: the WAL client loads this.
+"""
 
 from __future__ import annotations
 
+import _thread
 import os
+import sys
 
-from engine.wal import archive, refusal
+from engine.errors import CellarmanError
+from engine.faults import step
+from engine.postgres import segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.repository.layout import Layout
     from engine.wal.archive import Duplicate, Stored, WalRefused
+    from engine.wal.inspection import Facts
     from engine.wal.settings import Settings
+
+_PIECE = 4 << 20
+_SWITCH_INTERVAL = 0.0001
+"""Seconds after which the importing thread lets the copying one go on; Python's own 5 ms would stall the copy."""
 
 
 def push(server: Settings, path: str) -> Stored | Duplicate:
-    """Return once the file at `path` is durable in the archive; it stays where it is. Raises as archive.store does.
+    """Return once the file at `path` is durable in the repository; it stays where it is. Raises as archive.store does.
 
     A refusal leaves a note in errors/, so that more than PostgreSQL's log tells of it, until the file is taken. The
     file itself is not copied there: PostgreSQL keeps it as long as it is not archived, and comes again every minute.
     """
-    layout, name = server.layout, os.path.basename(path)
-    threads = min(2, os.cpu_count() or 1)
+    from engine.wal.refusal import WalRefused
+
+    name = os.path.basename(path)
     try:
-        outcome = archive.store(
-            layout,
-            path,
-            name,
-            compression=server.compression,
-            level=server.level,
-            wait=server.lock_timeout,
-            threads=threads if threads > 1 else 0,
-        )
-    except archive.WalRefused as refused:
-        _note(layout, path, refused)
+        outcome = _push(server, path, name)
+    except WalRefused as refused:
+        _note(server.layout, path, refused)
         raise
-    _forget(layout, name)
+    _forget(server.layout, name)
     return outcome
+
+
+def _push(server: Settings, path: str, name: str) -> Stored | Duplicate:
+    layout = server.layout
+    segmental = segment.kind_of(name) in (segment.SEGMENT, segment.PARTIAL)
+    queued = _queue(layout, path, name) if segmental and not os.path.lexists(layout.wal(name)) else None
+    if queued is not None and not os.path.lexists(layout.wal(name)):
+        return queued
+    return _store(server, path, name, withdraw=queued is not None)
+
+
+def _store(server: Settings, path: str, name: str, *, withdraw: bool) -> Stored | Duplicate:
+    """Archive at once, or compare with what is archived; after a conflict `withdraw` what was queued meanwhile."""
+    from engine.wal import archive
+
+    try:
+        return archive.store(
+            server.layout, path, name, compression=server.compression, level=server.level, wait=server.lock_timeout
+        )
+    except archive.Conflict:
+        if withdraw:
+            _unlink(os.path.join(server.layout.incoming, name))
+        raise
+
+
+def _queue(layout: Layout, path: str, name: str) -> Stored | Duplicate | None:
+    """Make a segment durable in incoming/; None, and nothing done, while the archive's cluster is not known."""
+    copy = _Copy(layout, path, name)
+    try:
+        try:
+            from engine.repository import identity
+            from engine.wal import inspection
+
+            system = identity.system_id(layout)
+            facts = inspection.examine(copy.source, name, system) if system is not None else None
+        finally:
+            copy.finish()
+        if facts is None:
+            return None
+        copy.check(facts)
+        step("push.copied")
+        return _place(layout, copy, facts)
+    except OSError as error:
+        from engine.wal.archive import failed
+
+        raise failed(layout.incoming, name, error) from error
+    finally:
+        copy.discard()
+
+
+def _place(layout: Layout, copy: _Copy, facts: Facts) -> Stored | Duplicate:
+    """Give the copy its name in incoming/ unless a file of that name waits there; exactly one pusher wins."""
+    from engine.repository.files import sync_directory
+    from engine.wal import archive
+
+    target = os.path.join(layout.incoming, facts.name)
+    outcome: Stored | Duplicate = archive.Stored(facts.name, facts.size, facts.size)
+    while True:
+        try:
+            os.link(copy.temporary, target)
+            break
+        except FileExistsError:
+            pass
+        try:
+            if archive.holds(target, copy.source, facts):
+                archive.sync_file(target)
+                outcome = archive.Duplicate(facts.name)
+            else:
+                os.rename(copy.temporary, target)
+            break
+        except FileNotFoundError:
+            continue  # a pass took it away in this moment
+    step("push.linked")
+    copy.discard()
+    sync_directory(layout.incoming)
+    step("push.synced")
+    return outcome
+
+
+class _Copy:
+    """A thread that copies a file into a dot-file of incoming/ and syncs it."""
+
+    def __init__(self, layout: Layout, path: str, name: str) -> None:
+        try:
+            self.source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CellarmanError(f"cannot read {path}", str(error)) from error
+        from engine.wal.temporary import new_temporary
+
+        try:
+            self.temporary, self._sink = new_temporary(layout.incoming, layout.name, name)
+        except BaseException:
+            os.close(self.source)
+            raise
+        self._before = os.fstat(self.source)
+        self._error: OSError | None = None
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            self._write()
+            os.fchmod(self._sink, self._before.st_mode & 0o777)
+            os.utime(self._sink, ns=(self._before.st_mtime_ns, self._before.st_mtime_ns))
+            os.fsync(self._sink)
+        except OSError as error:
+            self._error = error
+        finally:
+            self._done.release()
+
+    def _write(self) -> None:
+        """Copy piece by piece, having the kernel write each out while the next is copied."""
+        size, at = self._before.st_size, 0
+        while at < size:
+            count = self._piece(min(_PIECE, size - at))
+            if not count:
+                return
+            os.posix_fadvise(self._sink, at, count, os.POSIX_FADV_DONTNEED)
+            at += count
+
+    def _piece(self, count: int) -> int:
+        try:
+            return os.copy_file_range(self.source, self._sink, count)
+        except OSError:
+            # Between some file systems the kernel cannot; what truly fails fails again here.
+            data = os.read(self.source, count)
+            return os.write(self._sink, data) if data else 0
+
+    def finish(self) -> None:
+        """Wait for the thread."""
+        self._done.acquire()
+        self._done.release()
+        sys.setswitchinterval(self._interval)
+
+    def check(self, facts: Facts) -> None:
+        """Raise what went wrong in the thread, or CellarmanError when the source did not hold still."""
+        if self._error is not None:
+            raise self._error
+        copied = os.fstat(self._sink).st_size
+        now = os.fstat(self.source)
+        if (copied, now.st_size, now.st_mtime_ns) != (facts.size, facts.size, facts.mtime_ns):
+            raise CellarmanError(f"{facts.name} changed while it was read", "somebody is still writing it")
+
+    def discard(self) -> None:
+        """Remove the dot-file and close both files; a second call does nothing."""
+        if self._sink < 0:
+            return
+        _unlink(self.temporary)
+        if self.source >= 0:
+            os.close(self.source)
+        os.close(self._sink)
+        self._sink = self.source = -1
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _note_path(layout: Layout, name: str) -> str:
@@ -43,6 +213,8 @@ def _note_path(layout: Layout, name: str) -> str:
 
 
 def _note(layout: Layout, path: str, refused: WalRefused) -> None:
+    from engine.wal import refusal
+
     kept = f"the file is still {os.path.abspath(path)} on the server's host"
     told = type(refused)(refused.what, refused.why, f"{refused.fix}\n{kept}" if refused.fix else kept)
     try:

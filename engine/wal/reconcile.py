@@ -6,7 +6,6 @@ of a few thousand directories.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -18,7 +17,7 @@ from engine.repository import locks, xlogdb
 from engine.repository.files import replace
 from engine.repository.layout import Layout
 from engine.wal import codec
-from engine.wal.archive import TEMPORARY
+from engine.wal.temporary import remove_stale
 
 _YOUNG = 60.0
 """Seconds that a dot-file is left alone: its maker may not have locked it yet."""
@@ -36,7 +35,7 @@ class Reconciled:
 
 def reconcile(layout: Layout, *, wait: float, young: float = _YOUNG) -> Reconciled:
     """Remove stale dot-files and give every archived file its line; raises Busy after `wait` seconds."""
-    removed = _remove_stale(layout, young)
+    removed = sum(remove_stale(directory, young) for directory in (layout.wals, layout.incoming))
     memory = os.path.join(layout.own, "reconciled.json")
     with locks.hold(layout.lock("xlogdb"), wait=wait, what=f"check the WAL index of {layout.name}"):
         before = _remembered(memory)
@@ -50,30 +49,6 @@ def reconcile(layout: Layout, *, wait: float, young: float = _YOUNG) -> Reconcil
             os.makedirs(layout.own, exist_ok=True)
             replace(memory, json.dumps(now).encode())
     return Reconciled(removed, added)
-
-
-def _remove_stale(layout: Layout, young: float) -> int:
-    """Remove the dot-files whose maker is gone: it held a lock on its file as long as it lived."""
-    removed = 0
-    try:
-        entries = [entry for entry in os.scandir(layout.wals) if entry.name.startswith(TEMPORARY)]
-    except FileNotFoundError:
-        return 0
-    for entry in entries:
-        try:
-            descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(descriptor).st_ctime >= young:
-                os.unlink(entry.path)
-                removed += 1
-        except (BlockingIOError, FileNotFoundError):
-            continue
-        finally:
-            os.close(descriptor)
-    return removed
 
 
 def _directories(layout: Layout) -> dict[str, int]:

@@ -25,6 +25,7 @@ from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Target
 from engine.repository.backupinfo import BackupInfo
+from engine.wal.ingest import ingest
 from tests.support.cluster import Cluster, Install, running
 
 CLIENT = os.path.join(os.path.dirname(sys.executable), "cellarman-wal")
@@ -76,12 +77,13 @@ class Scene:
         return mark
 
     def archive_all(self) -> None:
-        """Switch WAL and wait until all of it is archived."""
+        """Switch WAL and wait until all of it is pushed and taken in."""
         name = self.cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
         path = self.server.layout.wal(name)
         deadline = time.monotonic() + 60
         while not os.path.exists(path):
             assert time.monotonic() < deadline, self.cluster.log
+            ingest(self.server)
             time.sleep(0.02)
 
     def order(self, target: Target | None = None, **changes: Any) -> Order:

@@ -18,7 +18,7 @@ import pytest
 from engine.errors import Busy, CellarmanError
 from engine.repository import identity, locks, xlogdb
 from engine.repository.layout import Layout
-from engine.wal import archive, codec, reconcile
+from engine.wal import archive, codec, reconcile, temporary
 from tests.engine.wal import pages
 
 STEPS = (
@@ -391,7 +391,7 @@ class TestReconcile:
         item.discard()
 
     def test_a_stale_temporary_file_goes_once_it_is_old(self, layout: Layout) -> None:
-        stale = Path(layout.wals, archive.TEMPORARY + "x")
+        stale = Path(layout.wals, temporary.PREFIX + "x")
         stale.touch()
         assert reconcile.reconcile(layout, wait=1).removed == 0
         assert reconcile.reconcile(layout, wait=1, young=0).removed == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from engine.config import Server
 from engine.repository import identity, locks, xlogdb
 from engine.repository.layout import Layout
-from engine.wal import client, codec
+from engine.wal import client
+from engine.wal.ingest import ingest
+from engine.wal.reconcile import reconcile
 from tests.engine.wal import pages
 
 ROOT = Path(__file__).parents[3]
@@ -125,7 +129,7 @@ def test_push_of_other_content_fails_and_moves_nothing(here: Here) -> None:
     for _ in range(2):
         refused = here.push(source)
         assert refused.returncode == 1
-        assert "the archive holds it already" in refused.stderr
+        assert "the repository holds it already" in refused.stderr
     assert Path(source).read_bytes() == pages.content(5, seed=1)
     (note,) = os.listdir(here.layout.errors)
     assert source in Path(here.layout.errors, note).read_text()
@@ -205,12 +209,11 @@ class TestNothingThatGoesWrongIsAnEnd:
         assert here.run(*self.words(verb, config=str(here.config))).returncode == code
 
     def test_a_missing_library(self, here: Here, verb: str, code: int) -> None:
-        pages.put(here.data / "pg_wal", 5)
-        assert here.push(here.data / "pg_wal" / pages.name(5)).returncode == 0
+        assert here.push(pages.put(here.data / "pg_wal", 5)).returncode == 0  # the first is archived at once
         command = [sys.executable, "-S", "-m", "engine.wal.client", *self.words(verb, config=str(here.config))]
         if verb == "push":
-            command[5] = str(here.data / "pg_wal" / pages.name(6))
-            pages.put(here.data / "pg_wal", 6)
+            command[5] = str(here.data / "pg_wal" / "00000002.history")
+            Path(command[5]).write_text(pages.HISTORY_2)
         done = subprocess.run(command, cwd=here.data, env=here.env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         assert "zstandard" in done.stderr
@@ -299,13 +302,103 @@ class TestCache:
         assert cache.stat().st_mode & 0o077 == 0
 
 
+class TestQueue:
+    """Where pushed segments wait for ingest."""
+
+    @pytest.fixture(autouse=True)
+    def _known_cluster(self, here: Here) -> None:
+        identity.write(here.layout, pages.SYSTEM, 15)
+
+    def queued(self, here: Here, number: int = 5) -> Path:
+        return Path(here.layout.incoming, pages.name(number))
+
+    def test_a_segment_waits_for_the_next_pass_and_is_then_archived(self, here: Here) -> None:
+        source = pages.put(here.data / "pg_wal", 5)
+        os.utime(source, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+        assert here.push(source).returncode == 0
+        assert self.queued(here).read_bytes() == pages.content(5)
+        assert self.queued(here).stat().st_mtime_ns == 1_700_000_000_123_456_789
+        assert os.listdir(here.layout.incoming) == [pages.name(5)]
+        assert here.get(pages.name(5)).returncode == 0
+        assert ingest(Server("main", os.path.dirname(here.layout.home))).stored == (pages.name(5),)
+        assert here.push(source).returncode == 0
+        assert os.listdir(here.layout.incoming) == []
+
+    def test_no_lock_is_waited_for(self, here: Here) -> None:
+        with locks.hold(here.layout.lock("xlogdb")), locks.hold(here.layout.lock("archive-wal")):
+            assert here.push(pages.put(here.data / "pg_wal", 5)).returncode == 0
+
+    def test_the_same_again_is_fine_and_other_content_a_conflict(self, here: Here) -> None:
+        for _ in range(2):
+            assert here.push(pages.put(here.data / "pg_wal", 5)).returncode == 0
+        assert here.push(pages.put(here.data / "pg_wal", 5, seed=1)).returncode == 1
+        assert self.queued(here).read_bytes() == pages.content(5)
+        assert os.listdir(here.layout.incoming) == [pages.name(5)]
+
+    def test_half_a_file_of_somebody_else_is_replaced(self, here: Here) -> None:
+        self.queued(here).write_bytes(pages.content(5)[:5000])
+        assert here.push(pages.put(here.data / "pg_wal", 5)).returncode == 0
+        assert self.queued(here).read_bytes() == pages.content(5)
+
+    def test_many_at_once_have_one_winner(self, here: Here) -> None:
+        here.push(pages.put(here.data / "pg_wal", 4))
+        running = []
+        for seed in range(4):
+            place = here.root / str(seed)
+            place.mkdir()
+            words = ("push", pages.put(place, 5, seed=seed), "--server", "main", "--config", str(here.config))
+            running.append(subprocess.Popen(here.command(*words), env=here.env, stderr=subprocess.DEVNULL))
+        codes = [process.wait() for process in running]
+        assert sorted(codes) == [0, 1, 1, 1]
+        assert self.queued(here).read_bytes() == pages.content(5, seed=codes.index(0))
+
+    def test_pushers_beside_passes_lose_nothing(self, here: Here) -> None:
+        server = Server("main", os.path.dirname(here.layout.home))
+        for number in range(1, 13):
+            source = pages.put(here.data / "pg_wal", number)
+            words = ("push", source, "--server", "main", "--config", str(here.config))
+            pushers = [subprocess.Popen(here.command(*words), env=here.env) for _ in range(2)]
+            while any(process.poll() is None for process in pushers):
+                assert ingest(server).refused == ()
+            assert [process.returncode for process in pushers] == [0, 0]
+        assert ingest(server).refused == ()
+        names = [line.name for line in xlogdb.read(here.layout).lines]
+        assert sorted(names) == [pages.name(number) for number in range(1, 13)]
+
+    @pytest.mark.parametrize("crash_at", ["push.copied", "push.linked", "push.synced"])
+    def test_a_kill_at_any_step_is_no_acknowledgement_and_the_next_push_converges(
+        self, here: Here, crash_at: str
+    ) -> None:
+        source = pages.put(here.data / "pg_wal", 5)
+        assert here.push(source, CELLARMAN_CRASH_AT=crash_at).returncode == -signal.SIGKILL
+        assert here.push(source).returncode == 0
+        assert self.queued(here).read_bytes() == pages.content(5)
+        reconcile(here.layout, wait=1, young=0)
+        assert os.listdir(here.layout.incoming) == [pages.name(5)]
+
+    def test_a_file_that_cannot_be_written_whole_leaves_nothing(self, here: Here) -> None:
+        source = pages.put(here.data / "pg_wal", 5)
+
+        def small_files() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+        words = ("push", source, "--server", "main", "--config", str(here.config))
+        done = subprocess.run(
+            here.command(*words), env=here.env, capture_output=True, text=True, preexec_fn=small_files, check=False
+        )
+        assert done.returncode == 1
+        assert "File too large" in done.stderr
+        assert os.listdir(here.layout.incoming) == []
+        assert Path(source).read_bytes() == pages.content(5)
+
+
 @pytest.mark.parametrize("verb", ["push", "get"])
 def test_what_it_loads(here: Here, verb: str) -> None:
     """Counted, not timed: the 30 ms that a start may take are lost to imports first."""
     source = pages.put(here.data / "pg_wal", 5)
     assert here.push(source).returncode == 0
-    os.unlink(here.layout.wal(pages.name(5))) if verb == "push" else None
-    operands = [source] if verb == "push" else [pages.name(5), "pg_wal/RECOVERYXLOG"]
+    operands = [pages.put(here.data / "pg_wal", 6)] if verb == "push" else [pages.name(5), "pg_wal/RECOVERYXLOG"]
     words = [verb, *operands, "--server", "main", "--config", str(here.config)]
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {os.path.dirname(os.path.dirname(zstandard.__file__))!r}]\n"
@@ -331,7 +424,7 @@ def test_what_it_loads(here: Here, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["push", "get"])
 def test_sigterm_ends_it_by_sigterm(here: Here, verb: str) -> None:
     """PostgreSQL tells an orderly stop from a failure by this."""
-    source = pages.put(here.data / "pg_wal", 5)
+    source = pages.put(here.data / "pg_wal", 5)  # the first of all, which goes into the archive under its lock
     Path(here.layout.incoming, pages.name(6)).write_bytes(pages.content(6)[:5000])
     operands = [source] if verb == "push" else [pages.name(6), "pg_wal/RECOVERYXLOG"]
     words = [verb, *operands, "--server", "main", "--config", str(here.config)]
@@ -379,35 +472,52 @@ class TestStorage:
         )
         return done, trace.read_text()
 
-    def test_everything_is_synced_in_order_before_it_says_so(self, here: Here) -> None:
-        here.push(pages.put(here.data / "pg_wal", 4))
-        done, trace = self.traced(here, pages.put(here.data / "pg_wal", 5), "-e", "trace=fsync,rename,exit_group")
-        assert done.returncode == 0
-        wals, name = re.escape(here.layout.wals), pages.name(5)
-        steps = [
-            rf"fsync\(\d+<{wals}/\.cellarman-{name}",
-            rf'rename\("{wals}/\.cellarman-{name}\S+", "{wals}/{name[:16]}/{name}"\)',
-            rf"fsync\(\d+<{wals}/{name[:16]}>",
-            rf"fsync\(\d+<{wals}/main-xlog.db>",
-            r"exit_group\(0\)",
-        ]
+    def in_order(self, trace: str, *steps: str) -> None:
         at = 0
-        for step in steps:
+        for step in (*steps, r"exit_group\(0\)"):
             found = re.compile(step).search(trace, at)
             assert found, f"{step} is not in, or too early in:\n{trace}"
             at = found.end()
 
-    @pytest.mark.parametrize("which", [1, 2, 3, 4])
-    def test_a_sync_that_fails_is_never_acknowledged(self, here: Here, which: int) -> None:
+    def test_a_queued_segment_is_synced_in_order_before_it_says_so(self, here: Here) -> None:
         here.push(pages.put(here.data / "pg_wal", 4))
+        done, trace = self.traced(here, pages.put(here.data / "pg_wal", 5), "-e", "trace=fsync,link,exit_group")
+        assert done.returncode == 0
+        incoming, name = re.escape(here.layout.incoming), pages.name(5)
+        self.in_order(
+            trace,
+            rf"fsync\(\d+<{incoming}/\.cellarman-{name}",
+            rf'link\("{incoming}/\.cellarman-{name}\S+", "{incoming}/{name}"\)',
+            rf"fsync\(\d+<{incoming}>",
+        )
+
+    def test_an_archived_file_is_synced_in_order_before_it_says_so(self, here: Here) -> None:
+        done, trace = self.traced(here, pages.put(here.data / "pg_wal", 5), "-e", "trace=fsync,rename,exit_group")
+        assert done.returncode == 0
+        wals, name = re.escape(here.layout.wals), pages.name(5)
+        self.in_order(
+            trace,
+            rf"fsync\(\d+<{wals}/\.cellarman-{name}",
+            rf'rename\("{wals}/\.cellarman-{name}\S+", "{wals}/{name[:16]}/{name}"\)',
+            rf"fsync\(\d+<{wals}/{name[:16]}>",
+            rf"fsync\(\d+<{wals}/main-xlog.db>",
+        )
+
+    @pytest.mark.parametrize("which", ["queued file", "queue", *range(3, 7)])
+    def test_a_sync_that_fails_is_never_acknowledged(self, here: Here, which: str | int) -> None:
+        queued = isinstance(which, str)
+        if queued:
+            here.push(pages.put(here.data / "pg_wal", 4))
         source = pages.put(here.data / "pg_wal", 5)
-        done, trace = self.traced(here, source, "-e", f"inject=fsync:error=EIO:when={which}")
+        when = f":when={which}" if not queued else ""
+        where = ["-P", here.layout.incoming] if which == "queue" else []
+        done, trace = self.traced(here, source, *where, "-e", f"inject=fsync:error=EIO{when}")
         assert trace.count("(INJECTED)") == 1
         assert done.returncode == 1
         assert "Input/output error" in done.stderr
         assert here.push(source).returncode == 0
-        assert codec.read_segment(here.layout.wal(pages.name(5))) == pages.content(5)
-        assert [line.name for line in xlogdb.read(here.layout).lines] == [pages.name(4), pages.name(5)]
+        assert here.get(pages.name(5)).returncode == 0
+        assert here.delivered() == pages.content(5)
 
     def test_a_read_that_fails_is_255(self, here: Here) -> None:
         here.push(pages.put(here.data / "pg_wal", 5))

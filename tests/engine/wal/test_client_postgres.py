@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import Server
 from engine.repository import xlogdb
 from engine.repository.layout import Layout
 from engine.wal import codec
+from engine.wal.ingest import ingest
 from tests.conftest import INSTALLS
 from tests.engine.wal import pages
 from tests.support.cluster import Cluster, Install, free_port, running
@@ -78,7 +80,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Archived]:
             _write(cluster, root)
             rows = cluster.value("SELECT count(*) FROM t")
             last = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
-            eventually(lambda: os.path.exists(layout.wal(last)), "the last segment is archived")
+            eventually(lambda: ingested(layout, last), "the last segment is archived")
             assert cluster.value("SELECT failed_count FROM pg_stat_archiver") == 0
         yield Archived(install, root, layout, rows)
     finally:
@@ -93,6 +95,12 @@ def _write(cluster: Cluster, root: Path) -> None:
     for number in range(8):
         cluster.sql("SELECT pg_switch_wal()")
         cluster.sql(f"INSERT INTO t VALUES ({number})")
+
+
+def ingested(layout: Layout, name: str) -> bool:
+    """Tell whether a segment is archived, taking in what has arrived."""
+    assert ingest(Server("main", os.path.dirname(layout.home))).refused == ()
+    return os.path.exists(layout.wal(name))
 
 
 def outcome(cluster: Cluster) -> str:
@@ -205,7 +213,7 @@ def test_a_switch_of_timelines_and_its_dead_branch(written: Archived) -> None:
         before = promoted.value("SELECT count(*) FROM t")
         promoted.sql("INSERT INTO t VALUES (100)")
         last = promoted.value("SELECT pg_walfile_name(pg_switch_wal())")
-        eventually(lambda: os.path.exists(written.layout.wal(last)), "timeline 2 is archived")
+        eventually(lambda: ingested(written.layout, last), "timeline 2 is archived")
     finally:
         promoted.stop()
     first = written.segments(2)[0]
