@@ -30,7 +30,7 @@ def chart(rates: Sequence[float], width: int, height: int, glyphs: Glyphs) -> li
 
     >>> from tui.glyphs import ASCII
     >>> [line[1][0] for line in chart([1.0, 2.0, 4.0], 3, 2, ASCII)]
-    ['  #', '.##']
+    ['  #', ':##']
     """
     if not rates or width < 1:
         return []
