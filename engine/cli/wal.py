@@ -1,4 +1,4 @@
-"""`cellarman wal ingest|receive|reindex SERVER`: the WAL archive by hand."""
+"""`cellarman wal ACTION SERVER`: the WAL archive by hand, and what it holds and lacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from engine import permission
-from engine.cli import output
+from engine.cli import output, walevents, walgaps, waltimelines
 from engine.config import Config, Server
 from engine.errors import UsageError
 
@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (summary, _, _) in ACTIONS.items():
         verb = verbs.add_parser(name, help=summary, description=summary)
         verb.add_argument("server", metavar="SERVER", help="a [servers.NAME] of the configuration")
+        if name in OPTIONS:
+            OPTIONS[name](verb)
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -79,7 +81,16 @@ Action = Callable[[argparse.Namespace, Config, Server], int]
 
 ACTIONS: dict[str, tuple[str, Action, bool]] = {
     "ingest": ("Archive what arrived in incoming/ and streaming/: one pass over both queues.", _ingest, True),
+    "gaps": ("What the archive lacks, what that costs, and what mends it.", walgaps.run, True),
+    "timelines": ("The tree of timelines, and what the archive holds of each.", waltimelines.run, True),
+    "events": ("Restore points, drops, checkpoints, ends of backups and promotions.", walevents.run, True),
     "receive": ("Receive WAL with pg_receivewal in the foreground until Ctrl-C.", _receive, False),
     "reindex": ("Rebuild the derived index of commit times and restore points.", _reindex, False),
 }
 """Name to summary, function, and whether it has a --json form."""
+
+OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "gaps": walgaps.add_arguments,
+    "timelines": waltimelines.add_arguments,
+    "events": walevents.add_arguments,
+}

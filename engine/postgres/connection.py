@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "server_facts",
     "slot",
     "switch_wal",
+    "timeline_histories",
     "where",
     "with_options",
     "without_password",
@@ -237,6 +238,26 @@ def identify_system(streaming_conninfo: str, *, timeout: int = CONNECT_TIMEOUT) 
         row = cursor.fetchone()
     assert row is not None
     return Identity(int(row[0]), int(row[1]), Lsn.parse(row[2]))
+
+
+def timeline_histories(
+    streaming_conninfo: str, timelines: Iterable[int], *, timeout: int = CONNECT_TIMEOUT
+) -> dict[int, str]:
+    """Return the text of the server's own history files, by timeline; those that it does not have are left out."""
+    from psycopg2 import errors
+
+    found: dict[int, str] = {}
+    with _replication(streaming_conninfo, timeout) as cursor:
+        for timeline in timelines:
+            try:
+                cursor.execute(f"TIMELINE_HISTORY {timeline:d}")
+            except errors.UndefinedFile:
+                continue
+            row = cursor.fetchone()
+            assert row is not None
+            content = row[1]
+            found[timeline] = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")
+    return found
 
 
 def server_compression(streaming_conninfo: str, algorithm: str, *, timeout: int = CONNECT_TIMEOUT) -> str | None:

@@ -74,7 +74,7 @@ class NoLineage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class Stretch:
     """The segments of one lineage that are asked for under one timeline's name: first to last (None is open)."""
 
     timeline: int
@@ -82,17 +82,17 @@ class _Stretch:
     last: int | None
 
 
-def _stretches(lineage: Lineage, size: int) -> list[_Stretch]:
+def stretches(lineage: Lineage, size: int) -> list[Stretch]:
     """Return the lineage as stretches of segments, oldest first; a timeline that ended in the segment that it began
     in is asked for in none."""
-    stretches: list[_Stretch] = []
+    found: list[Stretch] = []
     after: int | None = None
     for span in reversed(lineage.spans):
         first = segment_of(span.begin, size)
         if after is None or first < after:
-            stretches.append(_Stretch(int(span.timeline), first, None if after is None else after - 1))
+            found.append(Stretch(int(span.timeline), first, None if after is None else after - 1))
             after = first
-    return stretches[::-1]
+    return found[::-1]
 
 
 def _run_end(numbers: Sequence[int], start: int) -> int:
@@ -115,7 +115,7 @@ def reach(archive: Archive, lineage: Lineage, first: int, last: int | None = Non
     """
     good_last: int | None = None
     at, oldest = first, 0
-    for stretch in _stretches(lineage, archive.segment_size):
+    for stretch in stretches(lineage, archive.segment_size):
         if stretch.last is not None and stretch.last < at:
             continue
         end = stretch.last
@@ -143,7 +143,7 @@ def _good_until(archive: Archive, timeline: int, at: int, end: int | None) -> in
     return min(bad) - 1 if bad else stop
 
 
-def _ended(archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_last: int | None, oldest: int) -> Reach:
+def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_last: int | None, oldest: int) -> Reach:
     """Say what ends the replay at segment `at`, which is absent or invalid under its own name.
 
     PostgreSQL falls back to a parent's file of the segment in which the timeline began, or of the very first one, but
@@ -166,7 +166,7 @@ def _ended(archive: Archive, lineage: Lineage, stretch: _Stretch, at: int, good_
 
 def live_segments(archive: Archive, lineage: Lineage, first: int, last: int | None = None) -> Iterator[Key]:
     """Yield (timeline, number) of the good segments on the lineage from `first` to `last`, dead tails left out."""
-    for stretch in _stretches(lineage, archive.segment_size):
+    for stretch in stretches(lineage, archive.segment_size):
         numbers = archive.segments.get(stretch.timeline, ())
         for number in numbers[bisect_left(numbers, max(first, stretch.first)) :]:
             if (stretch.last is not None and number > stretch.last) or (last is not None and number > last):

@@ -76,6 +76,60 @@ def problems(layout: Layout) -> dict[tuple[int, int], str]:
     return {(timeline, number): problem for timeline, number, problem in _read(layout, query, (), tuple)}
 
 
+def bad_files(layout: Layout) -> list[tuple[str, int, int, str]]:
+    """Return (name, size, mtime_ns, problem) of the archived files that satisfy nothing."""
+    return _read(layout, "SELECT name, size, mtime_ns, problem FROM segment WHERE problem IS NOT NULL", (), tuple)
+
+
+def short_files(layout: Layout) -> list[tuple[str, int, int, str, int]]:
+    """Return (name, size, mtime_ns, why, LSN) of the segments whose valid data ends before they do."""
+    query = (
+        "SELECT name, size, mtime_ns, ended_by, end_lsn FROM segment"
+        " WHERE problem IS NULL AND ended_by NOT IN ('end', 'switch')"
+    )
+    return _read(layout, query, (), tuple)
+
+
+def torn_files(layout: Layout) -> list[tuple[str, int, int, str, int, int]]:
+    """Return (name, size, mtime_ns, name of the segment before, bytes that it lacks, bytes that this one continues)
+    of the segments that do not go on where the one before ends."""
+    query = (
+        "SELECT s.name, s.size, s.mtime_ns, p.name, p.carry_missing, s.rem_len FROM segment s INDEXED BY segment_loose"
+        " JOIN segment p ON p.timeline = s.first_timeline AND p.number = s.number - 1"
+        " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by = 'end'"
+        " AND p.segment_size = s.segment_size AND p.system_id = s.system_id AND p.carry_missing IS NOT s.rem_len"
+    )
+    return _read(layout, query, (), tuple)
+
+
+def sizes(layout: Layout, but: int) -> list[tuple[str, int]]:
+    """Return (name, segment size) of the segments whose header states another size than `but`."""
+    return _read(layout, "SELECT name, segment_size FROM segment WHERE segment_size <> ?", (but,), tuple)
+
+
+def stats(layout: Layout, timeline: int, first: int, last: int) -> dict[str, tuple[int, int]]:
+    """Return (size, mtime_ns) by name of a timeline's segments as they were when they were indexed."""
+    query = "SELECT name, size, mtime_ns FROM segment WHERE timeline = ? AND number BETWEEN ? AND ?"
+    found = _read(layout, query, (timeline, first, last), tuple)
+    return {name: (size, mtime_ns) for name, size, mtime_ns in found}
+
+
+def looked_at(layout: Layout) -> dict[str, int]:
+    """Return the directories of wals/ that are indexed whole, each with the mtime_ns that it had then."""
+    return dict(_read(layout, "SELECT name, mtime_ns FROM directory", (), tuple))
+
+
+def last_time(layout: Layout, timeline: int, number: int) -> int | None:
+    """Return the latest commit of the newest segment with one, of a timeline up to a number: microseconds since
+    2000-01-01 UTC."""
+    query = (
+        "SELECT max(max_commit) FROM (SELECT max_commit FROM segment WHERE timeline = ? AND number <= ?"
+        " AND problem IS NULL AND max_commit IS NOT NULL ORDER BY number DESC LIMIT 8)"
+    )
+    found = _read(layout, query, (timeline, number), tuple)
+    return found[0][0] if found else None
+
+
 def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None) -> int:
     """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
 

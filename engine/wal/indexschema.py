@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 1
+VERSION = 2
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
@@ -120,6 +120,8 @@ CREATE TABLE segment ({", ".join((*COLUMNS, *CARRY))}, PRIMARY KEY (timeline, nu
 CREATE TABLE event (timeline, number, lsn, kind, timestamp, name, value);
 CREATE UNIQUE INDEX segment_name ON segment (name);
 CREATE INDEX segment_loose ON segment (number) WHERE joined = 0;
+CREATE INDEX segment_bad ON segment (timeline, number) WHERE problem IS NOT NULL;
+CREATE INDEX segment_short ON segment (timeline, number) WHERE problem IS NULL AND ended_by NOT IN ('end', 'switch');
 CREATE INDEX event_place ON event (timeline, number);
 CREATE TABLE directory (name PRIMARY KEY, mtime_ns) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};

@@ -1,0 +1,1 @@
+"""What an archive's gaps mean: pure rules from names, histories, backups and the server's facts to findings."""

@@ -1,0 +1,212 @@
+"""Findings about the files themselves: names that are none, encodings, conflicts, and lines that xlog.db lacks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from engine.errors import CellarmanError
+from engine.postgres import segment, walfile
+from engine.repository import xlogdb
+from engine.repository.layout import Layout
+from engine.wal import codec
+from engine.wal.inventory import Inventory, Names, listed
+from engine.wal.judgement.values import Finding
+
+_SHOWN = 20
+_CHUNK = 1 << 20
+_KEPT = re.compile(r"([0-9A-F]{24})\.[^/]*\.duplicate")
+_COMPARED = 5
+
+
+def of_names(
+    layout: Layout, names: Names, inventory: Inventory, differ: Sequence[int] | set[int], server: str
+) -> list[Finding]:
+    """Return what is to be said about names alone."""
+    return [
+        *_unreadable(names),
+        *_foreign(layout, inventory),
+        *_doubled(layout, inventory),
+        *(_history_copies(timeline) for timeline in sorted(differ)),
+        *_conflicts(layout, server, inventory.segment_size),
+        *_stale_catalogue(layout, inventory, server),
+    ]
+
+
+def wrong_size(inventory: Inventory, server: str) -> Finding:
+    """Return that the archive's names do not fit the segment size that had to be assumed."""
+    first = inventory.oversized[0]
+    return Finding(
+        "wrong_segment_size",
+        "critical",
+        "unknown",
+        int(first[:8], 16),
+        first,
+        inventory.oversized[-1],
+        len(inventory.oversized),
+        why=f"{first} cannot exist with segments of {inventory.segment_size >> 20} MiB, and no segment, backup or "
+        "server tells the right size",
+        fix=f"make the segments readable, or start the server, then: cellarman wal gaps {server}",
+    )
+
+
+def _unreadable(names: Names) -> Iterator[Finding]:
+    for path, reason in names.unreadable:
+        directory = os.path.basename(path)
+        yield Finding(
+            "unknown",
+            "warning",
+            "unknown",
+            int(directory[:8], 16),
+            why=f"{path} cannot be read: {reason}; its segments count as missing",
+            fix=f"make it readable for this account: chmod -R u+rX {path}",
+        )
+
+
+def _foreign(layout: Layout, inventory: Inventory) -> Iterator[Finding]:
+    for name in inventory.foreign[:_SHOWN]:
+        yield Finding(
+            "foreign_file",
+            "note",
+            None,
+            None,
+            name,
+            name,
+            1,
+            why="not the name of a WAL file: nothing asks for it",
+        )
+    if len(inventory.foreign) > _SHOWN:
+        rest = inventory.foreign[_SHOWN:]
+        yield Finding("foreign_file", "note", None, None, rest[0], rest[-1], len(rest), why="and so many more")
+
+
+def _doubled(layout: Layout, inventory: Inventory) -> Iterator[Finding]:
+    for position, (name, path) in enumerate(inventory.doubled):
+        same = _same(layout.wal(name), path) if position < _SHOWN else None
+        why = "one segment under two names"
+        if same is not None:
+            why += ", with the same content" if same else ", with different content"
+        yield Finding(
+            "duplicate" if same is not False else "conflict",
+            "note" if same is not False else "warning",
+            None,
+            int(name[:8], 16),
+            name,
+            name,
+            1,
+            why=why,
+            fix=f"rm {path}" if same else "",
+        )
+
+
+def _same(one: str, other: str) -> bool | None:
+    """Tell whether two files have the same plain content; None when one of them cannot be read."""
+    try:
+        return codec.read_segment(one) == codec.read_segment(other)
+    except (CellarmanError, OSError):
+        return None
+
+
+def _history_copies(timeline: int) -> Finding:
+    name = f"{timeline:08X}.history"
+    return Finding(
+        "history_conflict",
+        "warning",
+        None,
+        timeline,
+        name,
+        name,
+        1,
+        why="the copies in the archive and in its queues differ",
+        fix="two servers may have been promoted to this timeline: each needs an archive of its own",
+    )
+
+
+def _conflicts(layout: Layout, server: str, size: int) -> Iterator[Finding]:
+    """Yield the segments of which two contents were archived, and which of them continues the one before."""
+    kept = [(match[1], name) for name in listed(layout.errors) if (match := _KEPT.fullmatch(name))]
+    for position, (name, file) in enumerate(kept):
+        path = os.path.join(layout.errors, file)
+        fits = _continuing(layout, name, path, size) if position < _COMPARED else ""
+        yield Finding(
+            "conflict",
+            "warning",
+            None,
+            int(name[:8], 16),
+            name,
+            name,
+            1,
+            why=f"another content was archived under this name and is kept in {path}{fits}",
+            fix="two servers archive here under one name: give each a [servers.NAME] of its own, then remove the file",
+        )
+
+
+def _continuing(layout: Layout, name: str, other: str, size: int) -> str:
+    """Say which of two contents goes on where the segment before ends."""
+    try:
+        timeline, number = segment.parse_segment(name, size)
+        before = layout.wal(segment.segment_name(timeline, number - 1, size))
+        data = codec.read_segment(before)
+        carry = walfile.walk(data, walfile.read_header(data)).carry
+        lacks = carry.missing if carry else 0
+        sizes = [walfile.read_header(codec.read_head(path, 40)).rem_len for path in (layout.wal(name), other)]
+    except (CellarmanError, OSError, ValueError):
+        return "; which of them goes on from the segment before is not known"
+    fit = [rest == lacks for rest in sizes]
+    if fit == [True, True]:
+        return "; both go on from the segment before"
+    if fit == [False, False]:
+        return "; neither goes on from the segment before"
+    return f"; {'the archived one' if fit[0] else 'the kept one'} goes on from the segment before, the other does not"
+
+
+def _stale_catalogue(layout: Layout, inventory: Inventory, server: str) -> Iterator[Finding]:
+    """Yield that xlog.db and the files are not of one mind: counted first, compared by name only when that differs."""
+    path = next((p for p in (layout.xlogdb, layout.old_xlogdb) if os.path.exists(p)), None)
+    if path is None and not inventory.archived:
+        return
+    try:
+        lines = _count_lines(path) if path else 0
+        if lines == inventory.archived:
+            return
+        lacking = _lacking(layout)
+    except (OSError, CellarmanError):
+        return
+    for what, found in (("has no line in xlog.db", lacking[0]), ("has a line in xlog.db and is gone", lacking[1])):
+        own = [name for name in found if len(name) == 24]
+        if found:
+            yield Finding(
+                "catalogue_stale",
+                "note",
+                None,
+                int(own[0][:8], 16) if own else None,
+                found[0],
+                found[-1],
+                len(found),
+                why=f"{'it' if len(found) == 1 else f'each of {len(found)} files'} {what}: no gap, the files decide",
+                fix=f"cellarman cron; Barman's own: barman rebuild-xlogdb {server}",
+            )
+
+
+def _count_lines(path: str) -> int:
+    count, last = 0, b"\n"
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            count += chunk.count(b"\n")
+            last = chunk
+    return count + (not last.endswith(b"\n"))
+
+
+def _lacking(layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the names without a line, and the lines without a file."""
+    present = {name for name, _ in xlogdb.archived(layout) if not name.endswith(".partial")}
+    lined: set[str] = set()
+    for path in (layout.xlogdb, layout.old_xlogdb):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lined = {line.split(None, 1)[0] for line in file if line.strip()}
+            break
+        except FileNotFoundError:
+            continue
+    return sorted(present - lined), sorted(lined - present)

@@ -1,0 +1,182 @@
+"""What the archived files hold, as far as it is known: by the index, or by the file where it changed since.
+
+A file that was changed in place leaves its directory's time as it was; so the files that matter most are looked at
+one by one, and those that changed are read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import CellarmanError
+from engine.postgres import segment, walfile
+from engine.postgres.lsn import Lsn
+from engine.repository.layout import Layout
+from engine.wal import codec, index
+from engine.wal.inventory import Inventory, Names
+from engine.wal.runs import Span
+
+MOST_LOOKED_AT = 8192
+"""Files whose size and time are compared with the index's."""
+_MOST_READ = 256
+_READING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scrutiny:
+    """What is known of the content of the archived segments, by name."""
+
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    """Files that satisfy nothing, with the reason in `walfile.check_segment`'s words or those of the codec."""
+    unchecked: int = 0
+    """Segments that nobody has looked into."""
+    changed: int = 0
+    """Files that changed after they were indexed and could not be read again in time."""
+    looked_at: int = 0
+    """Files that were found to be as they were when they were indexed."""
+
+
+def examine(
+    layout: Layout, names: Names, inventory: Inventory, matter: Sequence[tuple[int, Span]], system_id: int | None
+) -> Scrutiny:
+    """Return what is known of the segments; `matter` are (timeline, run) whose files are compared, first ones first."""
+    invalid: dict[str, str] = {}
+    to_read: dict[str, None] = {}
+    for name, size, mtime_ns, problem in index.bad_files(layout):
+        _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
+    for name, size, mtime_ns, why, end in index.short_files(layout):
+        if _followed(name, inventory):
+            problem = f"its valid data ends at {Lsn(end)}: {why}"
+            _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
+    for name, size, mtime_ns, before, lacks, continues in index.torn_files(layout):
+        problem = f"it does not continue {before}: that needs {lacks or 0} bytes, and it continues {continues}"
+        _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
+    looked_at = 0
+    for name, known in _indexed(layout, matter):
+        now = _stat(layout, name)
+        looked_at += 1
+        if now is not None and now != known:
+            to_read[name] = None
+    unchecked, unindexed = _unindexed(layout, names, inventory)
+    to_read.update(dict.fromkeys(unindexed))
+    read = _read(layout, to_read, system_id, inventory)
+    invalid.update({name: reason for name, reason in read.items() if reason})
+    left = [name for name in to_read if name not in read]
+    new = sum(1 for name in unindexed if name in read)
+    return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), looked_at)
+
+
+def _sort_in(
+    layout: Layout,
+    name: str,
+    known: tuple[int, int],
+    problem: str,
+    invalid: dict[str, str],
+    to_read: dict[str, None],
+) -> None:
+    """Believe the index about a file that is as it was; one that changed is to be read, one that is gone is nothing."""
+    now = _stat(layout, name)
+    if now == known:
+        invalid[name] = problem
+    elif now is not None:
+        to_read[name] = None
+
+
+def _stat(layout: Layout, name: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(f"{layout.wals}/{name[:16]}/{name}")
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _followed(name: str, inventory: Inventory) -> bool:
+    """Tell whether the segment after this one is there on its timeline: then recovery has to get through this one."""
+    try:
+        timeline, number = segment.parse_segment(name, inventory.segment_size)
+    except ValueError:
+        return False
+    return number + 1 in inventory.segments.get(timeline, ())
+
+
+def _indexed(layout: Layout, matter: Sequence[tuple[int, Span]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (name, (size, mtime_ns)) as indexed, of as many files as are looked at."""
+    left = MOST_LOOKED_AT
+    said: set[str] = set()
+    for timeline, (first, last) in matter:
+        if left <= 0:
+            return
+        begin = max(first, last - left + 1)
+        for name, known in index.stats(layout, timeline, begin, last).items():
+            if name not in said:
+                said.add(name)
+                left -= 1
+                yield name, known
+
+
+def _unindexed(layout: Layout, names: Names, inventory: Inventory) -> tuple[int, list[str]]:
+    """Return how many segments the index has not read, and the names of some."""
+    known = index.looked_at(layout)
+    count = 0
+    some: list[str] = []
+    per_log = 0x1_0000_0000 // inventory.segment_size
+    for directory, listing in names.directories.items():
+        present = sum(last - first + 1 for first, last in listing.spans)
+        path = f"{layout.wals}/{directory}"
+        if not present or known.get(directory) == (listing.mtime_ns or _mtime(path)):
+            continue
+        timeline, base = int(directory[:8], 16), int(directory[8:], 16) * per_log
+        rows = index.stats(layout, timeline, base, base + per_log - 1)
+        count += max(0, present - len(rows))
+        if len(some) < _MOST_READ and present > len(rows):
+            own = (f"{directory}{n:08X}" for first, last in listing.spans for n in range(first, last + 1))
+            some += [name for name in own if name not in rows]
+    return count, some[:_MOST_READ]
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _read(layout: Layout, names: Iterable[str], system_id: int | None, inventory: Inventory) -> dict[str, str | None]:
+    """Return the reasons against files that are read now, None for good ones; as many as the time allows."""
+    deadline = time.monotonic() + _READING_SECONDS
+    found: dict[str, str | None] = {}
+    for name in names:
+        if time.monotonic() > deadline:
+            break
+        found[name] = problem_of(layout.wal(name), name, system_id, followed=_followed(name, inventory))
+    return found
+
+
+def problem_of(path: str, name: str, system_id: int | None, *, followed: bool) -> str | None:
+    """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
+    try:
+        data = codec.read_segment(path)
+        header = walfile.read_header(data)
+    except FileNotFoundError:
+        return None
+    except CellarmanError as error:
+        return error.why or error.what
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    problem = walfile.check_segment(name, header, system_id=system_id, size=len(data))
+    if problem is None and followed:
+        facts = walfile.walk(data, header)
+        if not facts.complete:
+            return f"its valid data ends at {facts.end_lsn}: {facts.ended_by}"
+    return problem
+
+
+def header_of(path: str) -> walfile.SegmentHeader | None:
+    """Return the header of a segment's file, None when it has none."""
+    try:
+        return walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE))
+    except (CellarmanError, OSError):
+        return None
