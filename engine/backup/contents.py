@@ -20,13 +20,16 @@ from typing import IO, Protocol
 import google_crc32c
 
 from engine.backup.basebackup import EXTENSIONS
+from engine.backup.expected import Expected
 from engine.errors import CellarmanError
-from engine.postgres.manifest import ManifestFile, read_manifest
+from engine.postgres.manifest import ManifestFile
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 
 MANIFEST = "backup_manifest"
 _BLOCK = 1 << 18
+_MOST_MISSING = 1000
+"""Findings of missing files that are enough to say that a backup is not whole."""
 _EXTRA = frozenset((MANIFEST, "postgresql.auto.conf", "recovery.signal", "standby.signal"))
 _TAR = re.compile(r"(base|\d+)\.tar(\.gz|\.lz4|\.zst)?")
 
@@ -80,18 +83,18 @@ def _digest(algorithm: str) -> _Digest | None:
 
 def read(layout: Layout, info: BackupInfo, reading: Reading) -> None:
     """Read all files of the backup against its manifest; raises CellarmanError when there is none to trust."""
-    expected = {entry.path: entry for entry in read_manifest(os.path.join(layout.data(info.id), MANIFEST)).files}
-    if info.is_tar:
-        _read_tars(layout, info, expected, reading)
-    else:
-        _read_plain(layout, info, expected, reading)
-    for path in list(expected)[:1000]:
-        reading.find(path, "is in the manifest and not in the backup")
+    with Expected(os.path.join(layout.data(info.id), MANIFEST)) as expected:
+        if info.is_tar:
+            _read_tars(layout, info, expected, reading)
+        else:
+            _read_plain(layout, info, expected, reading)
+        for path in expected.rest(_MOST_MISSING):
+            reading.find(path, "is in the manifest and not in the backup")
 
 
-def _read_plain(layout: Layout, info: BackupInfo, expected: dict[str, ManifestFile], reading: Reading) -> None:
+def _read_plain(layout: Layout, info: BackupInfo, expected: Expected, reading: Reading) -> None:
     for path, place in _files(layout, info):
-        entry = expected.pop(path, None)
+        entry = expected.take(path)
         if entry is None:
             if not _may_be_extra(path):
                 reading.find(path, "is in the backup and not in the manifest")
@@ -143,7 +146,7 @@ def _compare(entry: ManifestFile, stream: IO[bytes], reading: Reading) -> None:
         reading.find(entry.path, f"its {entry.checksum_algorithm} checksum is not the manifest's: the content changed")
 
 
-def _read_tars(layout: Layout, info: BackupInfo, expected: dict[str, ManifestFile], reading: Reading) -> None:
+def _read_tars(layout: Layout, info: BackupInfo, expected: Expected, reading: Reading) -> None:
     data = layout.data(info.id)
     names = sorted(name for name in os.listdir(data) if _TAR.fullmatch(name))
     wanted = ["base", *(str(t.oid) for t in info.tablespaces if os.path.isabs(t.location))]
@@ -158,17 +161,16 @@ def _read_tars(layout: Layout, info: BackupInfo, expected: dict[str, ManifestFil
             _read_tar(os.path.join(data, name), prefix, expected, reading)
         except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, RuntimeError, CellarmanError) as error:
             reading.find(name, f"cannot be read to its end: {error}")
-            for path in [path for path in expected if path.startswith("pg_tblspc/") == bool(prefix)]:
-                del expected[path]  # one finding says it; which files lay behind the break is not known
+            expected.forget(prefix)  # one finding says it; which files lay behind the break is not known
 
 
-def _read_tar(path: str, prefix: str, expected: dict[str, ManifestFile], reading: Reading) -> None:
+def _read_tar(path: str, prefix: str, expected: Expected, reading: Reading) -> None:
     with open_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK) as tar:
         for member in tar:
             if not member.isreg():
                 continue
             name = prefix + member.name.removeprefix("./")
-            entry = expected.pop(name, None)
+            entry = expected.take(name)
             if entry is not None:
                 content = tar.extractfile(member)
                 assert content is not None

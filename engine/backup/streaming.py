@@ -27,13 +27,15 @@ from engine.postgres import connection
 from engine.postgres.backuplabel import parse_label
 from engine.postgres.connection import ConnectionFailed
 from engine.postgres.lsn import Lsn
-from engine.postgres.manifest import read_manifest
+from engine.postgres.manifest import ManifestFile, scan_manifest
 from engine.repository import files, identity, locks, repository
 from engine.repository.backupinfo import BackupInfo, Tablespace
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+_RELEASE_PATIENCE = 5.0
+"""Seconds that the server gets to end a backup that was given up."""
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Seconds, so that a server that vanished is noticed within a minute."""
 
@@ -232,7 +234,7 @@ class _Run:
                 return _now_and_here(conn)
         except ConnectionFailed as error:
             manifest = os.path.join(self.server.layout.data(self.info.id), "backup_manifest")
-            ends = [part.end for part in read_manifest(manifest).wal_ranges if part.timeline == timeline]
+            ends = [part.end for part in scan_manifest(manifest, _no_matter).wal_ranges if part.timeline == timeline]
             if not ends:
                 raise
             self.report.note(f"the end of the backup is taken from its manifest: {error}", "warn")
@@ -282,6 +284,10 @@ class _Run:
             return self.info.status
 
 
+def _no_matter(entry: ManifestFile) -> None:
+    """Pass over a file of the manifest."""
+
+
 def reason(error: BaseException) -> str:
     """Return an error as the one line that backup.info takes."""
     text = str(error) or type(error).__name__
@@ -315,11 +321,17 @@ def _discard(server: Server, backup_id: str) -> None:
 
 def _release(server: Server, client: str, report: Reporter) -> None:
     """End the backup on the server: it would only notice at its next write that nobody listens."""
+    deadline = time.monotonic() + _RELEASE_PATIENCE
     try:
         with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as conn, conn.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s", (client,)
-            )
+            while time.monotonic() < deadline:
+                cursor.execute(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s",
+                    (client,),
+                )
+                if cursor.fetchone() == (0,):
+                    return
+                time.sleep(0.05)
     except CellarmanError as error:
         report.note(f"the server ends its side of the backup by itself: {error}")
 

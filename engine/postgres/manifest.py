@@ -11,8 +11,8 @@ import json
 import os
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from engine.errors import CellarmanError
@@ -58,19 +58,26 @@ class Manifest:
 def read_manifest(path: str) -> Manifest:
     """Return a manifest; raises ManifestError when it is cut short, changed since it was written, or not one."""
     files: list[ManifestFile] = []
+    return replace(scan_manifest(path, files.append), files=tuple(files))
+
+
+def scan_manifest(path: str, take: Callable[[ManifestFile], object]) -> Manifest:
+    """Hand every file of a manifest to `take`, one by one, and return the rest of it; raises as `read_manifest` does,
+    so what was taken is to be trusted only when this returns."""
     rest = bytearray()
     try:
         with open(path, "rb") as stream:
             for line in _verified(stream):
                 if line.startswith((b'{ "Path"', b'{ "Encoded-Path"')):
-                    files.append(_file(json.loads(line.rstrip(b",\r\n "))))
+                    take(_file(json.loads(line.rstrip(b",\r\n "))))
                 else:
                     rest += line
         document = json.loads(rest)
-        files += [_file(entry) for entry in document.get("Files", ())]
+        for entry in document.get("Files", ()):
+            take(_file(entry))
         system_id = document.get("System-Identifier")
         return Manifest(
-            tuple(files),
+            (),
             tuple(_wal_range(entry) for entry in document.get("WAL-Ranges", ())),
             None if system_id is None else int(system_id),
             int(document["PostgreSQL-Backup-Manifest-Version"]),

@@ -159,6 +159,7 @@ def in_tiny(tiny: tuple[Site, list[str]], size: int, mode: str) -> subprocess.Co
     where, wrapper = tiny
     script = (
         f"cd {where.root}/repo; {sys.executable} -m engine.cli.main backup main; code=$?; ls -R .;"
+        f" {sys.executable} -m engine.cli.main backups main;"
         " test ! -e .main-receive-wal.lock || kill $(cat .main-receive-wal.lock); exit $code"
     )
     return subprocess.run(
@@ -192,4 +193,5 @@ def test_a_repository_that_becomes_full_on_the_way(tiny: tuple[Site, list[str]],
     done = in_tiny(tiny, 70, "rw")
     assert done.returncode == 4, done.stderr
     assert "No space left on device" in done.stderr
+    assert "failed" in done.stdout and "base.tar" not in done.stdout
     cluster.sql("DROP TABLE noise")

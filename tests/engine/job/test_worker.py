@@ -86,6 +86,18 @@ def test_cancel_leaves_a_failed_backup_and_nothing_else(slow: Site, cluster: Clu
     assert again.returncode == 3 and "does not run" in again.stderr
 
 
+def test_cancel_while_the_server_spreads_its_checkpoint(cluster: Cluster) -> None:
+    cluster.sql("CREATE TABLE IF NOT EXISTS dirty AS SELECT g, md5(g::text) FROM generate_series(1, 60000) g")
+    cluster.sql("UPDATE dirty SET g = g + 1")
+    with site(cluster, immediate_checkpoint=False) as where:
+        job = where.run("backup", "main", "--detach").stdout.strip()
+        eventually(lambda: backups_on_the_server(cluster), "the server has begun")
+        assert where.jobs()[0]["phase"] == "checkpoint"
+        assert where.run("job", "cancel", job).returncode == 0
+        assert where.jobs()[0]["status"] == "cancelled" and where.backups()[0].status == "FAILED"
+        assert backups_on_the_server(cluster) == 0
+
+
 def test_ctrl_c_detaches_and_says_so_and_the_terminal_may_go(slow: Site) -> None:
     leader, terminal = pty.openpty()
     with slow.start(
