@@ -148,17 +148,16 @@ def marks_from(run: Run, archive: Archive, facts: Facts, start: int, wanted: Cal
 
 
 def core_maximum(run: Run, archive: Archive, facts: Facts) -> int | None:
-    """Return the latest time of a commit or abort that the backup replays before it is consistent."""
+    """Return the latest time, not before the backup's end, of a commit or abort that is replayed before consistency."""
     base = run.base
     first, last = core_range(base.start, base.stop, archive.segment_size)
+    ended = pg_microseconds(base.ended)
     times: list[int] = []
     for key in keys(run, archive, first, last):
         row = facts.row(key)
-        inside = first < key[1] < last
-        if row is not None and (inside or row.max_time is None):
-            times += [row.max_time] if row.max_time is not None else []
-        else:
-            times += [mark.time for mark in facts.marks(key) if base.start <= mark.lsn < base.stop]
+        if row is not None and (row.max_time is None or row.max_time < ended):
+            continue
+        times += [m.time for m in facts.marks(key) if base.start <= m.lsn < base.stop and m.time >= ended]
     return max(times, default=None)
 
 

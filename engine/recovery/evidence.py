@@ -18,6 +18,8 @@ from engine.wal.listing import locate
 
 _KEPT = 4
 """Walked segments kept in memory."""
+_BLOCK = 4096
+"""Rows read from the index at once."""
 _WHOLE = 512
 """Segments that the index does not know, read whole to prove them; above that only their headers are read."""
 
@@ -46,7 +48,7 @@ class WalFacts:
     def __init__(self, layout: Layout, archive: Archive, system_id: int | None) -> None:
         self._layout, self._archive, self._system_id = layout, archive, system_id
         self._walked: dict[Key, _Walked] = {}
-        self._rows: dict[int, dict[int, index.SegmentRow]] = {}
+        self._rows: dict[tuple[int, int], dict[int, index.SegmentRow]] = {}
         self._points: dict[Key, list[Point]] | None = None
         self.headers_only = 0
         """Segments of which `check` read the header only."""
@@ -59,12 +61,16 @@ class WalFacts:
         return _from_index(found) if found is not None and found.problem is None else None
 
     def _indexed(self, key: Key) -> index.SegmentRow | None:
+        """Return the index's row of a segment, read with its neighbours."""
         timeline, number = key
-        if timeline not in self._rows:
-            numbers = self._archive.segments.get(timeline, ())
-            found = index.rows(self._layout, timeline, numbers[0], numbers[-1]) if numbers else []
-            self._rows[timeline] = {row.number: row for row in found}
-        return self._rows[timeline].get(number)
+        block = (timeline, number // _BLOCK)
+        if block not in self._rows:
+            found = index.rows(self._layout, timeline, block[1] * _BLOCK, (block[1] + 1) * _BLOCK - 1)
+            self._rows[block] = {row.number: row for row in found}
+        return self._rows[block].get(number)
+
+    def _forget(self, key: Key) -> None:
+        self._rows[(key[0], key[1] // _BLOCK)].pop(key[1], None)
 
     def walk(self, key: Key) -> Row:
         """Return the facts of a segment, read now when the index does not have them.
@@ -106,7 +112,7 @@ class WalFacts:
                         raise InvalidSegment(key, row.problem)
                 elif unknown < _WHOLE:
                     unknown += 1
-                    self._rows[key[0]].pop(key[1], None)
+                    self._forget(key)
                     walked = self._walk(key)
                     end, ended_by = walked.row.end, walked.ended_by
                 else:
@@ -129,6 +135,9 @@ class WalFacts:
 
     def size(self, key: Key) -> int:
         """Return the bytes that a segment takes in the archive."""
+        row = self._indexed(key)
+        if row is not None:
+            return int(row.size)
         return os.stat(self._path(key)).st_size
 
     def _path(self, key: Key) -> str:

@@ -28,6 +28,8 @@ def explain(
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
     elif short:
         fixes.append(f"what is missing cannot be replayed; take a new backup now: cellarman backup {order.server}")
+    if new and order.backup != "auto":
+        fixes.append(f"an older backup may get there: {order.command(backup='auto')}")
     if not fixes:
         fixes.append(_without_moment(order, misses))
     return Refused(f"{_subject(order)} cannot be reached", "\n".join(lines), "\n".join(fixes)), before, after

@@ -60,7 +60,10 @@ def make_plan(
             f"cellarman backup {server.name}",
         )
     found = repository.catalogue(layout)
-    infos = _candidates(server, order.backup, found)
+    try:
+        infos = _candidates(server, order.backup, found)
+    except Refused as none:
+        return Plan(order, False, (none,))
     system = _system_id(server, infos)
     if not read_only:
         _index(server, reporter)

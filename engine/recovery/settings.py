@@ -38,7 +38,15 @@ _SAFE = {
     "recovery_min_apply_delay": "0",
 }
 """A copy must never archive into the real server's repository, follow it, or wait for its standbys."""
-_OUTSIDE = ("data_directory", "config_file", "hba_file", "ident_file", "external_pid_file")
+_OUTSIDE = (
+    "data_directory",
+    "config_file",
+    "hba_file",
+    "ident_file",
+    "external_pid_file",
+    "log_directory",
+    "stats_temp_directory",
+)
 """Settings that would make the copy use the real server's files."""
 _SETTING = re.compile(r"\s*(?P<key>[A-Za-z_][A-Za-z0-9_.]*)\s*(=|\s)\s*(?P<value>'(?:[^']|'')*'|[^#\s]*)")
 
@@ -94,6 +102,7 @@ def recovery_settings(
         "recovery_target_timeline": timeline,
         "recovery_target_inclusive": "on" if getattr(target, "inclusive", True) else "off",
         "recovery_target_action": "promote" if isinstance(target, EndOfArchive) else action,
+        "hot_standby": "on",
         **safe_settings(major),
     }
     if stop_before_hole and major >= 15:

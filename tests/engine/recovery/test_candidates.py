@@ -1,0 +1,123 @@
+"""Which backup gets where: against a plain simulation of where PostgreSQL would stop, over made-up histories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.postgres.clock import pg_time
+from engine.postgres.lsn import Lsn
+from engine.recovery.candidates import Choice, choose
+from engine.recovery.facts import Base, Mark, Point, Row
+from engine.recovery.target import LsnTarget, Target, TimeTarget, XidTarget
+from engine.wal.gaps import Archive, Key
+
+SIZE = 1 << 20
+STEP = SIZE // 8
+
+
+class Made:
+    """Facts of a made-up archive; `indexed` tells which rows the index knows."""
+
+    def __init__(self, marks: Sequence[Mark], indexed: set[int], last: int) -> None:
+        self.all, self.indexed, self.last = marks, indexed, last
+
+    def row(self, key: Key) -> Row | None:
+        return self.walk(key) if key[1] in self.indexed else None
+
+    def walk(self, key: Key) -> Row:
+        here = self.marks(key)
+        times, xids = [m.time for m in here], [m.xid for m in here]
+        return Row(
+            *key,
+            max(times, default=None),
+            min(times, default=None),
+            min(xids, default=None),
+            max(xids, default=None),
+            Lsn((key[1] + 1) * SIZE - 64),
+            Lsn((key[1] + 1) * SIZE),
+        )
+
+    def marks(self, key: Key) -> Sequence[Mark]:
+        return [m for m in self.all if m.lsn // SIZE == key[1]]
+
+    def points(self, keys: Iterable[Key]) -> Sequence[Point]:
+        return []
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Made, list[Base], Archive]:
+    count = draw(st.integers(1, 24))
+    times, now = [], 1000
+    for _ in range(count):
+        now += draw(st.integers(-3, 40))
+        times.append(now)
+    marks = [Mark(Lsn(2 * SIZE + i * STEP + 8), 100 + i, time, draw(st.booleans())) for i, time in enumerate(times)]
+    last = 2 + (count * STEP) // SIZE
+    segments = set(range(2, last + 1)) - draw(st.sets(st.integers(3, max(3, last)), max_size=1))
+    bases = []
+    for number, at in enumerate(draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=3, unique=True))):
+        start = 2 * SIZE + at * STEP
+        stop = start + draw(st.integers(1, 3)) * (STEP // 2) + 16
+        ended = max([t for m, t in zip(marks, times, strict=True) if m.lsn < stop], default=1000)
+        bases.append(Base(f"b{number}", 1, Lsn(start), Lsn(stop), pg_time(ended + draw(st.integers(-2, 5)))))
+    bases.sort(key=lambda b: (b.ended, b.id), reverse=True)
+    indexed = draw(st.sets(st.integers(2, last)))
+    return Made(marks, indexed, last), bases, Archive(SIZE, {1: sorted(segments)})
+
+
+targets: st.SearchStrategy[Target] = st.one_of(
+    st.builds(TimeTarget, st.integers(900, 2000).map(pg_time), st.booleans()),
+    st.builds(XidTarget, st.integers(95, 130), st.booleans()),
+    st.builds(LsnTarget, st.integers(2 * SIZE, 6 * SIZE).map(Lsn), st.booleans()),
+)
+
+
+def stop_of(target: Target, base: Base, made: Made, segments: Sequence[int]) -> Mark | None:
+    """Return the transaction at which PostgreSQL would stop from this backup, None when it runs out of WAL first."""
+    for mark in made.all:
+        if mark.lsn < base.start:
+            continue
+        if any(n not in segments for n in range(base.start // SIZE, mark.lsn // SIZE + 1)):
+            return None
+        if isinstance(target, XidTarget) and mark.xid == target.xid:
+            return mark
+        if isinstance(target, TimeTarget):
+            at = int((target.at - pg_time(0)).total_seconds() * 1_000_000 + 0.5)
+            if mark.time > at or (mark.time == at and not target.inclusive):
+                return mark
+    return None
+
+
+@given(histories(), targets)
+def test_a_choice_is_where_postgresql_stops_and_never_too_new(
+    made: tuple[Made, list[Base], Archive], target: Target
+) -> None:
+    facts, bases, archive = made
+    found = choose(target, bases, "latest", archive, facts)
+    segments = archive.segments[1]
+    if not isinstance(found, Choice):
+        for base in bases:
+            if isinstance(target, LsnTarget):
+                continue
+            stop = stop_of(target, base, facts, segments)
+            sound = stop is not None and stop.lsn >= base.stop
+            if isinstance(target, TimeTarget):
+                sound = sound and base.ended <= target.at
+            assert not sound, f"{base.id} would have got there"
+        return
+    base = found.run.base
+    assert all(n in segments for n in range(base.start // SIZE, found.stop_segment + 1))
+    if isinstance(target, LsnTarget):
+        assert target.lsn >= base.stop
+        return
+    stop = stop_of(target, base, facts, segments)
+    assert stop is not None and stop.lsn >= base.stop
+    assert found.stop_segment == stop.lsn // SIZE
+    if isinstance(target, TimeTarget):
+        assert base.ended <= target.at
+        assert found.dropped == stop
+        kept = [m for m in facts.all if base.stop <= m.lsn < stop.lsn and m.commit]
+        assert found.kept == (kept[-1] if kept else None)
