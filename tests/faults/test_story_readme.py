@@ -36,6 +36,7 @@ class Operator:
             "HOME": str(home),
             "PATH": f"{BIN}:/usr/bin:/bin",
             "LC_ALL": "C.UTF-8",
+            "CELLARMAN_STATE_DIRECTORY": str(home / "state"),
             "CELLARMAN_PATH_PREFIX": str(server.install.bindir),
         }
 

@@ -27,7 +27,7 @@ def copying(where: Site) -> dict[str, Any]:
     job: dict[str, Any] = eventually(
         lambda: next((j for j in where.jobs() if j["status"] == "running" and j["phase"] == "copy"), None), "it copies"
     )
-    eventually(lambda: processes("pg_basebackup", job["backup"]), "pg_basebackup runs")
+    eventually(lambda: processes("pg_basebackup", str(where.root), job["backup"]), "pg_basebackup runs")
     return job
 
 
@@ -47,7 +47,7 @@ def backups_on_the_server(cluster: Cluster) -> int:
 def test_a_worker_killed_with_9_is_seen_dead_at_once_and_leaves_no_process(slow: Site, cluster: Cluster) -> None:
     job = begin(slow)
     followers = [slow.start("job", "follow", job["id"]) for _ in range(2)]
-    [basebackup] = processes("pg_basebackup", job["backup"])
+    [basebackup] = processes("pg_basebackup", str(slow.root), job["backup"])
     os.kill(job["pid"], signal.SIGKILL)
     eventually(lambda: gone(job["pid"]), "it is dead", 5)
     [dead] = slow.jobs()
@@ -79,7 +79,7 @@ def test_cancel_leaves_a_failed_backup_and_nothing_else(slow: Site, cluster: Clu
     [info] = slow.backups()
     assert info.status == "FAILED" and info.error is not None and "cancelled by the operator" in info.error
     assert not any(path.is_file() for path in (slow.repo / "base").rglob("*"))
-    assert not processes("pg_basebackup", job["backup"])
+    assert not processes("pg_basebackup", str(slow.root), job["backup"])
     assert backups_on_the_server(cluster) == 0
     assert cluster.sql("SELECT slot_name FROM pg_replication_slots") == slots == [("cellarman",)]
     again = slow.run("job", "cancel", job["id"])
@@ -187,7 +187,7 @@ def test_no_secret_is_in_arguments_or_journal(postgres: Install) -> None:
         with site(cluster, conninfo=conninfo, bandwidth_limit=2048) as where:
             where.path.chmod(0o600)
             job = begin(where)
-            seen = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes("pg_basebackup", job["backup"])]
+            seen = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes("pg_basebackup", str(where.root))]
             assert seen and all(secret.encode() not in line for line in seen)
             assert where.run("job", "cancel", job["id"]).returncode == 0
             where.configure(conninfo=conninfo.replace(secret, secret + "-wrong"))
