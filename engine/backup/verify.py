@@ -7,7 +7,7 @@ import re
 import select
 import subprocess
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.backup import contents
 from engine.backup.contents import Finding, Reading
@@ -16,7 +16,8 @@ from engine.errors import CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import local
 from engine.postgres import programs, walfile
-from engine.postgres.walfile import Carry, SegmentFacts
+from engine.postgres.recordcheck import RecordCheck
+from engine.postgres.walfile import Carry, SegmentFacts, SegmentHeader
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
@@ -165,33 +166,47 @@ def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Report
         reading.find("backup.info", str(error))
         return 0
     report.phase("wal", f"{names[0]} to {names[-1]}" if names else "")
-    size, carry, read = info.xlog_segment_size, None, 0
+    size, carry, read, records = info.xlog_segment_size, None, 0, RecordCheck()
     for number, name in enumerate(names):
         report.progress(number * size, len(names) * size, number, len(names))
-        facts, problem = _segment(layout, info, name, carry)
-        carry = facts.carry if facts else None
-        if facts:
-            read += 1
-            problem = _too_short(info, facts, last=name == names[-1])
+        segment = _segment(layout, info, name, carry)
+        if isinstance(segment, str):
+            carry = None
+            records.lose()
+            reading.find(name, segment)
+            continue
+        read += 1
+        carry = segment.facts.carry
+        valid = segment.facts.end_lsn - segment.header.address
+        problem = records.segment(segment.data, segment.header, valid)
+        problem = problem or _too_short(info, segment.facts, last=name == names[-1])
         if problem:
             reading.find(name, problem)
     report.progress(len(names) * size, len(names) * size, len(names), len(names))
     return read
 
 
-def _segment(layout: Layout, info: BackupInfo, name: str, carry: Carry | None) -> tuple[SegmentFacts | None, str]:
-    """Return what a segment's records tell, or None and why it cannot be used."""
+class _Segment(NamedTuple):
+    """A segment's plain content and what it tells."""
+
+    data: bytes
+    header: SegmentHeader
+    facts: SegmentFacts
+
+
+def _segment(layout: Layout, info: BackupInfo, name: str, carry: Carry | None) -> _Segment | str:
+    """Return a segment of the archive, or why it cannot be used."""
     try:
         data = codec.read_segment(layout.wal(name), info.xlog_segment_size)
         header = walfile.read_header(data)
         problem = walfile.check_segment(name, header, system_id=info.systemid, size=len(data))
-        return (None, problem) if problem else (walfile.walk(data, header, carry), "")
+        return problem or _Segment(data, header, walfile.walk(data, header, carry))
     except FileNotFoundError:
-        return None, "is not in the archive: the backup cannot be made consistent"
+        return "is not in the archive: the backup cannot be made consistent"
     except OSError as error:
-        return None, f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror}"
     except CellarmanError as error:
-        return None, str(error)
+        return str(error)
 
 
 def _too_short(info: BackupInfo, facts: SegmentFacts, *, last: bool) -> str:

@@ -106,9 +106,10 @@ def test_damaged_tar(tar: Taken, damage: Callable[[Path], None]) -> None:
         lambda path: os.truncate(path, 8192),
         lambda path: path.write_bytes(bytes(16 << 20)),
         lambda path: flip(path, 12),
+        lambda path: flip(path, 66),
         lambda path: path.write_bytes(path.read_bytes()[:64] + bytes((16 << 20) - 64)),
     ],
-    ids=["missing", "short", "zeros", "another address", "zeros after its header"],
+    ids=["missing", "short", "zeros", "another address", "one byte of a record", "zeros after its header"],
 )
 def test_damaged_wal(plain: Taken, damage: Callable[[Path], None]) -> None:
     where, info = plain
