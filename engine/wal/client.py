@@ -35,19 +35,29 @@ _FAILURE = {"push": 1, "get": 255}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code; nothing that goes wrong in `get` is ever 1."""
-    words = sys.argv[1:] if argv is None else argv
+    """Run one command line and return its exit code, or end the process with it when it is the process's own.
+
+    Nothing that goes wrong in `get` is ever 1.
+    """
+    if argv is not None:
+        return _guarded(argv)
+    code = _guarded(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue  # nobody reads it
+    os._exit(code)  # all is durable and said; the interpreter's own tidying would take two milliseconds more
+
+
+def _guarded(words: list[str]) -> int:
     verb = words[0] if words else ""
     failure = _FAILURE.get(verb, 2)
     try:
-        code = _run(verb, words[1:])
-        sys.stderr.flush()
-        return code
+        return _run(verb, words[1:])
     except KeyboardInterrupt:
         return failure
-    except (
-        BaseException
-    ) as error:  # the edge: an uncaught exception would exit with 1, which PostgreSQL takes for the end
+    except BaseException as error:  # uncaught, it would exit with 1, which PostgreSQL takes for the end of WAL
         _complain(error)
         return failure
 

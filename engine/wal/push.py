@@ -19,7 +19,7 @@ from engine.postgres import segment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.repository.layout import Layout
-    from engine.wal.archive import Duplicate, Stored, WalRefused
+    from engine.wal.archive import Duplicate, Stored
     from engine.wal.inspection import Facts
     from engine.wal.settings import Settings
 
@@ -34,13 +34,11 @@ def push(server: Settings, path: str) -> Stored | Duplicate:
     A refusal leaves a note in errors/, so that more than PostgreSQL's log tells of it, until the file is taken. The
     file itself is not copied there: PostgreSQL keeps it as long as it is not archived, and comes again every minute.
     """
-    from engine.wal.refusal import WalRefused
-
     name = os.path.basename(path)
     try:
         outcome = _push(server, path, name)
-    except WalRefused as refused:
-        _note(server.layout, path, refused)
+    except CellarmanError as error:
+        _note(server.layout, path, error)
         raise
     _forget(server.layout, name)
     return outcome
@@ -212,15 +210,18 @@ def _note_path(layout: Layout, name: str) -> str:
     return os.path.join(layout.errors, f"{os.fsdecode(os.fsencode(name)[:200])}.refused-at-push.reason.txt")
 
 
-def _note(layout: Layout, path: str, refused: WalRefused) -> None:
+def _note(layout: Layout, path: str, error: CellarmanError) -> None:
+    """Leave a note in errors/ when the file was refused, and none when the archive just cannot take it now."""
     from engine.wal import refusal
 
+    if not isinstance(error, refusal.WalRefused):
+        return
     kept = f"the file is still {os.path.abspath(path)} on the server's host"
-    told = type(refused)(refused.what, refused.why, f"{refused.fix}\n{kept}" if refused.fix else kept)
+    told = type(error)(error.what, error.why, f"{error.fix}\n{kept}" if error.fix else kept)
     try:
         refusal.note(_note_path(layout, os.path.basename(path)), told)
-    except OSError as error:
-        refused.why += f"\n(no note could be left in {layout.errors}: {error})"
+    except OSError as failed:
+        error.why += f"\n(no note could be left in {layout.errors}: {failed})"
 
 
 def _forget(layout: Layout, name: str) -> None:

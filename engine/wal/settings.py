@@ -11,7 +11,6 @@ import marshal
 import os
 import sys
 import zlib
-from collections import namedtuple
 
 from engine.repository.layout import Layout
 
@@ -24,14 +23,16 @@ if TYPE_CHECKING:
 _FORMAT = 1
 
 
-class Settings(namedtuple("Settings", ("layout", "compression", "level", "lock_timeout"))):
+class Settings:
     """One server's part of the configuration; `level` None is the codec's default, `lock_timeout` in seconds."""
 
-    __slots__ = ()
-    layout: Layout
-    compression: str
-    level: int | None
-    lock_timeout: int
+    __slots__ = ("compression", "layout", "level", "lock_timeout")
+
+    def __init__(self, layout: Layout, compression: str, level: int | None, lock_timeout: int) -> None:
+        self.layout = layout
+        self.compression = compression
+        self.level = level
+        self.lock_timeout = lock_timeout
 
 
 def resolve(server: str, config: str | None) -> Settings:
