@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from engine import config as config_
 from engine.config import Config
 from engine.demo import place
+from engine.demo.account import ACCOUNT
 from engine.demo.server import DemoServer
 from engine.demo.watchdog import Watchdog
 from engine.errors import CellarmanError
@@ -122,7 +124,10 @@ class Demo:
     def facts(self) -> list[tuple[str, str]]:
         """Return what an operator needs to look at the demo from another terminal, as (name, value)."""
         cellarman = f"{os.path.join(os.path.dirname(sys.executable), 'cellarman')} --config {self.config_file}"
+        name = pwd.getpwuid(os.getuid()).pw_name
+        foreign = [("account", f"{name}; as root: setpriv --reuid={name} --clear-groups --regid={os.getgid()} COMMAND")]
         return [
+            *(foreign if name == ACCOUNT else []),
             ("configuration", self.config_file),
             ("repository", os.path.join(self.root, "barman", SERVER)),
             ("server", self._server.conninfo("postgres")),
