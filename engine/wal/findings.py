@@ -22,15 +22,17 @@ from engine.repository.layout import Layout
 from engine.wal import accepted, codec, index, receiver, remarks
 from engine.wal import live as live_
 from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve
-from engine.wal.inventory import Inventory, Names, histories, list_names, take
+from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import Scrutiny, examine, header_of
+from engine.wal.scrutiny import Scrutiny, examine, header_of, unindexed_in
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
+_INDEXED_HERE = 2048
+"""More new segments than this are left to maintenance: the report does not wait for them."""
 _ASSUMED_SIZE = 16 << 20
 _HEADERS_TRIED = 8
 _PARTIALS_READ = 8
@@ -89,14 +91,13 @@ def gather(
     """Collect everything that the rules ask for."""
     layout = server.layout
     unknown: list[str] = []
-    if not read_only:
-        _catch_up(layout, told, unknown)
     catalogue = repository.catalogue(layout)
     unknown += [f"backup {bad.id} cannot be read: {bad.reason}" for bad in catalogue.unreadable]
     infos = [info for info in catalogue.backups if _has_ended(info)]
+    # The server is asked first: what it archives after that is found on disk, and is not taken for lost.
+    live = _ask(server, unknown) if ask_server else None
     names = list_names(layout, keep=not read_only)
     good, bad, differ = histories(layout, names.root)
-    live = _ask(server, good, unknown) if ask_server else None
     system = _system(layout, infos, live, unknown)
     size, told_by = _segment_size(layout, names, infos, live, system)
     inventory = take(layout, names, size)
@@ -105,8 +106,10 @@ def gather(
         wrong = remarks.wrong_size(inventory, server.name)
         unknown.append("nothing more can be judged before the segment size is known")
         return Dossier((), (*found, wrong), tuple(unknown))
+    if not read_only and 0 < unindexed_in(layout, names, size)[0] <= _INDEXED_HERE:
+        _catch_up(layout, told, unknown)
     scrutiny = examine(layout, names, inventory, _matter(infos, inventory), system)
-    _say_unchecked(scrutiny, inventory, unknown)
+    _say_unchecked(scrutiny, inventory, server.name, unknown)
     gaps = _accepted(layout, unknown)
     archive = Archive(size, inventory.segments, good, {}, bad)
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
@@ -129,12 +132,13 @@ def _has_ended(info: BackupInfo) -> bool:
     return info.status in ("DONE", "WAITING_FOR_WALS") and not info.deleting and known
 
 
-def _ask(server: Server, known: dict[int, tuple[object, ...]] | object, unknown: list[str]) -> Live | None:
+def _ask(server: Server, unknown: list[str]) -> Live | None:
     """Ask the running server; that it does not answer is said, and is no error."""
     if not server.conninfo:
         return None
+    known = (name for name in listed(server.layout.wals) if segment.kind_of(name) == segment.HISTORY)
     try:
-        found = live_.look(server, known if isinstance(known, dict) else ())
+        found = live_.look(server, [int(name[:8], 16) for name in known])
     except CellarmanError as error:
         unknown.append(str(error))
         return None
@@ -197,10 +201,13 @@ def _matter(infos: Sequence[BackupInfo], inventory: Inventory) -> list[tuple[int
     return wanted
 
 
-def _say_unchecked(scrutiny: Scrutiny, inventory: Inventory, unknown: list[str]) -> None:
+def _say_unchecked(scrutiny: Scrutiny, inventory: Inventory, server: str, unknown: list[str]) -> None:
     total = sum(len(numbers) for numbers in inventory.segments.values())
     if scrutiny.unchecked > 0:
-        unknown.append(f"{scrutiny.unchecked} of {total} segments have not been looked into yet")
+        unknown.append(
+            f"{scrutiny.unchecked} of {total} segments have not been looked into yet: maintenance does it, or "
+            f"cellarman wal reindex {server}"
+        )
     if scrutiny.changed:
         unknown.append(f"{scrutiny.changed} segments changed after they were indexed and have not been read again yet")
     if scrutiny.looked_at and scrutiny.looked_at < total - scrutiny.unchecked:

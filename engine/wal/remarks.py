@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.errors import CellarmanError
@@ -30,7 +31,7 @@ def of_names(
         *_doubled(layout, inventory),
         *(_history_copies(timeline) for timeline in sorted(differ)),
         *_conflicts(layout, server, inventory.segment_size),
-        *_stale_catalogue(layout, inventory, server),
+        *_stale_catalogue(layout, names, inventory, server),
     ]
 
 
@@ -161,21 +162,20 @@ def _continuing(layout: Layout, name: str, other: str, size: int) -> str:
     return f"; {'the archived one' if fit[0] else 'the kept one'} goes on from the segment before, the other does not"
 
 
-def _stale_catalogue(layout: Layout, inventory: Inventory, server: str) -> Iterator[Finding]:
-    """Yield that xlog.db and the files are not of one mind: counted first, compared by name only when that differs."""
+def _stale_catalogue(layout: Layout, names: Names, inventory: Inventory, server: str) -> Iterator[Finding]:
+    """Yield that xlog.db and the files are not of one mind: counted first, compared by name only where that differs."""
     path = next((p for p in (layout.xlogdb, layout.old_xlogdb) if os.path.exists(p)), None)
-    if path is None and not inventory.archived:
-        return
     try:
         lines = _count_lines(path) if path else 0
         if lines == inventory.archived:
             return
-        lacking = _lacking(layout)
-    except (OSError, CellarmanError):
+        without, gone = _compared(layout, path, names) if path and lines else (_all(names, inventory), [])
+    except OSError:
         return
-    for what, found in (("has no line in xlog.db", lacking[0]), ("has a line in xlog.db and is gone", lacking[1])):
+    for what, found in (("has no line in xlog.db", without), ("has a line in xlog.db and is gone", gone)):
         own = [name for name in found if len(name) == 24]
         if found:
+            count = inventory.archived if not lines else len(found)
             yield Finding(
                 "catalogue_stale",
                 "note",
@@ -183,8 +183,8 @@ def _stale_catalogue(layout: Layout, inventory: Inventory, server: str) -> Itera
                 int(own[0][:8], 16) if own else None,
                 found[0],
                 found[-1],
-                len(found),
-                why=f"{'it' if len(found) == 1 else f'each of {len(found)} files'} {what}: no gap, the files decide",
+                count,
+                why=f"{'it' if count == 1 else f'each of {count} files'} {what}: no gap, the files decide",
                 fix=f"cellarman cron; Barman's own: barman rebuild-xlogdb {server}",
             )
 
@@ -198,15 +198,34 @@ def _count_lines(path: str) -> int:
     return count + (not last.endswith(b"\n"))
 
 
-def _lacking(layout: Layout) -> tuple[list[str], list[str]]:
-    """Return the names without a line, and the lines without a file."""
-    present = {name for name, _ in xlogdb.archived(layout) if not name.endswith(".partial")}
+def _all(names: Names, inventory: Inventory) -> list[str]:
+    """Return the first and the last segment of the archive."""
+    directories = sorted(name for name, listing in names.directories.items() if listing.spans)
+    if not directories:
+        return []
+    first, last = directories[0], directories[-1]
+    begin, end = names.directories[first].spans[0][0], names.directories[last].spans[-1][1]
+    return [f"{first}{begin:08X}", f"{last}{end:08X}"]
+
+
+def _compared(layout: Layout, path: str, names: Names) -> tuple[list[str], list[str]]:
+    """Return the files without a line, and the lines without a file, by the directories whose numbers differ."""
+    lines: Counter[str] = Counter()
+    with open(path, encoding="ascii", errors="replace") as file:
+        lines.update(line[:16] for line in file)
+    differ = {name for name in {*lines, *names.directories} if lines[name] != _files_in(names, name)}
     lined: set[str] = set()
-    for path in (layout.xlogdb, layout.old_xlogdb):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lined = {line.split(None, 1)[0] for line in file if line.strip()}
-            break
-        except FileNotFoundError:
-            continue
+    with open(path, encoding="ascii", errors="replace") as file:
+        lined.update(line.split(None, 1)[0] for line in file if line[:16] in differ and line.strip())
+    present = {name for name in names.root if segment.kind_of(name) == segment.HISTORY}
+    for directory in differ:
+        present.update(n for n, _ in xlogdb.archived_in(layout, directory) if not n.endswith(".partial"))
     return sorted(present - lined), sorted(lined - present)
+
+
+def _files_in(names: Names, directory: str) -> int:
+    listing = names.directories.get(directory)
+    if listing is None:
+        return 0
+    others = sum(1 for name in listing.others if segment.kind_of(name) == segment.BACKUP_HISTORY)
+    return others + sum(last - first + 1 for first, last in listing.spans)

@@ -19,9 +19,11 @@ from engine.wal import codec, index
 from engine.wal.inventory import Inventory, Names
 from engine.wal.runs import Span
 
-MOST_LOOKED_AT = 8192
+MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
 _MOST_READ = 256
+_MOST_ASKED = 64
+"""Directories with something new whose files are compared with the index; beyond that all of one count as new."""
 _READING_SECONDS = 5.0
 
 
@@ -60,7 +62,7 @@ def examine(
         looked_at += 1
         if now is not None and now != known:
             to_read[name] = None
-    unchecked, unindexed = _unindexed(layout, names, inventory)
+    unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
     to_read.update(dict.fromkeys(unindexed))
     read = _read(layout, to_read, system_id, inventory)
     invalid.update({name: reason for name, reason in read.items() if reason})
@@ -117,24 +119,25 @@ def _indexed(layout: Layout, matter: Sequence[tuple[int, Span]]) -> Iterator[tup
                 yield name, known
 
 
-def _unindexed(layout: Layout, names: Names, inventory: Inventory) -> tuple[int, list[str]]:
-    """Return how many segments the index has not read, and the names of some."""
+def unindexed_in(layout: Layout, names: Names, size: int) -> tuple[int, list[str]]:
+    """Return how many segments the index has not read, and their names when they are few."""
     known = index.looked_at(layout)
-    count = 0
+    count, asked = 0, 0
     some: list[str] = []
-    per_log = 0x1_0000_0000 // inventory.segment_size
+    per_log = 0x1_0000_0000 // size
     for directory, listing in names.directories.items():
         present = sum(last - first + 1 for first, last in listing.spans)
         path = f"{layout.wals}/{directory}"
         if not present or known.get(directory) == (listing.mtime_ns or _mtime(path)):
             continue
         timeline, base = int(directory[:8], 16), int(directory[8:], 16) * per_log
-        rows = index.stats(layout, timeline, base, base + per_log - 1)
+        asked += 1
+        rows = index.stats(layout, timeline, base, base + per_log - 1) if asked <= _MOST_ASKED else {}
         count += max(0, present - len(rows))
-        if len(some) < _MOST_READ and present > len(rows):
+        if len(some) <= _MOST_READ and present > len(rows):
             own = (f"{directory}{n:08X}" for first, last in listing.spans for n in range(first, last + 1))
             some += [name for name in own if name not in rows]
-    return count, some[:_MOST_READ]
+    return count, some if len(some) <= _MOST_READ else []
 
 
 def _mtime(path: str) -> int:

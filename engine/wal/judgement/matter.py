@@ -62,7 +62,7 @@ def _of_hole(case: Case, line: Line, hole: Span, states: Whereabouts) -> Iterato
     for timeline, state, first, last in pieces:
         if state == PENDING:
             yield _pending(case, timeline, first, last)
-        elif state not in ON_ITS_WAY:
+        elif state not in ON_ITS_WAY and (state != UNKNOWN or case.live is not None):
             for begin, end, gap in _by_acceptance(case, timeline, first, last):
                 yield from _gone(case, line, cost, timeline, state, begin, end, gap)
 
@@ -110,8 +110,7 @@ def _gone(
         elif state == DELAYED and severity != "note" and kind == HOLE:
             severity, why = "note", "pushers that work side by side may still bring it"
         elif state == UNKNOWN and severity != "note":
-            severity = "note" if case.live is not None else "warning"
-            why = "whether it is lost or has not come yet is not known"
+            severity, why = "note", "whether it is lost or has not come yet is not known"
         yield Finding(
             kind,
             severity,

@@ -96,7 +96,7 @@ class Whereabouts:
             if live is not None and live.archive_timeout:
                 timeout = min(timedelta(seconds=live.archive_timeout), _LONGEST_TIMEOUT)
             arrived = case.evidence.arrived(timeline, following)
-            if arrived is None or case.now - arrived > timeout + GRACE:
+            if arrived is None or not -GRACE <= case.now - arrived <= timeout + GRACE:
                 return certain
         elif live is not None and not _lately(live, case):
             return certain

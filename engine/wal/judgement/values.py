@@ -145,7 +145,8 @@ class Case:
     selected: Sequence[int] = ()
     """Timelines that the operator asks about."""
     evidence: Evidence = field(default_factory=NoEvidence)
-    concurrency: int = 8
-    """So many pushers may work at once: that far behind the newest a segment may still be on its way."""
+    concurrency: int = 1
+    """So many pushers may work at once: that far behind the newest a segment may still be on its way. PostgreSQL
+    itself archives one after the other, and cellarman-wal acknowledges only what is archived."""
     past: bool = False
     """Of an older incarnation: nothing is written to it any more."""

@@ -1,0 +1,311 @@
+"""The test vectors of the gap analysis: each situation on disk, and the verdict on it."""
+
+from __future__ import annotations
+
+import gzip
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Refused
+from engine.postgres.lsn import Lsn
+from engine.wal.accepted import Accepted, accept
+from engine.wal.findings import report
+from engine.wal.gaps import Archive
+from engine.wal.inventory import list_names, take
+from engine.wal.judgement.judge import judge
+from engine.wal.judgement.values import Base, Case
+from tests.engine.wal import pages
+from tests.engine.wal.judgement.archive_of import HOUR, NOW, SIZE, Repo, alarms, filled, notes, primary, short
+
+NAME6 = pages.name(6)
+FORK = "1\t0/580000\tno recovery target specified\n"
+"""Timeline 2 left timeline 1 inside segment 5."""
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    return Repo(tmp_path)
+
+
+def test_v1_everything_is_there(repo: Repo) -> None:
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    assert alarms(repo.findings(primary(0xA, last_archived=pages.name(9)))) == []
+    assert alarms(repo.findings()) == []
+
+
+def test_v2_a_segment_that_waits_to_be_archived_is_no_gap(repo: Repo) -> None:
+    repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    live = primary(0xA, ready={NAME6: NOW - timedelta(seconds=20)}, pg_wal=(NAME6,), last_archived=pages.name(5))
+    found = repo.findings(live)
+    assert alarms(found) == []
+    [pending] = [f for f in found if f.kind == "pending"]
+    assert (pending.state, pending.first, pending.count) == ("pending", NAME6, 1)
+
+
+def test_v2_one_that_waits_for_long_or_fails_is_said(repo: Repo) -> None:
+    repo.put("1/1..1/5").backup(2, 3, hour=10)
+    ready = {NAME6: NOW - timedelta(minutes=30)}
+    old = primary(7, ready=ready, pg_wal=(NAME6,), last_archived=pages.name(5))
+    assert alarms(repo.findings(old)) == [("pending", "warning", "pending", "1/6", "1/6")]
+    ready = {NAME6: NOW - timedelta(seconds=30)}
+    failing = primary(7, ready=ready, pg_wal=(NAME6,), last_archived=pages.name(5), failing=NAME6)
+    [finding] = [f for f in repo.findings(failing) if f.kind == "pending"]
+    assert finding.severity == "warning" and NAME6 in finding.why
+
+
+def test_v3_a_lost_segment_ends_what_can_be_recovered(repo: Repo) -> None:
+    backup = repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    live = primary(0xA, last_archived=pages.name(9))
+    for found in (repo.findings(live), repo.findings()):
+        assert alarms(found) == [("hole", "critical", "lost", "1/6", "1/6")]
+        [hole] = [f for f in found if f.kind == "hole"]
+        assert hole.affected_backups == (backup,) and hole.lost_to is None
+        assert hole.lost_from == NOW - 10 * HOUR, "no commit is known, so the backup's end"
+        assert hole.fix == "cellarman backup main"
+
+
+def test_v4_a_later_backup_leaves_only_the_times_between(repo: Repo) -> None:
+    first = repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    second = repo.backup(7, 8, hour=2)
+    found = repo.findings(primary(0xA, last_archived=pages.name(9)))
+    assert alarms(found) == [("hole", "warning", "lost", "1/6", "1/6")]
+    [hole] = [f for f in found if f.kind == "hole"]
+    assert hole.affected_backups == (first,) and second in hole.why
+    assert (hole.lost_from, hole.lost_to) == (NOW - 10 * HOUR, NOW - 2 * HOUR)
+
+
+def test_v5_what_lacks_before_the_oldest_backup_is_irrelevant(repo: Repo) -> None:
+    repo.put("1/0 1/2..1/9").backup(2, 3, hour=10)
+    found = repo.findings(primary(0xA, last_archived=pages.name(9)))
+    assert alarms(found) == []
+    assert {("irrelevant", "1/1"), ("orphan", "1/0")} <= {(f.kind, short(f.first)) for f in found}
+
+
+def test_v6_without_its_first_segment_a_backup_is_unusable(repo: Repo) -> None:
+    backup = repo.put("1/1 1/3..1/9").backup(2, 3, hour=10)
+    found = repo.findings(primary(0xA, last_archived=pages.name(9)))
+    assert alarms(found)[0] == ("unusable", "critical", "missing_start", "1/2", "1/2")
+    assert found[0].affected_backups == (backup,)
+
+
+def test_v7_without_its_last_segment_a_backup_is_unusable_unless_it_brings_it(repo: Repo) -> None:
+    backup = repo.put("1/1..1/2 1/4..1/9").backup(2, 3, hour=10)
+    live = primary(0xA, last_archived=pages.name(9))
+    assert ("unusable", "critical", "missing_stop", "1/3", "1/3") in alarms(repo.findings(live))
+    own = Path(repo.layout.data(backup)) / "pg_wal"
+    own.mkdir()
+    for number in (2, 3):
+        (own / pages.name(number)).write_bytes(b"")
+    found = repo.findings(live)
+    assert "unusable" not in {f.kind for f in found} and "self_contained" in notes(found)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_v8_v9_v11_damaged_segments_satisfy_nothing(repo: Repo, indexed: bool) -> None:
+    """Whether the damage was there when the segment was indexed, or came later and in place."""
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    if indexed:
+        assert alarms(repo.findings()) == []
+    good = repo.path(1, 6).read_bytes()
+    damages = {
+        "invalid": [good[: SIZE // 2], bytes(SIZE), good[: SIZE // 2] + bytes(SIZE // 2), b""],
+        "misplaced": [filled(5, 1)],
+        "alien": [filled(6, 1, system=pages.OTHER_SYSTEM)],
+    }
+    for kind, contents in damages.items():
+        for number, data in enumerate(contents):
+            repo.path(1, 6).write_bytes(data)
+            found = repo.findings(primary(0xA, last_archived=pages.name(9)))
+            assert alarms(found) == [(kind, "critical", "lost", "1/6", "1/6")], (kind, number)
+    repo.path(1, 6).write_bytes(good)
+    assert alarms(repo.findings()) == []
+
+
+def test_v10_a_flipped_byte_is_corrupt(repo: Repo) -> None:
+    repo.put("1/1..1/9", compression="zstd").backup(2, 3, hour=10)
+    assert alarms(repo.findings()) == []
+    data = bytearray(repo.path(1, 6).read_bytes())
+    data[-2] ^= 1
+    repo.path(1, 6).write_bytes(data)
+    assert alarms(repo.findings()) == [("corrupt", "critical", "lost", "1/6", "1/6")]
+
+
+def test_v13_only_a_partial_is_left(repo: Repo) -> None:
+    repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    (Path(repo.layout.wals) / pages.name(6)[:16] / f"{NAME6}.partial").write_bytes(filled(6, 1)[: SIZE // 2])
+    found = repo.findings(primary(0xA, last_archived=pages.name(9)))
+    assert alarms(found) == [("hole", "critical", "partial_only", "1/6", "1/6")]
+    assert ".partial" in found[0].fix and "never" not in found[0].fix
+
+
+def test_v13_a_partial_with_all_of_it_can_be_used_by_hand(repo: Repo) -> None:
+    repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    partial = Path(repo.layout.wals) / pages.name(6)[:16] / f"{NAME6}.partial"
+    partial.write_bytes(filled(6, 1))
+    [hole] = [f for f in repo.findings() if f.kind == "hole"]
+    assert hole.state == "lost_but_recoverable" and hole.fix.startswith(f"cp {partial} ")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_v14_v15_the_parents_copy_of_the_switch_segment_is_not_needed(repo: Repo, partial: bool) -> None:
+    repo.put("1/1..1/4 2/6..2/9").put("2/5", of=1).history(2, FORK).backup(2, 3, hour=10)
+    if partial:
+        (Path(repo.layout.wals) / pages.name(5)[:16] / f"{pages.name(5)}.partial").write_bytes(b"")
+    assert alarms(repo.findings()) == []
+    assert alarms(repo.findings(primary(0xA, timeline=2, last_archived=pages.name(9, 2)))) == []
+
+
+def test_v16_the_dead_branch_would_be_replayed(repo: Repo) -> None:
+    repo.put("1/1..1/5 2/6..2/9").history(2, FORK).backup(2, 3, hour=10)
+    assert ("branch_hazard", "critical", "lost", "2/5", "2/5") in alarms(repo.findings())
+
+
+def test_v17_without_any_copy_of_the_switch_segment_there_is_a_hole(repo: Repo) -> None:
+    repo.put("1/1..1/4 2/6..2/9").history(2, FORK).backup(2, 3, hour=10)
+    assert alarms(repo.findings()) == [("hole", "critical", "lost", "2/5", "2/5")]
+
+
+def test_v18_a_dead_tail_is_neither_gap_nor_coverage(repo: Repo) -> None:
+    repo.put("1/1..1/8 2/6..2/9").put("2/5", of=1).history(2, FORK).backup(2, 3, hour=10)
+    found = repo.findings()
+    assert alarms(found) == []
+    [tail] = [f for f in found if f.kind == "dead_tail"]
+    assert (tail.timeline, short(tail.first), short(tail.last), tail.count) == (1, "1/5", "1/8", 4)
+    repo.path(2, 7).unlink()
+    assert alarms(repo.findings()) == [("hole", "critical", "lost", "2/7", "2/7")]
+
+
+def test_v19_a_backup_on_the_old_branch_follows_its_own(repo: Repo) -> None:
+    repo.put("1/1..1/9 2/6..2/9").put("2/5", of=1).history(2, FORK).backup(7, 8, hour=1)
+    found = [f for f in repo.findings() if f.kind == "backup_off_branch"]
+    assert len(found) == 1 and found[0].severity == "warning"
+    assert "--timeline current" in found[0].fix
+
+
+def test_v20_a_missing_history_hides_the_newer_ones(repo: Repo) -> None:
+    repo.put("1/1..1/4 2/5..2/6 3/7..3/9").backup(2, 3, hour=10)
+    repo.history(3, f"{FORK}2\t0/780000\tno recovery target specified\n")
+    kinds = {(f.kind, f.severity, f.timeline) for f in repo.findings()}
+    assert ("history_hole", "critical", 2) in kinds and ("history_missing", "critical", 2) in kinds
+
+
+def test_v24_timelines_are_hexadecimal(repo: Repo) -> None:
+    repo.put("9/1..9/4 A/5..A/9").backup(2, 3, 9, hour=10)
+    repo.history(9, "1\t0/10\tx\n").history(10, "1\t0/10\tx\n9\t0/500000\tx\n")
+    assert alarms(repo.findings()) == []
+    repo.path(10, 6).unlink()
+    assert alarms(repo.findings()) == [("hole", "critical", "lost", "A/6", "A/6")]
+
+
+@pytest.mark.parametrize(
+    ("size", "before", "after"),
+    [
+        (64 << 20, "00000001000000000000003F", "000000010000000100000000"),
+        (16 << 20, "0000000100000000000000FF", "000000010000000100000000"),
+        (1 << 20, "000000010000000000000FFF", "000000010000000100000000"),
+        (1 << 30, "000000010000000000000003", "000000010000000100000000"),
+    ],
+)
+def test_v25_v27_a_log_ends_where_the_segment_size_says(repo: Repo, size: int, before: str, after: str) -> None:
+    """Names are what this is about: the files are empty."""
+    last = (1 << 32) // size - 1
+    for name in (before, after):
+        path = Path(repo.layout.wal(name))
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    inventory = take(repo.layout, list_names(repo.layout), size)
+    assert list(inventory.segments[1].spans()) == [(last, last + 1)]
+    base = Base("b", 1, Lsn(last * size + 40), Lsn(last * size + 99), NOW, Lsn(last * size + 40))
+    assert judge(Case("main", Archive(size, inventory.segments), [base], NOW)) == []
+
+
+def test_a_segment_size_that_cannot_be_is_said_and_nothing_judged(repo: Repo) -> None:
+    path = Path(repo.layout.wal("000000010000000000000FFE"))
+    path.parent.mkdir()
+    path.write_bytes(b"no header")
+    found = repo.findings()
+    assert [(f.kind, f.severity) for f in found if f.severity != "note"] == [("wrong_segment_size", "critical")]
+
+
+def test_v28_two_encodings_are_one_segment(repo: Repo) -> None:
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    packed = repo.path(1, 6).with_suffix(".gz")
+    packed.write_bytes(gzip.compress(repo.path(1, 6).read_bytes()))
+    found = repo.findings()
+    assert alarms(found) == [] and "duplicate" in notes(found)
+    repo.path(1, 6).unlink()
+    [hole] = [f for f in repo.findings() if f.kind == "hole"]
+    assert hole.state == "lost_but_recoverable" and hole.fix == f"mv {packed} {repo.path(1, 6)}"
+
+
+def test_v29_two_contents_under_one_name_are_both_kept_and_told_apart(repo: Repo) -> None:
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    other = bytearray(filled(6, 1))
+    other[16:20] = (77).to_bytes(4, "little")
+    (Path(repo.layout.errors) / f"{NAME6}.20261122T100000Z.duplicate").write_bytes(other)
+    [conflict] = [f for f in repo.findings() if f.kind == "conflict"]
+    assert conflict.severity == "warning" and "the archived one goes on from the segment before" in conflict.why
+
+
+def test_v30_a_new_incarnation_begins_without_a_gap(repo: Repo) -> None:
+    """pg_upgrade made a new cluster: the old one's WAL and backups are judged by themselves."""
+    old = {"system": pages.OTHER_SYSTEM}
+    repo.put("1/1..1/4", **old).put("1/A..1/C")
+    repo.backup(2, 3, hour=20, systemid=pages.OTHER_SYSTEM)
+    repo.backup(0xA, 0xB, hour=2)
+    assert alarms(repo.findings(primary(0xD, last_archived=pages.name(0xC)))) == []
+    repo.path(1, 3).unlink()
+    assert ("unusable", "critical", "missing_stop", "1/3", "1/3") in alarms(repo.findings())
+
+
+def test_v33_a_backup_whose_last_segment_has_not_come_yet_is_waited_for(repo: Repo) -> None:
+    repo.put("1/1..1/7").backup(2, 8, hour=0)
+    found = repo.findings(primary(8, pg_wal=(pages.name(8),), last_archived=pages.name(7)))
+    assert alarms(found) == [("not_yet_usable", "warning", "writing", "1/8", "1/8")]
+    assert alarms(repo.findings()) == [("not_yet_usable", "warning", "unknown", "1/8", "1/8")]
+
+
+def test_v34_a_file_without_a_line_in_the_catalogue_is_no_gap(repo: Repo) -> None:
+    repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    repo.catalogue_all()
+    repo.put("1/6")
+    found = repo.findings()
+    assert alarms(found) == []
+    assert [(f.kind, short(f.first)) for f in found if f.kind == "catalogue_stale"] == [("catalogue_stale", "1/6")]
+
+
+def test_v36_a_quiet_server_is_well_and_its_exposure_is_said(repo: Repo) -> None:
+    repo.put("1/1..1/9").backup(2, 3, hour=100)
+    live = primary(0xA, last_archived=pages.name(9), pg_wal=(pages.name(0xA),))
+    found = repo.findings(live, now=NOW + timedelta(days=3))
+    assert alarms(found) == []
+    [rpo] = [f for f in found if f.kind == "rpo"]
+    assert "3 days" in rpo.why and "MB" in rpo.why
+
+
+def test_v38_a_kept_backup_with_its_own_wal_is_usable_and_goes_no_further(repo: Repo) -> None:
+    repo.put("1/2..1/3 1/8..1/C").backup(2, 3, hour=100, keep="standalone")
+    repo.backup(8, 9, hour=1)
+    found = repo.findings(primary(0xD, last_archived=pages.name(0xC)))
+    assert alarms(found) == [] and "standalone" in notes(found)
+
+
+def test_v39_an_accepted_gap_alarms_nobody_and_still_bounds(repo: Repo) -> None:
+    backup = repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    accept(repo.layout, Accepted(NAME6, NAME6, "disk of the archive host died", NOW, "dba"))
+    found = repo.findings()
+    assert alarms(found) == []
+    [hole] = [f for f in found if f.kind == "hole"]
+    assert (hole.state, hole.affected_backups) == ("accepted", (backup,))
+    assert "disk of the archive host died" in hole.why and hole.lost_from is not None
+    repo.path(1, 7).unlink()
+    assert alarms(repo.findings()) == [("hole", "critical", "lost", "1/7", "1/7")]
+
+
+def test_v40_a_timeline_that_does_not_exist_is_refused(repo: Repo) -> None:
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    with pytest.raises(Refused, match="timeline 7 cannot be followed"):
+        report(repo.server, ask_server=False, selected=(7,))
+    assert report(repo.server, ask_server=False, selected=(1,)).status == "ok"
