@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,25 @@ def test_tablespaces_move(debian_postgres: Install, settings: dict[str, str]) ->
             stage.plan(Immediate(), tablespaces={"slow": "/tmp/x"})
 
 
-def test_nothing_of_the_original_stays_in_force(postgres: Install) -> None:
-    with scene(postgres) as stage:
-        stage.cluster.sql("ALTER SYSTEM SET archive_cleanup_command = 'rm -rf /'")
-        stage.cluster.sql("ALTER SYSTEM SET synchronous_standby_names = ''")
-        stage.cluster.configure(
-            data_directory=str(stage.cluster.data), hba_file=str(stage.cluster.data / "pg_hba.conf"), port="1"
+@pytest.fixture(scope="module")
+def stage(postgres: Install) -> Iterator[Scene]:
+    """A server whose configuration leads back to itself, and a backup of it."""
+    with scene(postgres) as made:
+        made.cluster.sql("ALTER SYSTEM SET archive_cleanup_command = 'rm -rf /'")
+        made.cluster.configure(
+            data_directory=str(made.cluster.data),
+            hba_file=str(made.cluster.data / "pg_hba.conf"),
+            max_connections="150",
         )
-        stage.cluster.configure(port=str(stage.cluster.port))
-        info = stage.backup()
-        destination = str(stage.root / "restored")
+        made.cluster.stop()
+        made.cluster.start()
+        made.backup()
+        yield made
+
+
+def test_nothing_of_the_original_stays_in_force(stage: Scene) -> None:
+    destination = str(stage.root / "restored")
+    try:
         execute(stage.order(Immediate(), start=False).to_arguments(), stage.server, Silent())
         found = start.configuration(destination)
         assert found["archive_mode"] == "off" and found["archive_command"] == ""
@@ -85,37 +95,27 @@ def test_nothing_of_the_original_stays_in_force(postgres: Install) -> None:
         assert os.stat(destination).st_mode & 0o777 == 0o700
         assert os.path.exists(os.path.join(destination, "recovery.signal"))
         assert not [name for name in os.listdir(destination) if name.startswith("cellarman")]
-        assert info.id
+    finally:
+        shutil.rmtree(destination)
 
 
-def test_configuration_kept_outside_is_made_anew(postgres: Install) -> None:
+def test_strange_names_of_directories_and_a_taken_port(stage: Scene) -> None:
+    destination = str(stage.root / 'it\'s $HOME "100%"')
+    with stage.restored(Immediate(), destination=destination) as (result, conninfo):
+        assert result["verdict"] == "paused"
+        assert result["port"] != stage.cluster.port
+        assert int(value(conninfo, "SHOW port")) == result["port"]
+
+
+def test_configuration_kept_outside_is_made_anew(stage: Scene) -> None:
     """As Debian does it: the backup holds neither postgresql.conf nor pg_hba.conf."""
-    with scene(postgres) as stage:
-        stage.cluster.configure(max_connections="150")
-        stage.cluster.stop()
-        stage.cluster.start()
-        info = stage.backup()
-        data = Path(stage.server.layout.data(info.id))
-        for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
-            (data / name).unlink()
-        with stage.restored(Immediate()) as (result, _):
-            assert result["verdict"] == "paused"
-            text = Path(result["destination"], "postgresql.conf").read_text()
-            assert "max_connections = '150'" in text
-            assert "peer" in Path(result["destination"], "pg_hba.conf").read_text()
-
-
-def test_strange_names_of_directories(postgres: Install) -> None:
-    with scene(postgres) as stage:
-        stage.backup()
-        destination = str(stage.root / 'it\'s $HOME "100%"')
-        with stage.restored(Immediate(), destination=destination) as (result, _):
-            assert result["verdict"] == "paused"
-
-
-def test_a_taken_port_is_said(postgres: Install) -> None:
-    with scene(postgres) as stage:
-        stage.backup()
-        with stage.restored(Immediate()) as (result, conninfo):
-            assert result["port"] != stage.cluster.port
-            assert int(value(conninfo, "SHOW port")) == result["port"]
+    info = stage.plan().info
+    assert info is not None
+    data = Path(stage.server.layout.data(info.id))
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+        (data / name).unlink()
+    with stage.restored(Immediate()) as (result, _):
+        assert result["verdict"] == "paused"
+        text = Path(result["destination"], "postgresql.conf").read_text()
+        assert "max_connections = '150'" in text
+        assert "peer" in Path(result["destination"], "pg_hba.conf").read_text()
