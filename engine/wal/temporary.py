@@ -33,7 +33,7 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
 def remove_stale(directory: str, young: float) -> int:
     """Remove the dot-files whose maker is gone, and that are older than `young` seconds; return how many.
 
-    The age covers a maker that has not locked its file yet.
+    Younger ones are not even tried: their maker may not have locked them yet, and must find the lock free.
     """
     removed = 0
     try:
@@ -47,8 +47,8 @@ def remove_stale(directory: str, young: float) -> int:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - os.fstat(descriptor).st_ctime >= young:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
                 removed += 1
         except (BlockingIOError, FileNotFoundError):
