@@ -16,7 +16,7 @@ from typing import Literal
 
 from engine.postgres.clock import pg_microseconds, pg_time
 from engine.postgres.lsn import Lsn
-from engine.postgres.segment import segment_before, segment_of, segment_start
+from engine.postgres.segment import segment_before, segment_of
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Base, Facts, Mark, Point
 from engine.recovery.target import (
@@ -352,9 +352,3 @@ def _to_the_end(run: Run, archive: Archive, facts: Facts) -> Try:
 
 def _show(at: datetime) -> str:
     return at.isoformat(sep=" ")
-
-
-def replay_start(run: Run, archive: Archive) -> tuple[int, Lsn]:
-    """Return the first segment that replay reads, and where it starts."""
-    number = segment_of(run.base.start, archive.segment_size)
-    return number, Lsn(segment_start(number, archive.segment_size))

@@ -123,6 +123,8 @@ def _candidates(server: Server, ref: str, found: Catalogue) -> list[BackupInfo]:
     info = repository.find(server.layout, ref)
     if not restorable(info):
         state = "is being deleted" if info.deleting else f"is {info.status.lower()}"
+        if info.status == "DONE" and not info.deleting:
+            state = "lacks end_time, begin_wal, end_wal or version in its backup.info"
         raise Refused(
             f"backup {info.id} cannot be restored",
             f"it {state}" + (f": {info.error}" if info.error else ""),

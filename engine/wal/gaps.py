@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.postgres.lsn import Lsn
-from engine.postgres.segment import segment_before, segment_name, segment_of, segment_start
+from engine.postgres.segment import segment_before, segment_name, segment_of
 from engine.postgres.timeline import Lineage, Switch, latest_timeline
 
 EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment"]
@@ -223,8 +223,3 @@ def history_holes(archive: Archive) -> list[int]:
     server that is promoted there calls itself by a number that is taken."""
     newest = max(archive.histories, default=1)
     return [t for t in range(2, newest) if t not in archive.histories]
-
-
-def segment_span(first: int, last: int, size: int) -> tuple[Lsn, Lsn]:
-    """Return the LSNs that segments `first` to `last` cover, the end exclusive."""
-    return Lsn(segment_start(first, size)), Lsn(segment_start(last + 1, size))
