@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from engine.backup import streaming, waiting
+from engine.backup import ending, waiting
 from engine.config import Config, Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
@@ -89,7 +89,7 @@ def _fail(server: Server, info: BackupInfo, report: Reporter) -> None:
     facts = repository.facts(server.layout, info.id)
     job = f" (job {facts['job']})" if facts.get("job") else ""
     reason = f"the worker{job} died while the backup was {info.status}; found by maintenance"
-    streaming.give_up(server, info, reason, str(facts.get("client", "")), report)
+    ending.give_up(server, info, reason, str(facts.get("client", "")), report)
     report.note(f"backup {info.id} of {server.name} is FAILED: {reason}", "warn")
 
 
@@ -135,7 +135,7 @@ def _promote(server: Server, report: Reporter) -> None:
                 if waiting.missing(layout, now):
                     waiting.push(server, now)
                     continue
-                streaming.complete(server, now)
+                ending.complete(server, now)
                 report.note(f"backup {info.id} of {server.name} has its WAL and is DONE")
         except Busy:
             continue  # its own worker waits for the same

@@ -8,14 +8,13 @@ corrected from the finished backup_label; the end is how far the server has writ
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from engine.backup import basebackup, label, lane, preflight, syncing, waiting
+from engine.backup import basebackup, ending, label, lane, preflight, syncing, waiting
 from engine.backup.basebackup import Call, Tick
 from engine.backup.monitor import ARCHIVING, Monitor
 from engine.backup.preflight import Ready
@@ -34,8 +33,6 @@ from engine.repository.backupinfo import BackupInfo, Tablespace
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-_RELEASE_PATIENCE = 5.0
-"""Seconds that the server gets to end a backup that was given up."""
 _KEEPALIVE = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Seconds, so that a server that vanished is noticed within a minute."""
 
@@ -269,9 +266,9 @@ class _Run:
             return
         try:
             if status == "WAITING_FOR_WALS":
-                self._save(status="FAILED", error=reason(error))
+                self._save(status="FAILED", error=ending.reason(error))
             else:
-                give_up(self.server, self.info, reason(error), self.client, self.report)
+                ending.give_up(self.server, self.info, ending.reason(error), self.client, self.report)
         except (CellarmanError, OSError) as second:
             path = self.server.layout.backup_info(self.info.id)
             self.report.note(f"{path} could not say that the backup failed: {second}; cellarman cron does", "error")
@@ -286,54 +283,6 @@ class _Run:
 
 def _no_matter(entry: ManifestFile) -> None:
     """Pass over a file of the manifest."""
-
-
-def reason(error: BaseException) -> str:
-    """Return an error as the one line that backup.info takes."""
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:1000]
-
-
-def give_up(server: Server, info: BackupInfo, why: str, client: str, report: Reporter) -> None:
-    """Leave a backup FAILED: ended on the server, its files removed, the reason in backup.info.
-
-    The caller holds the server's backup lock. `client` is what its pg_basebackup called itself, "" for not known.
-    """
-    if client:
-        _release(server, client, report)
-    _discard(server, info.id)
-    repository.save(server.layout, replace(info, status="FAILED", error=why))
-
-
-def complete(server: Server, info: BackupInfo) -> None:
-    """Make a backup DONE whose WAL is all in the archive; the caller holds its lock."""
-    repository.save(server.layout, replace(info, status="DONE"))
-
-
-def _discard(server: Server, backup_id: str) -> None:
-    """Remove what a failed backup copied, so that it takes no room; its place stays, empty, for Barman to delete."""
-    shutil.rmtree(server.layout.backup(backup_id), ignore_errors=True)
-    try:
-        os.makedirs(server.layout.data(backup_id), mode=0o755, exist_ok=True)
-    except OSError:
-        return  # a repository that became read-only: what is left is named FAILED all the same
-
-
-def _release(server: Server, client: str, report: Reporter) -> None:
-    """End the backup on the server: it would only notice at its next write that nobody listens."""
-    deadline = time.monotonic() + _RELEASE_PATIENCE
-    try:
-        with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as conn, conn.cursor() as cursor:
-            while time.monotonic() < deadline:
-                cursor.execute(
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s",
-                    (client,),
-                )
-                if cursor.fetchone() == (0,):
-                    return
-                time.sleep(0.05)
-    except CellarmanError as error:
-        report.note(f"the server ends its side of the backup by itself: {error}")
 
 
 def _same_timeline(conn: Connection, timeline: int) -> None:
