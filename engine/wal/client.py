@@ -164,8 +164,8 @@ def _complain(error: BaseException) -> None:
     try:
         sys.stderr.write(f"cellarman-wal: {text}\n")
         sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError, AttributeError):
+        pass  # closed: the exit code has to tell
 
 
 if __name__ == "__main__":

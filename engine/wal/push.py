@@ -207,7 +207,7 @@ def _unlink(path: str) -> None:
 
 
 def _note_path(layout: Layout, name: str) -> str:
-    return os.path.join(layout.errors, f"{os.fsdecode(os.fsencode(name)[:200])}.refused-at-push.reason.txt")
+    return os.path.join(layout.errors, f"{os.fsdecode(os.fsencode(name)[:200])}.refused-at-push")
 
 
 def _note(layout: Layout, path: str, error: CellarmanError) -> None:

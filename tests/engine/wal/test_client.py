@@ -237,6 +237,17 @@ def test_a_hole_is_255_and_says_why_in_one_line(here: Here) -> None:
     assert pages.name(5) in Path(here.layout.own, "accepted-gaps.log").read_text()
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_a_hole_is_255_also_when_nobody_can_be_told(here: Here, closed: str) -> None:
+    for number in (4, 6):
+        assert here.push(pages.put(here.data / "pg_wal", number)).returncode == 0
+    words = here.command("get", pages.name(5), "pg_wal/R", "--server", "main", "--config", str(here.config))
+    line = ["sh", "-c", f'"$@" {closed}', "sh", *words]
+    assert subprocess.run(line, cwd=here.data, env=here.env, check=False).returncode == 255
+    words[4] = pages.name(7)
+    assert subprocess.run(line[:4] + words, cwd=here.data, env=here.env, check=False).returncode == 1
+
+
 def test_get_answers_to_the_cluster_that_asks(here: Here) -> None:
     assert here.push(pages.put(here.data / "pg_wal", 5)).returncode == 0
     (here.data / "global").mkdir()
