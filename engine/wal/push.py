@@ -9,6 +9,7 @@ Light: the WAL client loads this.
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import sys
 
@@ -100,11 +101,8 @@ def _place(layout: Layout, copy: _Copy, facts: Facts) -> Stored | Duplicate:
     target = os.path.join(layout.incoming, facts.name)
     outcome: Stored | Duplicate = archive.Stored(facts.name, facts.size, facts.size)
     while True:
-        try:
-            os.link(copy.temporary, target)
+        if _link(copy.temporary, target):
             break
-        except FileExistsError:
-            pass
         try:
             if archive.holds(target, copy.source, facts):
                 archive.sync_file(target)
@@ -119,6 +117,21 @@ def _place(layout: Layout, copy: _Copy, facts: Facts) -> Stored | Duplicate:
     sync_directory(layout.incoming)
     step("push.synced")
     return outcome
+
+
+def _link(temporary: str, target: str) -> bool:
+    """Give a file its name unless there is one of that name; tell whether it has it now."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if os.path.lexists(target):
+            return False
+        os.rename(temporary, target)  # a file system without hard links
+    return True
 
 
 class _Copy:
@@ -162,7 +175,7 @@ class _Copy:
             count = self._piece(min(_PIECE, size - at))
             if not count:
                 return
-            os.posix_fadvise(self._sink, at, count, os.POSIX_FADV_DONTNEED)
+            _write_out(self._sink, at, count)
             at += count
 
     def _piece(self, count: int) -> int:
@@ -197,6 +210,14 @@ class _Copy:
             os.close(self.source)
         os.close(self._sink)
         self._sink = self.source = -1
+
+
+def _write_out(descriptor: int, at: int, count: int) -> None:
+    """Have the kernel begin to write a range; a hint, which some file systems do not take."""
+    try:
+        os.posix_fadvise(descriptor, at, count, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        pass
 
 
 def _unlink(path: str) -> None:

@@ -530,6 +530,17 @@ class TestStorage:
         assert here.get(pages.name(5)).returncode == 0
         assert here.delivered() == pages.content(5)
 
+    def test_a_file_system_without_hard_links_serves_too(self, here: Here) -> None:
+        identity.write(here.layout, pages.SYSTEM, 15)
+        source = pages.put(here.data / "pg_wal", 5)
+        done, trace = self.traced(here, source, "-e", "inject=link,copy_file_range,fadvise64:error=EPERM")
+        assert trace.count("(INJECTED)") >= 3
+        assert done.returncode == 0, done.stderr
+        assert here.get(pages.name(5)).returncode == 0
+        assert here.delivered() == pages.content(5)
+        done, _ = self.traced(here, pages.put(here.data / "pg_wal", 5, seed=1), "-e", "inject=link:error=EPERM")
+        assert done.returncode == 1
+
     def test_a_read_that_fails_is_255(self, here: Here) -> None:
         here.push(pages.put(here.data / "pg_wal", 5))
         trace = here.root / "trace"
