@@ -17,6 +17,8 @@ def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
     config = root / "cellarman.toml"
     config.write_text(f'[cellarman]\nbarman_home = "{root}/barman"\n[servers.main]\nconninfo = "host=/nowhere"\n')
     (root / "barman" / "main" / "wals").mkdir(parents=True)
+    bare = 1000 * statistics.median(_all([str(BIN / "python"), "-c", "pass"]))
+    yield at_most("python -c pass, for comparison", bare, 20, "ms")
     version = [str(BIN / "cellarman"), "--version"]
     yield at_most("cellarman --version", 1000 * statistics.median(_all(version)), 60, "ms")
     # The first byte is the one-line reason that the segment is not there.

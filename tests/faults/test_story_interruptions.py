@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import cluster, programs
 from tests.support.programs import Cellarman, until
+from tests.support.site import processes
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,6 @@ def server(postgres: cluster.Install) -> Iterator[cluster.Cluster]:
 def configured(root: Path, server: cluster.Cluster, **settings: Any) -> Cellarman:
     slot = f"slot_{root.name.replace('-', '_').lower()}"[:60]
     return programs.configure(root, server, **{"slot_name": slot, **settings})
-
-
-def processes_naming(text: str) -> list[str]:
-    return [line for line in programs.run(["ps", "-eo", "args"]).out.splitlines() if text in line]
 
 
 def running_job(ours: Cellarman) -> dict[str, Any] | None:
@@ -57,7 +54,7 @@ def test_a_terminal_that_goes_ends_the_looking_and_a_killed_worker_is_seen_at_on
         died = until(lambda: slow.json("jobs")["jobs"][0]["status"] == "died", seconds=2, what="the sight of its death")
         assert died
         assert slow.json("servers", code=1)["servers"][0]["jobs"] == 0
-        until(lambda: not processes_naming(f"{tmp_path}/barman/main/base"), seconds=10, what="pg_basebackup's end")
+        until(lambda: not processes("pg_basebackup", str(tmp_path)), seconds=10, what="pg_basebackup's end")
         assert slow.json("backups", "main")["backups"][0]["status"] not in ("done", "waiting_for_wals")
         slow.run("cron")
         failed = slow.json("backups", "main")["backups"][0]
@@ -81,7 +78,7 @@ def test_a_cancelled_job_leaves_a_failed_backup_with_the_reason_and_nothing_runn
         state = slow.json("jobs")["jobs"][0]
         assert (state["id"], state["status"]) == (job, "cancelled")
         assert slow.json("backups", "main")["backups"][0]["status"] == "failed"
-        assert not processes_naming(f"{tmp_path}/barman/main/base")
+        assert not processes("pg_basebackup", str(tmp_path))
         senders = "SELECT count(*) FROM pg_stat_replication WHERE state = 'backup'"
         until(lambda: server.value(senders) == 0, what="the end of the server's side")
 

