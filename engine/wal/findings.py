@@ -27,7 +27,7 @@ from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import Scrutiny, examine, header_of, unindexed_in
+from engine.wal.scrutiny import MOST_LOOKED_AT, Scrutiny, examine, header_of, unindexed_in
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
@@ -109,7 +109,7 @@ def gather(
     if not read_only and 0 < unindexed_in(layout, names, size)[0] <= _INDEXED_HERE:
         _catch_up(layout, told, unknown)
     scrutiny = examine(layout, names, inventory, _matter(infos, inventory), system)
-    _say_unchecked(scrutiny, inventory, server.name, unknown)
+    _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
     archive = Archive(size, inventory.segments, good, {}, bad)
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
@@ -201,8 +201,8 @@ def _matter(infos: Sequence[BackupInfo], inventory: Inventory) -> list[tuple[int
     return wanted
 
 
-def _say_unchecked(scrutiny: Scrutiny, inventory: Inventory, server: str, unknown: list[str]) -> None:
-    total = sum(len(numbers) for numbers in inventory.segments.values())
+def _say_unchecked(scrutiny: Scrutiny, names: Names, server: str, unknown: list[str]) -> None:
+    total = sum(last - first + 1 for each in names.directories.values() for first, last in each.spans)
     if scrutiny.unchecked > 0:
         unknown.append(
             f"{scrutiny.unchecked} of {total} segments have not been looked into yet: maintenance does it, or "
@@ -210,7 +210,7 @@ def _say_unchecked(scrutiny: Scrutiny, inventory: Inventory, server: str, unknow
         )
     if scrutiny.changed:
         unknown.append(f"{scrutiny.changed} segments changed after they were indexed and have not been read again yet")
-    if scrutiny.looked_at and scrutiny.looked_at < total - scrutiny.unchecked:
+    if scrutiny.looked_at >= MOST_LOOKED_AT and scrutiny.looked_at < total - scrutiny.unchecked:
         unknown.append(
             f"whether files changed in place after they were indexed was looked at for {scrutiny.looked_at} of {total}"
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
+from engine.postgres.recordcheck import RecordCheck
 from engine.repository.layout import Layout
 from engine.wal import codec, index
 from engine.wal.inventory import Inventory, Names
@@ -170,11 +171,15 @@ def problem_of(path: str, name: str, system_id: int | None, *, followed: bool) -
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     problem = walfile.check_segment(name, header, system_id=system_id, size=len(data))
-    if problem is None and followed:
-        facts = walfile.walk(data, header)
-        if not facts.complete:
-            return f"its valid data ends at {facts.end_lsn}: {facts.ended_by}"
-    return problem
+    if problem is not None:
+        return problem
+    facts = walfile.walk(data, header)
+    wrong = RecordCheck().segment(data, header, facts.end_lsn - header.address)
+    if wrong is not None:
+        return f"corrupt: {wrong}"
+    if followed and not facts.complete:
+        return f"its valid data ends at {facts.end_lsn}: {facts.ended_by}"
+    return None
 
 
 def header_of(path: str) -> walfile.SegmentHeader | None:

@@ -251,6 +251,15 @@ def test_postgresql_promotes_at_damage_that_is_critical_here(archive: Archive, t
     assert outcome == ("promoted", archive.predicted()) and outcome[1] == {1, 2, 3, 4}
 
 
+def test_v10_a_flipped_byte(archive: Archive, tmp_path: Path) -> None:
+    assert alarms(archive.judged()) == []
+    flip(archive.of_row(5))
+    [alarm] = alarms(archive.judged())
+    assert alarm[:2] == ("corrupt", "critical")
+    said, rows = archive.story.outcome(tmp_path / "pg", archive.plain)
+    assert said == "promoted" and {1, 2, 3, 4} <= rows < set(range(1, ROWS + 1))
+
+
 def test_v3_with_a_target_behind_the_hole(archive: Archive, tmp_path: Path) -> None:
     archive.of_row(5).unlink()
     assert archive.judged()[0].severity == "critical"
