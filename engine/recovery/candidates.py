@@ -18,7 +18,7 @@ from engine.postgres.clock import pg_microseconds, pg_time
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_of
 from engine.postgres.timeline import Lineage
-from engine.recovery.facts import Base, Facts, Mark, Point
+from engine.recovery.facts import Base, Facts, Mark, Point, Row
 from engine.recovery.target import (
     EndOfArchive,
     Immediate,
@@ -29,6 +29,9 @@ from engine.recovery.target import (
     XidTarget,
 )
 from engine.wal.gaps import Archive, Key, NoLineage, Reach, core_range, live_segments, reach, resolve
+
+_MOST_READ = 64
+"""Segments without a row in the index that are read one after the other in search of a time."""
 
 MissKind = Literal["unusable", "off_branch", "too_new", "unreachable"]
 
@@ -255,7 +258,13 @@ def _around(
     """Return the choice that stops before the first mark that `stops`, with the commits on both sides."""
     before: Mark | None = None
     held: Key | None = None
-    for key in keys(run, archive, segment_of(run.base.stop, archive.segment_size)):
+    row: Row | None
+    everything = list(keys(run, archive, segment_of(run.base.stop, archive.segment_size)))
+    unread = _passed_over(everything, facts, later)
+    notes = (f"{len(unread)} segments are not indexed: their commits were taken to be in order",) if unread else ()
+    for key in everything:
+        if key in unread:
+            continue
         row = facts.row(key)
         if row is not None and (row.max_time is None or not later(row.max_time)):
             held = key if row.max_time is not None else held
@@ -265,11 +274,31 @@ def _around(
             if mark.lsn < run.base.stop:
                 continue
             if stops(mark):
-                return Choice(run, key[1], kept or _last_of(held, facts, run.base.stop) or before, mark)
+                kept = kept or _last_of(held, facts, run.base.stop) or before
+                return Choice(run, key[1], kept, mark, notes=notes)
             kept = mark if mark.commit else kept
         if kept is not None:
             before, held = kept, None
     raise AssertionError("a later transaction was proven to exist")
+
+
+def _passed_over(everything: Sequence[Key], facts: Facts, later: Callable[[int], bool]) -> set[Key]:
+    """Return the segments before the first later time that need not be read, where the index lacks very many.
+
+    Their commit times are taken to ascend, as they do but for moments: reading all of a long archive takes hours.
+    """
+    unknown = [key for key in everything if facts.row(key) is None]
+    if len(unknown) <= _MOST_READ:
+        return set()
+    low, high = 0, len(unknown)
+    while low < high:
+        middle = (low + high) // 2
+        latest = facts.walk(unknown[middle]).max_time
+        if latest is not None and later(latest):
+            high = middle
+        else:
+            low = middle + 1
+    return set(unknown[: max(0, low - _MOST_READ // 2)])
 
 
 def _last_of(key: Key | None, facts: Facts, stop: int) -> Mark | None:

@@ -169,5 +169,5 @@ def _failed(item: Item, error: OSError) -> CellarmanError:
     return CellarmanError(
         f"{item.destination} could not be written from {item.source}",
         str(error),
-        "free or replace what is named, and run the restore again: it removes what this one left",
+        "put right what is named, and run the restore again; nothing half-made is left",
     )

@@ -115,7 +115,7 @@ def extract(
         raise CellarmanError(
             f"{tar.path} could not be extracted into {destination}",
             str(error),
-            "free or replace what is named, and run the restore again: it removes what this one left",
+            "put right what is named, and run the restore again; nothing half-made is left",
         ) from error
     return made
 

@@ -18,7 +18,7 @@ from engine.recovery.candidates import Choice, Miss, choose, keys
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
 from engine.recovery.plan import Order, Plan, WalRange
-from engine.recovery.target import EndOfArchive, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, NameTarget, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Catalogue
@@ -65,7 +65,7 @@ def make_plan(
     except Refused as none:
         return Plan(order, False, (none,))
     system = _system_id(server, infos)
-    if not read_only:
+    if not read_only and isinstance(order.target, TimeTarget | XidTarget | NameTarget):
         _index(server, reporter)
     best = _search(server, order, infos, system, reporter)
     warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]

@@ -53,7 +53,11 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
     what = f"restore backup {plan.info.id}"
     lock = server.layout.lock(plan.info.id)
     with locks.hold(lock, wait=server.lock_timeout, what=what, shared=True):
-        _restore(server, plan, report)
+        try:
+            _restore(server, plan, report)
+        except OSError as error:
+            again = "put right what is named, and run the restore again; nothing half-made is left"
+            raise CellarmanError(f"the restore into {order.destination} failed", str(error), again) from error
     document = {**_outcome(plan), "good": True}
     if not order.start:
         summary = (

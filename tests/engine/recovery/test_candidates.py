@@ -47,6 +47,23 @@ class Made:
         return []
 
 
+def test_a_long_unindexed_archive_is_not_read_whole() -> None:
+    marks = [Mark(Lsn(n * SIZE + 8), 100 + n, n * 10) for n in range(2, 2002)]
+    read: set[int] = set()
+
+    class Counted(Made):
+        def marks(self, key: Key) -> Sequence[Mark]:
+            read.add(key[1])
+            return super().marks(key)
+
+    base = Base("b", 1, Lsn(2 * SIZE), Lsn(2 * SIZE + 100), pg_time(21))
+    found = choose(
+        TimeTarget(pg_time(10005)), [base], "latest", Archive(SIZE, {1: range(2, 2002)}), Counted(marks, set(), 2001)
+    )
+    assert isinstance(found, Choice) and found.kept == marks[998] and found.dropped == marks[999]
+    assert len(read) < 100 and "not indexed" in found.notes[0]
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Made, list[Base], Archive]:
     count = draw(st.integers(1, 24))
