@@ -90,7 +90,7 @@ ACTIONS: dict[str, tuple[str, Action, bool]] = {
 """Name to summary, function, and whether it has a --json form."""
 
 OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "gaps": walgaps.add_arguments,
-    "timelines": waltimelines.add_arguments,
-    "events": walevents.add_arguments,
+    "gaps": walgaps.add_options,
+    "timelines": waltimelines.add_options,
+    "events": walevents.add_options,
 }

@@ -17,7 +17,7 @@ KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY)
 _BUDGET = 20.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, action="append", default=[], help="only these; may be repeated")
     parser.add_argument("--last", metavar="N", type=int, default=0, help="only the last N")
 

@@ -20,7 +20,7 @@ _BEARABLE = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced
 """Kinds of finding that can be accepted."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeline", metavar="N", type=_timeline, action="append", default=[], help="judge it, too")
     parser.add_argument("--offline", action="store_true", help="judge by the disk alone: do not ask the server")
     parser.add_argument("--all", action="store_true", help="print notes, too")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from engine.wal.family import Branch
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="do not ask the server which timeline it is on")
 
 

@@ -115,6 +115,7 @@ def gather(
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)
+    cases[0] = replace(cases[0], unseen=_unseen(names, size))
     if live is None and ask_server:
         unknown.append("what the server wrote, archived and still holds: it could not be asked")
     return Dossier(tuple(cases), tuple(found), tuple(unknown))
@@ -199,6 +200,17 @@ def _matter(infos: Sequence[BackupInfo], inventory: Inventory) -> list[tuple[int
     for timeline in sorted(inventory.segments, reverse=True):
         wanted += [(timeline, span) for span in sorted(inventory.segments[timeline].spans(), reverse=True)[:1000]]
     return wanted
+
+
+def _unseen(names: Names, size: int) -> dict[int, Runs]:
+    """Return the segments that directories which cannot be read would hold."""
+    per_log = 0x1_0000_0000 // size
+    spans: dict[int, list[Span]] = {}
+    for path, _ in names.unreadable:
+        directory = os.path.basename(path)
+        first = int(directory[8:], 16) * per_log
+        spans.setdefault(int(directory[:8], 16), []).append((first, first + per_log - 1))
+    return {timeline: Runs(own) for timeline, own in spans.items()}
 
 
 def _say_unchecked(scrutiny: Scrutiny, names: Names, server: str, unknown: list[str]) -> None:

@@ -60,7 +60,7 @@ def _unreadable(names: Names) -> Iterator[Finding]:
             "warning",
             "unknown",
             int(directory[:8], 16),
-            why=f"{path} cannot be read: {reason}; its segments count as missing",
+            why=f"{path} cannot be read: {reason}; whether its segments are there is not known",
             fix=f"make it readable for this account: chmod -R u+rX {path}",
         )
 

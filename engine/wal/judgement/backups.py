@@ -11,7 +11,7 @@ from engine.wal.judgement.states import ON_ITS_WAY, UNKNOWN, Whereabouts
 from engine.wal.judgement.values import Base, Case, Finding
 
 
-def backup_findings(case: Case, lines: Sequence[Line]) -> list[Finding]:
+def backup_findings(case: Case, lines: Sequence[Line], states: Whereabouts) -> list[Finding]:
     """Return what is wrong with backups: unusable, not usable yet, off the branch that `latest` follows."""
     size = case.archive.segment_size
     whole = {base.id for line in lines for base in line.bases if line.usable(base, size)}
@@ -22,7 +22,7 @@ def backup_findings(case: Case, lines: Sequence[Line]) -> list[Finding]:
         elif base.self_contained:
             found.append(_note(base, "self_contained", "it carries its own WAL and can be restored to its end only"))
         else:
-            found += _lacking(case, lines, base, alone=not whole)
+            found += _lacking(case, lines, base, states, alone=not whole)
         found += _off_branch(case, base)
     return found
 
@@ -36,7 +36,7 @@ def _note(base: Base, kind: str, why: str) -> Finding:
     return Finding(kind, "note", None, base.timeline, affected_backups=(base.id,), why=why)
 
 
-def _lacking(case: Case, lines: Sequence[Line], base: Base, *, alone: bool) -> Iterator[Finding]:
+def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts, *, alone: bool) -> Iterator[Finding]:
     """Yield what a backup lacks to be consistent."""
     archive, size = case.archive, case.archive.segment_size
     first, last = core_range(base.start, base.stop, size)
@@ -45,7 +45,6 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, *, alone: bool) -> I
         return
     # The lineage that lacks least is the one to follow.
     line = min(on, key=lambda line: sum(end - begin for begin, end in line.good.missing(first, last)))
-    states = Whereabouts(case)
     lack = [
         (state, timeline, a, b)
         for begin, end in line.good.missing(first, last)
@@ -55,6 +54,10 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, *, alone: bool) -> I
     state, timeline, begin, end = next((each for each in lack if each[0] not in ON_ITS_WAY), lack[0])
     names = archive.name(timeline, begin), archive.name(timeline, end)
     count = sum(b - a + 1 for _, _, a, b in lack)
+    if state == UNKNOWN and begin in case.unseen.get(timeline, ()):
+        why = "its WAL is in a directory that cannot be read: whether it is there is not known"
+        yield Finding("unusable", "warning", state, timeline, *names, count, (base.id,), why=why)
+        return
     if state in ON_ITS_WAY or state == UNKNOWN:
         why = "WAL that it needs to be consistent has not come yet"
         fix = f"cellarman check {case.server}" if state == UNKNOWN else ""

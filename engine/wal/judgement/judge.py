@@ -8,6 +8,7 @@ from engine.wal.judgement.backups import backup_findings, orphans
 from engine.wal.judgement.branches import branch_findings
 from engine.wal.judgement.coverage import Line, lines
 from engine.wal.judgement.matter import hole_findings, kind_of
+from engine.wal.judgement.states import Whereabouts
 from engine.wal.judgement.supply import supply_findings
 from engine.wal.judgement.values import RANK, Case, Finding
 from engine.wal.runs import spans_of
@@ -16,9 +17,10 @@ from engine.wal.runs import spans_of
 def judge(case: Case) -> list[Finding]:
     """Return all findings about a case, worst first."""
     interest = lines(case)
+    states = Whereabouts(case)
     found = [
-        *hole_findings(case, interest),
-        *backup_findings(case, interest),
+        *hole_findings(case, interest, states),
+        *backup_findings(case, interest, states),
         *branch_findings(case, interest),
         *supply_findings(case, interest),
         *orphans(case, interest),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from engine.wal.accepted import Accepted
@@ -15,6 +15,8 @@ from engine.wal.judgement.values import RANK, Base, Case, Finding, Severity
 from engine.wal.runs import Span
 
 ACCEPTED = "accepted"
+_MOST_HOLES = 1000
+"""On one lineage; beyond that only the first and the last ones are judged."""
 HOLE, HAZARD, IRRELEVANT = "hole", "branch_hazard", "irrelevant"
 
 
@@ -30,21 +32,37 @@ class Cost:
     why: str = ""
 
 
-def hole_findings(case: Case, lines: Sequence[Line]) -> list[Finding]:
+def hole_findings(case: Case, lines: Sequence[Line], states: Whereabouts) -> list[Finding]:
     """Return the findings about everything that lacks on the lineages of interest; one a range, state and kind."""
-    states = Whereabouts(case)
     found: dict[tuple[str, str | None, str | None], Finding] = {}
     for line in lines:
-        for hole in holes(line, case.archive.segment_size):
+        every = holes(line, case.archive.segment_size)
+        if len(every) > _MOST_HOLES:
+            found[("hole", str(line.timeline), None)] = _too_many(case, line, every)
+            every = every[: _MOST_HOLES // 2] + every[-_MOST_HOLES // 2 :]
+        for hole in every:
             for finding in _of_hole(case, line, hole, states):
                 key = (finding.kind, finding.first, finding.last)
                 found[key] = _worse(found[key], finding) if key in found else finding
     return list(found.values())
 
 
-def _worse(one: Finding, other: Finding) -> Finding:
-    from dataclasses import replace
+def _too_many(case: Case, line: Line, every: Sequence[Span]) -> Finding:
+    """Return the finding about all holes of a lineage that has too many to judge each by itself."""
+    first, last = every[0][0], every[-1][1]
+    return Finding(
+        HOLE,
+        "warning",
+        UNKNOWN,
+        line.timeline,
+        case.archive.name(line.canonical(first), first),
+        case.archive.name(line.canonical(last), last),
+        sum(b - a + 1 for a, b in every),
+        why=f"{len(every)} holes, too many to judge each: only the first and the last ones are",
+    )
 
+
+def _worse(one: Finding, other: Finding) -> Finding:
     bad, mild = (one, other) if RANK[one.severity] <= RANK[other.severity] else (other, one)
     return replace(bad, affected_backups=tuple(dict.fromkeys((*bad.affected_backups, *mild.affected_backups))))
 
@@ -62,7 +80,7 @@ def _of_hole(case: Case, line: Line, hole: Span, states: Whereabouts) -> Iterato
     for timeline, state, first, last in pieces:
         if state == PENDING:
             yield _pending(case, timeline, first, last)
-        elif state not in ON_ITS_WAY and (state != UNKNOWN or case.live is not None):
+        elif state not in ON_ITS_WAY and (state != UNKNOWN or case.live is not None or _unseen(case, timeline, first)):
             for begin, end, gap in _by_acceptance(case, timeline, first, last):
                 yield from _gone(case, line, cost, timeline, state, begin, end, gap)
 
@@ -109,6 +127,8 @@ def _gone(
             why = f"accepted {gap.at:%Y-%m-%d}{f' by {gap.by}' if gap.by else ''}: {gap.reason}"
         elif state == DELAYED and severity != "note" and kind == HOLE:
             severity, why = "note", "pushers that work side by side may still bring it"
+        elif _unseen(case, timeline, begin):
+            severity, why = "warning", "its directory cannot be read: whether it is there is not known"
         elif state == UNKNOWN and severity != "note":
             severity, why = "note", "whether it is lost or has not come yet is not known"
         yield Finding(
@@ -125,6 +145,10 @@ def _gone(
             why,
             fix,
         )
+
+
+def _unseen(case: Case, timeline: int, number: int) -> bool:
+    return number in case.unseen.get(timeline, ())
 
 
 def _kinds(case: Case, timeline: int, first: int, last: int) -> Iterator[tuple[str, int, int, str]]:
@@ -186,6 +210,8 @@ def _cost(case: Case, line: Line, hole: Span) -> Cost:
     after = next((base for base in usable if cores[base.id][0] > hole[1]), None)
     affected = tuple(base.id for base in (*killed, *before))
     earlier = [base for base in continued if cores[base.id][1] < hole[0]]
+    if not case.bases:
+        return Cost("warning", (), why="no backup: nothing can be recovered yet")
     if not killed and not earlier:
         return Cost("note", (), irrelevant=True, why="no backup needs it")
     if not before:

@@ -47,7 +47,7 @@ class Whereabouts:
 
     def split(self, timeline: int, first: int, last: int, following: int | None) -> Iterator[tuple[str, int, int]]:
         """Yield (state, first, last) of a range that lacks; `following` is the first good segment after the hole."""
-        default = self._defaults(timeline, first, last, following)
+        default = self._seen(timeline, self._defaults(timeline, first, last, following))
         states: list[tuple[str, int, int]] = []
         own = [number for t, number in self._special if t == timeline and first <= number <= last]
         for state, begin, end in default:
@@ -61,6 +61,17 @@ class Whereabouts:
             if at <= end:
                 states.append((state, at, end))
         yield from _joined(states)
+
+    def _seen(self, timeline: int, states: Iterator[tuple[str, int, int]]) -> Iterator[tuple[str, int, int]]:
+        """Yield the states, unknown where a directory cannot be read."""
+        unseen = self._case.unseen.get(timeline)
+        for state, first, last in states:
+            if unseen is None or state not in (LOST, DELAYED):
+                yield state, first, last
+                continue
+            parts = [(UNKNOWN, a, b) for a, b in unseen.within(first, last)]
+            parts += [(state, a, b) for a, b in unseen.missing(first, last)]
+            yield from sorted(parts, key=lambda part: part[1])
 
     def _defaults(self, timeline: int, first: int, last: int, following: int | None) -> Iterator[tuple[str, int, int]]:
         """Yield the states of a range as if no copy of a segment were anywhere."""

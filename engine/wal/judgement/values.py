@@ -11,6 +11,7 @@ from engine.postgres.lsn import Lsn
 from engine.wal.accepted import Accepted
 from engine.wal.gaps import Archive, Key
 from engine.wal.live import Live
+from engine.wal.runs import Runs
 
 Severity = Literal["note", "warning", "critical"]
 Status = Literal["ok", "warning", "critical"]
@@ -148,5 +149,7 @@ class Case:
     concurrency: int = 1
     """So many pushers may work at once: that far behind the newest a segment may still be on its way. PostgreSQL
     itself archives one after the other, and cellarman-wal acknowledges only what is archived."""
+    unseen: Mapping[int, Runs] = field(default_factory=dict)
+    """By timeline, the segments whose directories cannot be read."""
     past: bool = False
     """Of an older incarnation: nothing is written to it any more."""

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from engine.config import Server
 from engine.event import Silent
 from engine.postgres.facts import Archiver
@@ -122,7 +124,9 @@ def filled(number: int, timeline: int, *, system: int = SYSTEM, size: int = SIZE
     first_body = 8192 - 40
     body = 8192 - 24
     total = first_body + body * (size // 8192 - 1)
-    parts = [page(0, 0) + struct.pack("<IIQBBHI", total, 0, 0, 0, 10, 0, 0) + bytes(first_body - 24)]
+    record = struct.pack("<IIQBBH", total, 0, 0, 0, 10, 0)
+    checksum = google_crc32c.extend(google_crc32c.value(bytes(total - 24)), record)
+    parts = [page(0, 0) + record + struct.pack("<I", checksum) + bytes(first_body - 24)]
     left = total - first_body
     for at in range(8192, size, 8192):
         parts.append(page(at, left) + bytes(body))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,12 +12,14 @@ import pytest
 
 from engine.errors import Refused
 from engine.postgres.lsn import Lsn
+from engine.postgres.timeline import Switch
 from engine.wal.accepted import Accepted, accept
 from engine.wal.findings import report
 from engine.wal.gaps import Archive
 from engine.wal.inventory import list_names, take
 from engine.wal.judgement.judge import judge
 from engine.wal.judgement.values import Base, Case
+from engine.wal.runs import Runs
 from tests.engine.wal import pages
 from tests.engine.wal.judgement.archive_of import HOUR, NOW, SIZE, Repo, alarms, filled, notes, primary, short
 
@@ -309,3 +313,53 @@ def test_v40_a_timeline_that_does_not_exist_is_refused(repo: Repo) -> None:
     with pytest.raises(Refused, match="timeline 7 cannot be followed"):
         report(repo.server, ask_server=False, selected=(7,))
     assert report(repo.server, ask_server=False, selected=(1,)).status == "ok"
+
+
+def test_a_switch_on_a_segments_border_needs_the_parents_last_segment_whole(repo: Repo) -> None:
+    repo.put("1/1..1/5 2/6..2/9").history(2, "1\t0/600000\tx\n").backup(2, 3, hour=10)
+    assert alarms(repo.findings()) == []
+    repo.path(1, 5).unlink()
+    assert alarms(repo.findings()) == [("hole", "critical", "lost", "1/5", "1/5")]
+
+
+def test_a_directory_that_cannot_be_read_is_unknown_and_never_ok(repo: Repo) -> None:
+    backup = repo.put("1/1..1/9 1/1000..1/1004").backup(2, 3, hour=10)
+    directory = repo.path(1, 5).parent
+    directory.chmod(0)
+    try:
+        if os.access(directory, os.R_OK):
+            pytest.skip("this account reads everything")
+        found = repo.findings()
+    finally:
+        directory.chmod(0o755)
+    assert {("unknown", "warning"), ("unusable", "warning")} <= {alarm[:2] for alarm in alarms(found)}
+    assert backup in {b for f in found for b in f.affected_backups}
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "1\t0/580000\n1\t0/600000\n", "9\t0/500000\tx\n"])
+def test_a_history_that_cannot_be_read_is_said(repo: Repo, text: str) -> None:
+    repo.put("1/1..1/4 2/5..2/9").history(2, text).backup(2, 3, hour=10)
+    assert ("history_missing", "critical", "invalid") in {alarm[:3] for alarm in alarms(repo.findings())}
+
+
+def test_histories_that_contradict_each_other_are_said(repo: Repo) -> None:
+    repo.put("1/1..1/4 2/5..2/6 3/7..3/9").history(2, FORK).backup(2, 3, hour=10)
+    repo.history(3, "1\t0/480000\tx\n2\t0/780000\tx\n")
+    assert ("history_conflict", "critical") in {alarm[:2] for alarm in alarms(repo.findings())}
+    repo.history(3, f"{FORK}2\t0/780000\tx\n")
+    theirs = {2: (Switch(1, Lsn.parse("0/590000"), "x"),)}
+    live = primary(0xA, timeline=3, last_archived=pages.name(9, 3), histories=theirs)
+    assert ("history_conflict", "warning") in {alarm[:2] for alarm in alarms(repo.findings(live))}
+
+
+def test_an_archive_full_of_holes_is_judged_in_time(repo: Repo) -> None:
+    spans = [(n, n) for n in range(0, 400_000, 2)]
+    bases = [Base(f"b{i}", 1, Lsn(i * SIZE + 40), Lsn(i * SIZE + 99), NOW, Lsn(i * SIZE + 40)) for i in range(0, 99, 2)]
+    begin = time.perf_counter()
+    found = judge(Case("main", Archive(SIZE, {1: Runs(spans)}), bases, NOW))
+    assert found[0].severity == "critical" and time.perf_counter() - begin < 10
+
+
+def test_without_a_backup_a_hole_is_still_said(repo: Repo) -> None:
+    repo.put("1/1..1/5 1/7..1/9")
+    assert alarms(repo.findings()) == [("hole", "warning", "lost", "1/6", "1/6")]
