@@ -57,6 +57,10 @@ class Lock:
     ) -> None:
         self.release()
 
+    def is_current(self) -> bool:
+        """Tell whether the lock file is still the one that is held; when it was removed, others can hold another."""
+        return self._fd >= 0 and _is_current(self._fd, self.path)
+
     def release(self) -> None:
         """Let go of the lock; a second call does nothing."""
         if self._fd >= 0:

@@ -63,8 +63,8 @@ def receive(server: Server, report: Reporter | None = None) -> None:
             "streaming_archiver is false",
             f"set streaming_archiver = true in [servers.{server.name}]",
         )
-    with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}"):
-        Supervisor(server, report or Silent()).run()
+    with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}") as lock:
+        Supervisor(server, lock, report or Silent()).run()
 
 
 def ensure(server: Server) -> bool:
@@ -156,9 +156,9 @@ def _detached() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log = LogReporter()
     try:
-        with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}"):
+        with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}") as lock:
             _answer(_READY)
-            Supervisor(server, log).run()
+            Supervisor(server, lock, log).run()
     except Busy as error:
         _answer(_TAKEN)
         log.note(str(error), "warn")

@@ -16,6 +16,7 @@ from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import programs
 from engine.postgres.connection import connect, parse_conninfo, with_options, without_password
+from engine.repository.locks import Lock
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -36,16 +37,20 @@ _LIVENESS = {
 
 
 class Supervisor:
-    """Keeps pg_receivewal running for one server; the caller holds the lock and is the main thread."""
+    """Keeps pg_receivewal running for one server, under a held `lock`; runs in the main thread."""
 
-    def __init__(self, server: Server, report: Reporter) -> None:
+    def __init__(self, server: Server, lock: Lock, report: Reporter) -> None:
         self._server = server
+        self._lock = lock
         self._report = report
         self._child: subprocess.Popen[str] | None = None
         self._stopping = False
 
     def run(self) -> None:
-        """Receive until SIGTERM or SIGINT; pauses between failures grow from a second to a minute."""
+        """Receive until SIGTERM or SIGINT; pauses between failures grow from a second to a minute.
+
+        Also ends when the lock file is gone, with its repository or file system: another may hold a new one.
+        """
         os.makedirs(self._server.layout.streaming, exist_ok=True)
         pause = _FIRST_PAUSE
         with self._signals():
@@ -57,6 +62,9 @@ class Supervisor:
                     said = str(error)
                 if self._told_to_stop():
                     break
+                if not self._lock.is_current():
+                    self._report.note(f"receiving ended: {self._lock.path} is gone", "error")
+                    return
                 if time.monotonic() - began >= _HEALTHY:
                     pause = _FIRST_PAUSE
                 self._report.note(f"receiving stopped ({said or 'no word'}); again in {pause:g} s", "warn")

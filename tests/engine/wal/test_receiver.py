@@ -224,6 +224,15 @@ def test_sigterm_while_it_waits_to_try_again(newest: Streaming) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_it_ends_with_its_repository(newest: Streaming) -> None:
+    receiver.ensure(newest.server)
+    eventually(lambda: newest.streams, "it streams")
+    supervisor = newest.supervisor
+    shutil.rmtree(newest.server.barman_home)
+    newest.cluster.stop("fast")
+    eventually(lambda: gone(supervisor), "the receiver has ended")
+
+
 def test_a_server_that_does_not_stream(newest: Streaming) -> None:
     server = replace(newest.server, streaming_archiver=False)
     assert not receiver.ensure(server)
