@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _thread import get_ident  # threading itself is not light
 
 from engine.faults import step
 
@@ -10,10 +11,10 @@ from engine.faults import step
 def replace(path: str, data: bytes, *, mode: int = 0o640, temporary: str = "", fault: str = "") -> None:
     """Give `path` the content `data` so that a reader, or a crash, sees the old file or the new one and no other.
 
-    `temporary` defaults to a dot-file beside it. `fault` names the step between the sync and the rename.
+    `temporary` defaults to a dot-file beside it that two writers at once do not share. `fault` names the step between the sync and the rename.
     """
     directory, name = os.path.split(path)
-    temporary = temporary or os.path.join(directory, f".{name}.tmp")
+    temporary = temporary or os.path.join(directory, f".{name}.{os.getpid()}-{get_ident()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         write_all(fd, data)

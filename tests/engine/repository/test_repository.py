@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from engine.errors import CellarmanError, NotFound, UsageError
 from engine.repository import annotations as marks
-from engine.repository import repository
+from engine.repository import files, repository
 from engine.repository.backupinfo import BackupInfo, BackupInfoError
 from tests.engine.repository.catalogues import BARMAN, SIZE, add, barman, empty, python, segments, tree
 
@@ -219,3 +220,13 @@ def test_two_hundred_backups_are_listed_at_once(tmp_path: Path) -> None:
     begin = time.process_time()
     assert len(repository.backups(layout)) == 200
     assert time.process_time() - begin < 1, "it takes 35 ms; a machine under load is given time"
+
+
+def test_writers_of_one_file_at_once_do_not_tear_it(tmp_path: Path) -> None:
+    target = tmp_path / "identity.json"
+    contents = [bytes([65 + n]) * 50_000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            list(pool.map(lambda data: files.replace(str(target), data), contents))
+            assert target.read_bytes() in contents
+    assert os.listdir(tmp_path) == ["identity.json"]
