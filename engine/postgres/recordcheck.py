@@ -7,6 +7,8 @@ ValidXLogRecord in xlogreader.c). Page headers and the padding between records h
 from __future__ import annotations
 
 import struct
+from collections import namedtuple
+from collections.abc import Iterator
 
 import google_crc32c
 
@@ -14,65 +16,114 @@ from engine.postgres.walfile import SegmentHeader
 
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
 _RECORD = 24  # SizeOfXLogRecord; xl_crc is its last four bytes
-_IS_LONG, _OVERWRITES = 0x0002, 0x0008  # XLP_LONG_HEADER, XLP_FIRST_IS_OVERWRITE_CONTRECORD
+_IS_LONG = 0x0002  # XLP_LONG_HEADER
+_FIRST_MAGIC_OF_19 = 0xD119
+_PIECE = 256
+"""Pages whose contents are put together at once: what is held beside the segment itself."""
+
+
+class Tail(namedtuple("Tail", ("left", "crc", "head"))):
+    """A record that has begun and not ended: what must be kept of it to check the rest, however long it is."""
+
+    __slots__ = ()
+    left: int
+    """Bytes of it that are still to come."""
+    crc: int
+    """Of its data so far."""
+    head: bytes
+    """Its header as far as it has come; b"" when its begin was not seen, so that it cannot be checked."""
+
+
+NOTHING = Tail(0, 0, b"")
 
 
 class RecordCheck:
     """Checks consecutive segments, one after the other; what the last record of one lacks the next one brings."""
 
-    def __init__(self) -> None:
-        self._rest: bytes | None = None
-        """The begin of a record that goes on in the next segment; None when nothing is known of what comes before."""
+    def __init__(self, tail: Tail | None = None) -> None:
+        """`tail` is what the segment before left over; None when nothing is known of it."""
+        self.tail = tail
 
     def segment(self, data: bytes, header: SegmentHeader, valid: int) -> str | None:
         """Check the records of a whole segment up to byte `valid`; returns where and how the first bad one is wrong."""
-        for pages, continued in _runs(data, header.block_size, valid):
-            if self._rest is None or continued is not None:
-                stream, skip = pages, -(-(continued if continued is not None else header.rem_len) // 8) * 8
-            else:
-                stream, skip = self._rest + pages, 0
-            position, problem = _check(stream, skip)
+        if self.tail is None:
+            self.tail = Tail(header.rem_len, 0, b"")
+        for contents, anew in _pieces(data, header, valid):
+            if anew:
+                self.tail = NOTHING
+            problem = self._check(contents)
             if problem is not None:
-                self._rest = None
+                self.tail = None
                 return problem
-            self._rest = stream[position:]
         return None
 
     def lose(self) -> None:
         """Forget what came before: the next segment does not follow the last one."""
-        self._rest = None
+        self.tail = None
+
+    def _check(self, contents: bytes) -> str | None:
+        """Check the records in the contents of pages, the first of which may have begun earlier."""
+        position, problem = self._end(contents)
+        end = len(contents)
+        while problem is None and position + 4 <= end:
+            length = int.from_bytes(contents[position : position + 4], "little")
+            if length == 0:
+                break  # behind a switch there is nothing
+            if length < _RECORD:
+                return f"a record of {length} bytes cannot be"
+            if position + length > end:
+                head = contents[position : position + _RECORD]
+                crc = google_crc32c.value(contents[position + _RECORD :])
+                self.tail = Tail(length - (end - position), crc, head)
+                break
+            crc = google_crc32c.value(contents[position + _RECORD : position + length])
+            problem = _compare(contents[position : position + _RECORD], crc, length)
+            position += -(-length // 8) * 8
+        return problem
+
+    def _end(self, contents: bytes) -> tuple[int, str | None]:
+        """Take the rest of the record that began earlier; return where the next one begins, and what is wrong."""
+        assert self.tail is not None
+        left, crc, head = self.tail
+        if not left:
+            return 0, None
+        part = min(left, len(contents))
+        if head:
+            lacking = min(_RECORD - len(head), part)
+            head += contents[:lacking]
+            crc = google_crc32c.extend(crc, contents[lacking:part])
+        self.tail = Tail(left - part, crc, head)
+        if left > part:
+            return len(contents), None
+        self.tail = NOTHING
+        return -(-part // 8) * 8, _compare(head, crc, int.from_bytes(head[:4], "little")) if head else None
 
 
-def _runs(data: bytes, block: int, valid: int) -> list[tuple[bytes, int | None]]:
-    """Return the pages' contents put together, begun anew, with nothing left over, where a page says that the record
-    before it was given up."""
-    runs: list[tuple[bytes, int | None]] = []
+def overwrites(magic: int, info: int) -> bool:
+    """Tell whether a page says that the record before it was given up: the server crashed while it wrote it."""
+    return bool(info & (0x0008 if magic < _FIRST_MAGIC_OF_19 else 0x0004))  # XLP_FIRST_IS_OVERWRITE_CONTRECORD
+
+
+def _compare(head: bytes, crc: int, length: int) -> str | None:
+    whole = google_crc32c.extend(crc, head[: _RECORD - 4])
+    if whole.to_bytes(4, "little") == head[_RECORD - 4 :]:
+        return None
+    return f"the checksum of a record of {length} bytes is wrong: its content changed"
+
+
+def _pieces(data: bytes, header: SegmentHeader, valid: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield the contents of the pages up to byte `valid`, some at a time, and whether they begin anew, with nothing
+    left over, because the page says that the record before it was given up."""
     parts: list[bytes] = []
-    begun: int | None = None
+    anew = False
+    block = header.block_size
     for page in range(0, valid, block):
         info = struct.unpack_from("<H", data, page + 2)[0]
-        if info & _OVERWRITES:
-            runs.append((b"".join(parts), begun))
-            parts, begun = [], 0
+        gives_up = overwrites(header.magic, info)
+        if parts and (gives_up or len(parts) == _PIECE):
+            yield b"".join(parts), anew
+            parts, anew = [], False
+        anew = anew or gives_up
         parts.append(data[page + (_LONG if info & _IS_LONG else _SHORT) : min(page + block, valid)])
-    runs.append((b"".join(parts), begun))
-    return runs
-
-
-def _check(stream: bytes, position: int) -> tuple[int, str | None]:
-    """Check records from `position` on; returns where the first one that is cut short begins, or what is wrong."""
-    end = len(stream)
-    while position + 4 <= end:
-        length = int.from_bytes(stream[position : position + 4], "little")
-        if length == 0:
-            return end, None  # behind a switch there is nothing
-        if length < _RECORD:
-            return position, f"a record of {length} bytes cannot be"
-        if position + length > end:
-            return position, None
-        crc = google_crc32c.value(stream[position + _RECORD : position + length])
-        crc = google_crc32c.extend(crc, stream[position : position + _RECORD - 4])
-        if crc.to_bytes(4, "little") != stream[position + _RECORD - 4 : position + _RECORD]:
-            return position, f"the checksum of a record of {length} bytes is wrong: its content changed"
-        position += -(-length // 8) * 8
-    return min(position, end), None
+    if parts:
+        yield b"".join(parts), anew
