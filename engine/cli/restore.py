@@ -83,6 +83,8 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
             "without one PostgreSQL replays everything and opens",
             "leave it out, or name the last moment with --to-lsn (cellarman windows shows it)",
         )
+    if not args.destination:
+        raise UsageError("no destination", "the directory's name is empty", "name a directory that is to be made")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise UsageError(f"not a port: {args.port}", "", "a number from 1 to 65535")
     return Order(

@@ -97,8 +97,16 @@ def _directory(
     inside = _inside_repository(server, path)
     if inside:
         return [Refused(f"{what} {path} lies in the repository", f"{inside} holds backups", fix)]
+    cluster = _inside_cluster(path)
+    if cluster:
+        return [
+            Refused(f"{what} {path} lies in a PostgreSQL data directory", f"{cluster} is one, with a PG_VERSION", fix)
+        ]
     if not os.path.lexists(path):
         return _parent(path, what, fix)
+    if not os.path.exists(path):
+        why = f"it is a symbolic link to {os.readlink(path)}, and there is nothing"
+        return [Refused(f"{what} {path} leads nowhere", why, fix)]
     if not os.path.isdir(path):
         return [Refused(f"{what} {path} is not a directory", "", fix)]
     if os.stat(path).st_uid != uid and uid != 0:
@@ -170,6 +178,16 @@ def _inside_repository(server: Server, path: str) -> str:
     return ""
 
 
+def _inside_cluster(path: str) -> str:
+    """Return the data directory (or the database's in it) that `path` is below; empty when there is none."""
+    below = os.path.dirname(os.path.realpath(path))
+    while below != os.path.dirname(below):
+        if os.path.isfile(os.path.join(below, "PG_VERSION")):
+            return below
+        below = os.path.dirname(below)
+    return ""
+
+
 def _within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
@@ -183,7 +201,7 @@ def _overlap(path: str, what: str, seen: Mapping[str, str]) -> list[Refused]:
 
 def free_bytes(path: str) -> int:
     """Return the bytes that an unprivileged account may still write on the file system that `path` is or will be on."""
-    while not os.path.lexists(path):
+    while not os.path.exists(path):
         path = os.path.dirname(path)
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
@@ -191,6 +209,6 @@ def free_bytes(path: str) -> int:
 
 def device(path: str) -> int:
     """Return the file system that `path` is or will be on."""
-    while not os.path.lexists(path):
+    while not os.path.exists(path):
         path = os.path.dirname(path)
     return os.stat(path).st_dev

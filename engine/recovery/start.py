@@ -35,7 +35,7 @@ _STOP = 60.0
 
 _FATAL = re.compile(r"(?:^|[\]:] )(?:FATAL|PANIC):\s+(.*)")
 _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
-_STOPPING = re.compile(r"recovery stopping (?:before|after) .*")
+_STOPPING = re.compile(r"recovery stopping (?:before|after|at restore point) .*")
 _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _PAUSED = "pausing at the end of recovery"

@@ -71,6 +71,7 @@ def test_exit_codes(shell: Shell) -> None:
     assert datetime.fromisoformat(document["nearest"]["after"]).tzinfo is not None
     assert shell.run("restore", "main", "20000101T000000", "new").returncode == 2
     assert shell.run("restore", "main", "auto", str(shell.scene.cluster.data)).returncode == 3
+    assert shell.run("restore", "main", "auto", "").returncode == 2
     assert shell.run("restore", "main", "auto", "new", "--action", "pause").returncode == 2
     assert shell.run("restore", "main", "auto", "new", "--to-lsn", "0/1", "--to-xid", "5").returncode == 2
     assert shell.run("restore", "main", "auto", "new", "--timeline", "0").returncode == 2

@@ -57,6 +57,17 @@ def test_inside_the_repository_and_around_it(stage: Scene) -> None:
     assert "repository" in refused(stage, Path(stage.server.barman_home).parent).what
 
 
+def test_inside_a_data_directory(stage: Scene) -> None:
+    for below in ("below", "base/below", "pg_wal"):
+        assert "data directory" in refused(stage, stage.cluster.data / below).what
+    assert not (stage.cluster.data / "below").exists()
+
+
+def test_a_link_that_leads_nowhere(stage: Scene, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    assert "leads nowhere" in refused(stage, tmp_path / "link").what
+
+
 def test_a_file(stage: Scene, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "not a directory" in refused(stage, tmp_path / "file").what

@@ -71,6 +71,7 @@ def test_lsn(history: History) -> None:
 def test_restore_point(history: History) -> None:
     with history.scene.restored(NameTarget("two hundred more")) as (result, conninfo):
         assert result["verdict"] == "paused", result
+        assert "two hundred more" in result["stopped_at"], result
         assert value(conninfo, "SELECT count(*) FROM kept") == 300
 
 
