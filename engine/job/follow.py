@@ -34,8 +34,9 @@ def jobs(state_directory: str, known: Mapping[str, JobState] | None = None) -> l
     except FileNotFoundError:
         return []
     ended = {job.id: job for job in (known or {}).values() if job.status not in ("running", "died")}
-    found = (ended.get(name) or state(os.path.join(root, name)) for name in sorted(names, reverse=True))
-    return [job for job in found if job is not None]
+    found = (ended.get(name) or state(os.path.join(root, name)) for name in names)
+    # An id has whole seconds, and two jobs may begin in one.
+    return sorted((job for job in found if job is not None), key=lambda job: (job.created, job.id), reverse=True)
 
 
 def find(state_directory: str, ref: str) -> JobState:

@@ -11,7 +11,8 @@ from engine.faults import step
 def replace(path: str, data: bytes, *, mode: int = 0o640, temporary: str = "", fault: str = "") -> None:
     """Give `path` the content `data` so that a reader, or a crash, sees the old file or the new one and no other.
 
-    `temporary` defaults to a dot-file beside it that two writers at once do not share. `fault` names the step between the sync and the rename.
+    `temporary` defaults to a dot-file beside it that two writers at once do not share. `fault` names the step between
+    the sync and the rename.
     """
     directory, name = os.path.split(path)
     temporary = temporary or os.path.join(directory, f".{name}.{os.getpid()}-{get_ident()}.tmp")
