@@ -11,13 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import backups, console, listing, startup, wal
+from tests.bench import backups, console, gaps, listing, startup, wal
 
 BENCHES = {
     "startup": startup.run,
     "listing": listing.run,
     "console": console.run,
     "wal": wal.run,
+    "gaps": gaps.run,
     "backups": backups.run,
 }
 
