@@ -6,21 +6,24 @@ and --progress, so that its lines tell where it is.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.host import local
+from engine.oserrors import advice
 
 EXTENSIONS: Mapping[str, str] = {"none": "", "gzip": ".gz", "lz4": ".lz4", "zstd": ".zst"}
 _KNOWN = re.compile(r"NOTICE:\s+(WAL archiving is not enabled|all required WAL segments have been archived)")
 """What the server says of its archive_command; that all WAL arrives is looked after here."""
+_BAD = re.compile(r"(error|fatal|FATAL|ERROR|PANIC):")
 _PROGRESS = re.compile(r"\s*(\d+)/(\d+) kB \((\d+)%\), \d+/\d+ tablespaces?")
 
 
@@ -176,7 +179,21 @@ def run(call: Call, on_tick: Callable[[Tick], None], on_line: Callable[[str], No
         finally:
             local.stop(process)
     if status:
-        raise CellarmanError(f"pg_basebackup failed ({_ended(status)})", "\n".join(listener.last) or "it said nothing")
+        why = failure(listener.last) or "it said nothing"
+        full = os.strerror(errno.ENOSPC) in why
+        fix = advice(errno.ENOSPC, call.data) if full else "put right what it names, then back up again"
+        raise CellarmanError(f"pg_basebackup failed ({_ended(status)})", why, fix)
+
+
+def failure(lines: Iterable[str]) -> str:
+    """Return what pg_basebackup said when it failed, without what it said while all was well.
+
+    >>> failure(["checkpoint completed", "error: no space", "HINT:  none", "removing data directory \\"x\\""])
+    'error: no space\\nHINT:  none'
+    """
+    said = [line for line in lines if not line.startswith("removing ")]
+    first = next((at for at, line in enumerate(said) if _BAD.match(line)), 0)
+    return "\n".join(said[first:])
 
 
 def _ended(status: int) -> str:

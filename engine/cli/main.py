@@ -123,7 +123,9 @@ def _nothing_yet() -> Config:
 def _unexpected(error: Exception) -> CellarmanError:
     kind = type(error).__name__
     if isinstance(error, OSError):
-        return CellarmanError("the system refused", f"{kind}: {error}", "see to the cause, then run it again")
+        from engine.oserrors import explain
+
+        return explain(error)
     return CellarmanError(
         "this is a defect of cellarman, not of your data", f"{kind}: {error}", "run it again with --debug and report it"
     )

@@ -20,6 +20,7 @@ from engine.errors import Cancelled, CellarmanError
 from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.spec import JobSpec
+from engine.oserrors import explain
 from engine.postgres import dsn
 
 PROGRESS_INTERVAL = 0.25
@@ -111,6 +112,8 @@ class JournalReporter:
     def _end(self, error: BaseException | None) -> ev.Ended:
         if error is None:
             return ev.Ended(_now(), "done", result=self.result)
+        if isinstance(error, OSError):
+            error = explain(error)
         if isinstance(error, CellarmanError):
             words = {"what": error.what, "why": error.why, "fix": error.fix}
             clean = {key: redact(text, self._secrets) for key, text in words.items()}

@@ -20,9 +20,11 @@ def replace(path: str, data: bytes, *, mode: int = 0o640, temporary: str = "", f
     try:
         write_all(fd, data)
         os.fsync(fd)
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
         _forget(temporary)
+        if isinstance(error, OSError):
+            error.filename = path  # a write knows only its descriptor
         raise
     os.close(fd)
     if fault:

@@ -113,6 +113,7 @@ def test_a_full_disk_fails_the_backup_and_the_push_and_loses_nothing(server: clu
     assert "push 1\n0\n" in done.out, done.text
     assert "push again 0" in done.out, done.text
     assert done.err.count("No space left on device") >= 2, done.text
+    assert f"df -h {home}" in done.err, done.text
 
 
 def make_segment(server: cluster.Cluster, root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -84,6 +85,14 @@ def test_every_way_out_is_an_end(tmp_path: Path, error: Exception, status: str, 
     assert job.status == status
     assert job.result["error"]["exit_code"] == code
     assert job.reason
+
+
+def test_a_full_disk_is_no_defect_of_ours(tmp_path: Path) -> None:
+    directory, spec = job_in(tmp_path)
+    with pytest.raises(OSError, match="full"), JournalReporter(str(directory), spec):
+        raise OSError(errno.ENOSPC, "full", "/srv/barman/main/x")
+    error = follow.find(str(tmp_path), "latest").result["error"]
+    assert error["what"].endswith("/srv/barman/main/x") and "df -h /srv/barman/main" in error["fix"]
 
 
 def test_progress_is_throttled_and_its_last_word_kept(tmp_path: Path) -> None:
