@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from engine import permission
-from engine.cli import output, walevents, walgaps, waltimelines
+from engine.cli import output, walevents, walgaps, waltimelines, walverify
 from engine.config import Config, Server
 from engine.errors import UsageError
 
@@ -84,6 +84,7 @@ ACTIONS: dict[str, tuple[str, Action, bool]] = {
     "gaps": ("What the archive lacks, what that costs, and what mends it.", walgaps.run, True),
     "timelines": ("The tree of timelines, and what the archive holds of each.", waltimelines.run, True),
     "events": ("Restore points, drops, checkpoints, ends of backups and promotions.", walevents.run, True),
+    "verify": ("Read the archive whole, what was read longest ago first, and say what is bad.", walverify.run, True),
     "receive": ("Receive WAL with pg_receivewal in the foreground until Ctrl-C.", _receive, False),
     "reindex": ("Rebuild the derived index of commit times and restore points.", _reindex, False),
 }

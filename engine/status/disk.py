@@ -17,7 +17,7 @@ from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.status.values import Wal, Window
-from engine.wal import listing
+from engine.wal import condemned, listing
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
 
 LATEST = 12
@@ -55,7 +55,7 @@ class Reader:
     def archive(self, size: int | None) -> Archive:
         """Return the archive's names (`size` of a segment in bytes), listed again only when a directory has changed."""
         layout = self.layout
-        index = (_changed(layout.index), _changed(f"{layout.index}-wal"))
+        index = (_changed(layout.index), _changed(f"{layout.index}-wal"), _changed(condemned.directory(layout)))
         queues = (_changed(layout.incoming), _changed(layout.streaming))
         marks = (size, index, queues, *_archive_directories(layout.wals))
         if self._archive is None or self._archive[0] != marks:

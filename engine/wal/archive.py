@@ -16,7 +16,7 @@ from engine.errors import CellarmanError
 from engine.faults import step
 from engine.repository import locks, xlogdb
 from engine.repository.files import sync_directory
-from engine.wal import codec, inspection
+from engine.wal import codec, condemned, inspection
 from engine.wal.refusal import Alien, Conflict, Damaged, Foreign, WalRefused, keep
 from engine.wal.temporary import new_temporary
 
@@ -121,7 +121,7 @@ def prepare(
     try:
         facts = inspection.examine(descriptor, name, system_id)
         owned = facts.header is None or system_id is not None
-        if holds(layout.wal(name), descriptor, facts):
+        if _held(layout, descriptor, facts):
             return Prepared(source, facts, owned)
         item = Prepared(source, facts, owned, *new_temporary(layout.wals, layout.name, name))
         return _write(item, descriptor, compression, level, threads)
@@ -209,14 +209,25 @@ def _same_as_source(layout: Layout, target: str, item: Prepared) -> bool:
     """Compare with what the archive holds; an archived file that nobody can read makes room in errors/."""
     descriptor = os.open(item.source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if holds(target, descriptor, item.facts):
+        if _held(layout, descriptor, item.facts):
             return True
     finally:
         os.close(descriptor)
     if os.path.lexists(target):
-        why = "the archived file cannot be read, and a good one of this name arrived"
+        known_bad = condemned.reason(layout, item.facts.name) or "it cannot be read"
+        why = f"the archived file was bad ({known_bad}), and another one of this name arrived"
         keep(layout, target, item.facts.name, Damaged(f"{item.facts.name} was replaced in the archive", why))
     return False
+
+
+def _held(layout: Layout, descriptor: int, facts: Facts) -> bool:
+    """Tell whether the archive holds the same content; one that the audit found bad does not keep another out."""
+    try:
+        return holds(layout.wal(facts.name), descriptor, facts)
+    except Conflict:
+        if condemned.reason(layout, facts.name):
+            return False
+        raise
 
 
 def holds(target: str, descriptor: int, facts: Facts) -> bool:

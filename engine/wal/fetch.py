@@ -13,7 +13,7 @@ import time
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, timeline, walfile
-from engine.wal import codec, inspection
+from engine.wal import codec, condemned, inspection
 from engine.wal.refusal import Alien, Damaged
 
 TYPE_CHECKING = False
@@ -99,7 +99,11 @@ def _find(layout: Layout, name: str, system_id: int | None) -> bytes | None:
         deadline = time.monotonic() + (_ARRIVAL_WAIT if path != archived else 0)
         while True:
             try:
-                return _read(path, name, system_id)
+                plain = _read(path, name, system_id)
+                known_bad = condemned.reason(layout, name) if path == archived else ""
+                if known_bad:
+                    raise Damaged(f"{name} is bad", known_bad, f"cellarman wal fetch-missing {layout.name}")
+                return plain
             except FileNotFoundError:
                 break
             except (codec.Unreadable, Damaged, Alien) as error:

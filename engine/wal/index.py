@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from engine.errors import Busy, CellarmanError
 from engine.event import Reporter, Silent
+from engine.postgres import segment
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import indexschema
+from engine.wal import condemned, indexschema
 from engine.wal.indexer import Indexer
 from engine.wal.indexschema import (
     BACKUP_END,
@@ -71,14 +72,33 @@ def events(layout: Layout, *kinds: str) -> list[Event]:
 
 
 def problems(layout: Layout) -> dict[tuple[int, int], str]:
-    """Return the archived segments that satisfy nothing, by (timeline, number), with the reason."""
+    """Return the archived segments that satisfy nothing, by (timeline, number), with the reason: as the index has it, or
+    as the audit that read them whole."""
     query = "SELECT timeline, number, problem FROM segment WHERE problem IS NOT NULL"
-    return {(timeline, number): problem for timeline, number, problem in _read(layout, query, (), tuple)}
+    found = {(timeline, number): problem for timeline, number, problem in _read(layout, query, (), tuple)}
+    condemned_now = list(condemned.each(layout))
+    size = _segment_size(layout) if condemned_now else 0
+    for name, problem in condemned_now:
+        with contextlib.suppress(ValueError):
+            found.setdefault(segment.parse_segment(name, size), problem)
+    return found
 
 
 def bad_files(layout: Layout) -> list[tuple[str, int, int, str]]:
-    """Return (name, size, mtime_ns, problem) of the archived files that satisfy nothing."""
-    return _read(layout, "SELECT name, size, mtime_ns, problem FROM segment WHERE problem IS NOT NULL", (), tuple)
+    """Return (name, size, mtime_ns, problem) of the archived files that satisfy nothing, those that the audit condemned
+    included."""
+    query = "SELECT name, size, mtime_ns, problem FROM segment WHERE problem IS NOT NULL"
+    found = _read(layout, query, (), tuple)
+    for name, problem in condemned.each(layout):
+        with contextlib.suppress(FileNotFoundError):
+            now = os.stat(layout.wal(name))
+            found.append((name, now.st_size, now.st_mtime_ns, problem))
+    return found
+
+
+def _segment_size(layout: Layout) -> int:
+    found = _read(layout, "SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1", (), tuple)
+    return found[0][0] if found else 16 << 20
 
 
 def short_files(layout: Layout) -> list[tuple[str, int, int, str, int]]:

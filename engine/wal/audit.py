@@ -1,0 +1,249 @@
+"""The content audit: every archived segment is read whole, those read longest ago first, and what is bad is condemned.
+
+A round reads each segment once; it may be interrupted at any time, and the next run goes on with it. What is bad is
+written down in `condemned`, where the gap analysis, the windows, the plans and restore_command see it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import time
+from dataclasses import dataclass
+
+import google_crc32c
+
+from engine.errors import CellarmanError
+from engine.event import SILENT, Reporter
+from engine.faults import step
+from engine.postgres import segment, walfile
+from engine.postgres.clock import unix_time
+from engine.repository import locks, repository
+from engine.repository.layout import Layout
+from engine.wal import auditlog, codec, condemned, contentcheck, inspection
+from engine.wal.auditlog import Identity, Log, Reading, Round
+from engine.wal.contentcheck import Ending
+from engine.wal.inventory import histories, list_names
+
+_BATCH = 64
+_COMMIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run brought, and where the round is."""
+
+    read: int
+    """Segments that this run read."""
+    bytes: int
+    """Of their plain content."""
+    round: Round
+    bad: tuple[Reading, ...]
+    """All that is bad in the archive as far as it was read, whenever that was found."""
+    unknown: tuple[tuple[str, str], ...]
+    """(name, why) of what could not be judged."""
+
+
+def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SILENT) -> Outcome:
+    """Go on with the round, or begin a new one, until all is read or `budget` seconds are over.
+
+    Raises Busy when another process reads, CellarmanError when the archive or the log cannot be used.
+    """
+    deadline = None if budget is None else time.monotonic() + budget
+    try:
+        os.makedirs(layout.own, mode=0o750, exist_ok=True)
+        lock = os.path.join(layout.own, "wal-audit.lock")
+        with locks.hold(lock, what=f"read the WAL archive of {layout.name}"), Log(layout) as log:
+            return Auditor(layout, log, report).run(deadline)
+    except (sqlite3.Error, OSError) as error:
+        raise auditlog.cannot_write(layout, error) from error
+
+
+class Auditor:
+    """One run over the archive with the log open for writing."""
+
+    def __init__(self, layout: Layout, log: Log, report: Reporter) -> None:
+        self._layout, self._log, self._report = layout, log, report
+        names = list_names(layout)
+        self._names = names
+        self._histories, _, _ = histories(layout, names.root)
+        self._systems = _systems(layout)
+        self._read = self._bytes = 0
+
+    def run(self, deadline: float | None) -> Outcome:
+        self._take_names()
+        started = self._log.begin_round()
+        self._log.commit()
+        before = self._log.round()
+        total = before.read + before.left
+        self._report.phase("verify", f"{before.left} of {total} segments")
+        committed = time.monotonic()
+        while names := self._log.due(started, _BATCH):
+            for name in names:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return self._outcome()
+                self._one(name)
+                step("audit.read")
+                if time.monotonic() - committed > _COMMIT_SECONDS:
+                    self._log.commit()
+                    committed = time.monotonic()
+                self._report.progress(self._bytes, None, min(before.read + self._read, total), total)
+        self._log.end_round()
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        self._log.commit()
+        return Outcome(self._read, self._bytes, self._log.round(), tuple(self._log.bad()), tuple(self._log.unknown()))
+
+    def _take_names(self) -> None:
+        """Bring the log's names in line with the archive; what is bad and has changed since is read first."""
+        known = self._log.directories()
+        for directory, listing in self._names.directories.items():
+            if not listing.mtime_ns or known.get(directory) != listing.mtime_ns:
+                own = (f"{directory}{n:08X}" for first, last in listing.spans for n in range(first, last + 1))
+                self._log.take_names(directory, listing.mtime_ns, own)
+        unreadable = {os.path.basename(path) for path, _ in self._names.unreadable}
+        for directory in known.keys() - self._names.directories.keys() - unreadable:
+            self._log.forget_directory(directory)
+        bad = {reading.name: reading for reading in self._log.bad()}
+        for name, reading in bad.items():
+            if _now(self._layout, name) != reading.identity:
+                self._log.look_again(name)
+            elif not condemned.reason(self._layout, name):
+                self._condemn(reading)
+        for name in condemned.names(self._layout):
+            if name not in bad and not condemned.reason(self._layout, name):
+                condemned.absolve(self._layout, name)
+
+    def _one(self, name: str) -> None:
+        """Read one segment and note what it is."""
+        try:
+            reading = self._judged(name)
+        except FileNotFoundError:
+            self._log.forget(name)
+            condemned.absolve(self._layout, name)
+            return
+        self._read += 1
+        if reading.problem:
+            self._condemn(reading)
+        elif not reading.unknown:
+            condemned.absolve(self._layout, name)
+        self._log.write(reading)
+
+    def _condemn(self, reading: Reading) -> None:
+        if reading.identity is not None and reading.problem:
+            condemned.condemn(self._layout, reading.name, reading.identity, reading.problem)
+
+    def _judged(self, name: str) -> Reading:
+        known = self._log.reading(name)
+        try:
+            identity, raw = _read(self._layout.wal(name))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            why = f"it cannot be read: {error.strerror or error}"
+            reading = Reading(name, *(_now(self._layout, name) or (0, 0, 0)), since=time.time_ns())
+            return reading._replace(problem=why) if error.errno == errno.EIO else reading._replace(unknown=why)
+        same = known if known is not None and known.identity == identity else None
+        found = self._content(name, identity, raw, same)
+        if found.problem and same is not None:
+            # What it was when it was good tells that it changed, whenever that is asked again.
+            found = found._replace(digest=same.digest)
+        kept = same is not None and (found.problem is None or found.problem == same.problem)
+        return found._replace(since=same.since if same is not None and kept else time.time_ns())
+
+    def _content(self, name: str, identity: Identity, raw: bytes, same: Reading | None) -> Reading:
+        """Judge the content of a file; `same` is what was read of this very file before."""
+        reading = Reading(name, *identity)
+        if _now(self._layout, name) != identity:
+            return reading._replace(unknown="it changed while it was read")
+        try:
+            plain = codec.decompress(raw, _limit(self._layout.wal(name)))
+        except codec.Unreadable as error:
+            if error.fix:
+                return reading._replace(unknown=error.why or error.what)
+            return reading._replace(problem=_damage(error))
+        self._bytes += len(plain)
+        before, ending = self._before(name, plain)
+        found = contentcheck.check(
+            name,
+            plain,
+            systems=self._systems,
+            histories=self._histories,
+            before=(before, ending) if before and ending else None,
+        )
+        problem, digest = found.problem, google_crc32c.value(plain)
+        system = str(found.header.system_id) if found.header else None
+        if not problem and same is not None and same.digest is not None and same.digest != digest:
+            problem = _rotten(same)
+        if not problem and found.short and self._log.followed(name, system or ""):
+            problem = f"{found.short}, and more follows in the next segment"
+        return reading._replace(
+            digest=None if problem else digest,
+            problem=problem,
+            short=found.short,
+            system=system,
+            ending=found.ending.packed() if found.ending and not problem else None,
+            before=before if found.header else None,
+            joined=ending.packed() if ending else None,
+        )
+
+    def _before(self, name: str, plain: bytes) -> tuple[str | None, Ending | None]:
+        """Return the segment that this one goes on from, and its ending when that is known."""
+        try:
+            before = contentcheck.predecessor(name, walfile.read_header(plain), self._histories)
+        except (walfile.WalFormatError, ValueError):
+            return None, None
+        read = self._log.reading(before) if before else None
+        if read is None or read.ending is None or _now(self._layout, read.name) != read.identity:
+            return before, None
+        return before, Ending.unpacked(read.ending)
+
+
+def _read(path: str) -> tuple[Identity, bytes]:
+    """Return a file's identity and content, from the disk itself as far as the kernel lets us."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is not a regular file")
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        data = file.read(codec.LARGEST_PLAIN + 1)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return condemned.identity(found), data
+
+
+def _rotten(same: Reading) -> str:
+    """Return that a file changed although its times say that nobody wrote to it."""
+    return f"corrupt: its content is not what it was on {unix_time((same.since or 0) // 10**9):%Y-%m-%d %H:%M:%S%z}"
+
+
+def _limit(path: str) -> int:
+    """Return how many plain bytes a segment may have: as its header says, if it has one."""
+    try:
+        return int(walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE)).segment_size)
+    except (CellarmanError, OSError):
+        return segment.MAX_SEGMENT_SIZE
+
+
+def _damage(error: codec.Unreadable) -> str:
+    why = error.why or error.what
+    if why.startswith("it holds more than"):
+        return f"wrong size: {why}"
+    return f"{'truncated' if 'too early' in why else 'corrupt'}: {why}"
+
+
+def _now(layout: Layout, name: str) -> Identity | None:
+    try:
+        return condemned.identity(os.stat(layout.wal(name)))
+    except OSError:
+        return None
+
+
+def _systems(layout: Layout) -> tuple[int, ...]:
+    """Return the systems whose WAL belongs here: the archive's own first, then those of older backups."""
+    own = inspection.known_system(layout)
+    found = [info.systemid for info in repository.catalogue(layout).backups if info.systemid is not None]
+    return tuple(dict.fromkeys([own, *found] if own is not None else found))

@@ -1,0 +1,213 @@
+"""The whole content of one segment put to every test that the segment itself, and the one before it, allow.
+
+Every page's header and every record's checksum are looked at, and whether the segment goes on where the one before it
+ended: bytes that the last record there lacks, its checksum over both, and the back link of the first record here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.postgres import segment, walfile
+from engine.postgres.lsn import Lsn
+from engine.postgres.recordcheck import NOTHING, RecordCheck, Tail, overwrites
+from engine.postgres.timeline import Switch
+from engine.postgres.walfile import SegmentFacts, SegmentHeader, WalFormatError
+
+_SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
+_LINK = 16
+"""Bytes of a record's header up to the end of xl_prev."""
+_END = struct.Struct("<QQII")
+
+Histories = Mapping[int, tuple[Switch, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a segment ends: what the next one must go on with."""
+
+    system: int
+    last: int
+    """Where the last record that begins in it, or before it, begins; 0 when that is not known."""
+    tail: Tail
+
+    def packed(self) -> bytes:
+        return _END.pack(self.system, self.last, self.tail.left, self.tail.crc) + self.tail.head
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Ending:
+        system, last, left, crc = _END.unpack_from(data)
+        return cls(system, last, Tail(left, crc, data[_END.size :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a segment's content is."""
+
+    problem: str | None
+    """Why it satisfies nothing; begins with `alien:`, `misplaced:`, `wrong size:`, `wrong timeline:`, `corrupt:`."""
+    header: SegmentHeader | None = None
+    """None when it is not this segment's."""
+    ending: Ending | None = None
+    """None when replay cannot go on behind it."""
+    short: str | None = None
+    """Why its valid data ends before it does, which is no problem while nothing follows."""
+
+
+def check(
+    name: str,
+    data: bytes,
+    *,
+    systems: Sequence[int],
+    histories: Histories,
+    before: tuple[str, Ending] | None = None,
+) -> Content:
+    """Judge the plain content of segment `name`.
+
+    `systems` are those whose WAL may be in the archive, its own first; none is any. `before` are the name and the
+    ending of the segment before it; one of another system is none.
+    """
+    try:
+        header = walfile.read_header(data)
+    except WalFormatError as error:
+        return Content(_no_header(data, error.why))
+    system_id = systems[0] if systems and header.system_id not in systems else None
+    problem = walfile.check_segment(name, header, system_id=system_id, size=len(data))
+    problem = problem or _wrong_branch(name, header, histories)
+    if problem:
+        return Content(problem)
+    facts = walfile.walk(data, header)
+    valid = facts.end_lsn - header.address
+    joined = before if before and _goes_on(header, before[1]) else None
+    problem = _broken(data, header, facts, valid) or _wrong_timelines(name, data, header, valid, histories)
+    problem = problem or (_torn(data, header, *joined) if joined else None)
+    records = RecordCheck(joined[1].tail if joined else None)
+    problem = problem or _said(records.segment(data, header, valid))
+    if problem:
+        return Content(problem, header)
+    if not facts.complete:
+        return Content(None, header, None, f"its valid data ends at {facts.end_lsn}: {facts.ended_by}")
+    return Content(None, header, _ending(header, facts, records, joined))
+
+
+def predecessor(name: str, header: SegmentHeader, histories: Histories) -> str | None:
+    """Return the name of the segment that this one goes on from, None for the first of all."""
+    timeline, number = segment.parse_segment(name, header.segment_size)
+    if number == 0:
+        return None
+    before = header.timeline
+    for switch in histories.get(timeline, ()):
+        # A timeline that began on a segment's border goes on from its parent's last segment.
+        if switch.lsn == header.address and switch.timeline < header.timeline:
+            before = switch.timeline
+    return segment.segment_name(before, number - 1, header.segment_size)
+
+
+def _no_header(data: bytes, why: str) -> str:
+    if not data:
+        return "truncated: it is empty"
+    if not any(data):
+        return f"zeroed: all of its {len(data)} bytes are zero"
+    return f"zeroed: {why}, it begins with zeros" if not any(data[: walfile.HEADER_SIZE]) else f"invalid: {why}"
+
+
+def _wrong_branch(name: str, header: SegmentHeader, histories: Histories) -> str | None:
+    """Return what is wrong with the timeline of the first page: not an ancestor, or left in another segment."""
+    own, number = segment.parse_segment(name, header.segment_size)
+    switches = histories.get(own)
+    if header.timeline == own or switches is None:
+        return None
+    left = next((switch.lsn for switch in switches if switch.timeline == header.timeline), None)
+    if left is None:
+        return f"wrong timeline: its first page is of timeline {header.timeline}, which is no ancestor of {own}"
+    if left // header.segment_size != number:
+        return f"wrong timeline: its first page is of timeline {header.timeline}, which was left at {left}"
+    return None
+
+
+def _broken(data: bytes, header: SegmentHeader, facts: SegmentFacts, valid: int) -> str | None:
+    """Return what is wrong behind the end of valid data: pages that go on, or something where zeros should be."""
+    block = header.block_size
+    first = -(-valid // block) * block
+    if facts.switched:
+        zeros = bytes(block - _SHORT)
+        pages = (data[page + _SHORT : page + block] for page in range(first, len(data), block))
+        if any(data[valid:first]) or any(page != zeros for page in pages):
+            return "corrupt: behind the switch that ends it not everything is zero"
+        return None
+    if facts.complete:
+        return None
+    # Where a server stopped, no page of the segment follows; where bytes were changed, the pages go on behind them.
+    for page in range(first, len(data), block):
+        magic, address = struct.unpack_from("<H6xQ", data, page)
+        if magic >> 12 == 0xD and address == header.address + page:
+            word = "zeroed" if facts.ended_by == "zeros" else "corrupt"
+            return f"{word}: its records end at {facts.end_lsn} ({facts.ended_by}), and valid pages follow"
+    return None
+
+
+def _wrong_timelines(name: str, data: bytes, header: SegmentHeader, valid: int, histories: Histories) -> str | None:
+    """Return what is wrong with the pages' timelines, which PostgreSQL wants to be ancestors and never to decrease."""
+    own, _ = segment.parse_segment(name, header.segment_size)
+    switches = histories.get(own)
+    known = None if switches is None else {own, *(switch.timeline for switch in switches)}
+    last = 0
+    for page in range(0, valid, header.block_size):
+        (timeline,) = struct.unpack_from("<I", data, page + 4)
+        if timeline != last:
+            if timeline < last or timeline > own or (known is not None and timeline not in known):
+                return f"corrupt: the page at {Lsn(header.address + page)} is of timeline {timeline}"
+            last = timeline
+    return None
+
+
+def _goes_on(header: SegmentHeader, ending: Ending) -> bool:
+    """Tell whether a segment has to go on from an ending: not one of another system, nor after a crash."""
+    return header.system_id == ending.system and not overwrites(header.magic, header.info)
+
+
+def _torn(data: bytes, header: SegmentHeader, name: str, ending: Ending) -> str | None:
+    """Return why a segment does not go on where the one before it ended."""
+    left = ending.tail.left
+    if left != header.rem_len:
+        return f"corrupt: it does not continue {name}: that needs {left} bytes, and it continues {header.rem_len}"
+    link = _first_link(data, header)
+    if link is not None and ending.last and link != ending.last:
+        return (
+            f"corrupt: it does not continue {name}: its first record follows one at {Lsn(link)}, "
+            f"the last one there is at {Lsn(ending.last)}"
+        )
+    return None
+
+
+def _first_link(data: bytes, header: SegmentHeader) -> int | None:
+    """Return xl_prev of the first record that begins in a segment; None when none does."""
+    block = header.block_size
+    for page in range(0, len(data), block):
+        info, rest = struct.unpack_from("<2xH12xI", data, page)
+        begin = page + (_LONG if info & 0x2 else _SHORT)
+        position = begin + -(-rest // 8) * 8
+        if position >= page + block:
+            continue
+        head = data[position : min(position + _LINK, page + block)]
+        next_page = page + block + _SHORT
+        head += data[next_page : next_page + _LINK - len(head)]
+        if len(head) < _LINK or not any(head[:4]):
+            return None
+        return int(struct.unpack_from("<8xQ", head)[0])
+    return None
+
+
+def _said(problem: str | None) -> str | None:
+    return None if problem is None else f"corrupt: {problem}"
+
+
+def _ending(
+    header: SegmentHeader, facts: SegmentFacts, records: RecordCheck, joined: tuple[str, Ending] | None
+) -> Ending:
+    last = facts.carry.lsn if facts.carry is not None else facts.last_record_lsn
+    if last is None and joined is not None:
+        last = Lsn(joined[1].last)
+    return Ending(header.system_id, int(last or 0), records.tail or NOTHING)
