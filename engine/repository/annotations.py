@@ -6,6 +6,7 @@ what is written goes to meta/. Contents carry no newline.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Literal
 
@@ -41,8 +42,18 @@ def is_deleting(layout: Layout, backup_id: str) -> bool:
 
 
 def set_deleting(layout: Layout, backup_id: str) -> None:
-    """Say that this backup's deletion has begun: from here on readers take it for gone."""
-    replace(layout.annotation(backup_id, DELETE_THIS), b"delete")
+    """Say that this backup's deletion has begun: from here on readers take it for gone.
+
+    On a full file system, where a deletion is what makes room, the mark is an empty file: its name says it too.
+    """
+    path = layout.annotation(backup_id, DELETE_THIS)
+    try:
+        replace(path, b"delete")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        sync_directory(os.path.dirname(path))
 
 
 def unset_deleting(layout: Layout, backup_id: str) -> bool:

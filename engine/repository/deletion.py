@@ -17,6 +17,7 @@ from typing import NamedTuple
 from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
 from engine.faults import step
+from engine.oserrors import advice
 from engine.postgres import segment, timeline
 from engine.postgres.timeline import Lineage
 from engine.repository import annotations as marks
@@ -124,12 +125,23 @@ def delete(
             _remove_wal(layout, target, wait)
             _remove_entry(layout, target)
         except OSError as error:
-            raise CellarmanError(
-                f"the deletion of backup {backup_id} of server {layout.name} stopped half-way",
-                str(error),
-                "it is no longer listed as good; finish it with the same command",
-            ) from error
+            raise _stopped(layout, backup_id, error) from error
     return plan
+
+
+def _stopped(layout: Layout, backup_id: str, error: OSError) -> CellarmanError:
+    """Say how far a deletion came that the disk stopped."""
+    if not marks.is_deleting(layout, backup_id):
+        return CellarmanError(
+            f"backup {backup_id} of server {layout.name} is not deleted",
+            str(error),
+            f"nothing was removed and it is as good as before; {advice(error.errno, str(error.filename or ''))}",
+        )
+    return CellarmanError(
+        f"the deletion of backup {backup_id} of server {layout.name} stopped half-way",
+        str(error),
+        "it is no longer listed as good; finish it with the same command",
+    )
 
 
 def refused(layout: Layout, backup_id: str, refusals: list[Refusal]) -> Refused:

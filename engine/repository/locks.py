@@ -80,8 +80,7 @@ def hold(path: str, *, wait: float = 0, what: str = "", shared: bool = False) ->
         fd = _open(path)
         try:
             if _try(fd, mode) and _is_current(fd, path):
-                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-                os.ftruncate(fd, len(b"%d\n" % os.getpid()))
+                _sign(fd)
                 lock = Lock(path, fd)
                 fd = -1
                 return lock
@@ -124,6 +123,18 @@ def _open(path: str) -> int:
             str(error),
             f"see that {os.path.dirname(path)} exists and belongs to the account that runs this",
         ) from error
+
+
+def _sign(fd: int) -> None:
+    """Write who holds the lock; on a full disk it is held all the same, by somebody who left no pid."""
+    pid = b"%d\n" % os.getpid()
+    try:
+        os.pwrite(fd, pid, 0)
+        os.ftruncate(fd, len(pid))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.ftruncate(fd, 0)
 
 
 def _try(fd: int, mode: int) -> bool:

@@ -148,7 +148,9 @@ def _mend_tail(fd: int) -> int:
 def rewrite(layout: Layout, lines: Iterable[Line]) -> None:
     """Replace the whole index at once. The caller holds the lock; Barman opens by path after taking it."""
     data = "".join(line.render() for line in lines).encode()
-    replace(layout.xlogdb, data, fault="xlogdb.temporary-written")
+    directory, name = os.path.split(layout.xlogdb)
+    temporary = os.path.join(directory, f".{name}.tmp")  # one name, under one lock: the next writer takes it over
+    replace(layout.xlogdb, data, temporary=temporary, fault="xlogdb.temporary-written")
     step("xlogdb.renamed")
     if layout.old_xlogdb != layout.xlogdb and os.path.exists(layout.old_xlogdb):
         os.unlink(layout.old_xlogdb)
