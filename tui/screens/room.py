@@ -222,6 +222,8 @@ class Room(Screen[None]):
         selected = self.get_selected_text()
         if selected:
             self.copy(selected, "the selected text")
+        elif self.app.banner:
+            self.app.leave()
         else:
             self.say("q goes back, and leaves at home; ctrl+q leaves at once. Jobs go on.")
 
