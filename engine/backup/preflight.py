@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from engine.backup.basebackup import Shape
 from engine.config import Server
 from engine.errors import Refused
 from engine.event import Reporter
+from engine.oserrors import advice
 from engine.postgres import connection, programs
 from engine.postgres.facts import ServerFacts, server_facts
 from engine.postgres.programs import Program
@@ -92,7 +94,8 @@ def writable(layout: Layout) -> None:
             continue
         read_only = os.path.exists(existing) and os.statvfs(existing).f_flag & os.ST_RDONLY
         why = "its file system is mounted read-only" if read_only else f"{existing} cannot be written by this account"
-        raise Refused(f"the repository cannot be written: {path}", why, f"ls -ld {existing}; id")
+        fix = advice(errno.EROFS if read_only else errno.EACCES, existing)
+        raise Refused(f"the repository cannot be written: {path}", why, fix)
 
 
 def _primary(server: Server, facts: ServerFacts) -> None:

@@ -59,7 +59,7 @@ def verify(server: Server, info: BackupInfo, report: Reporter = SILENT) -> Verdi
         raise Refused(
             f"backup {info.id} of {server.name} cannot be verified", state, f"cellarman backups {server.name}"
         )
-    with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"verify backup {info.id}"):
+    with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"verify backup {info.id}", reads=True):
         report.backup(info.id)
         total = info.size or repository.sizes(layout, info.id).size
         reading = Reading(lambda done, files: report.progress(done, None if info.is_tar else max(total, done), files))

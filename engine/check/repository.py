@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from datetime import timedelta
 
 from engine.check.facts import Facts, Live, Unknown, account
 from engine.check.result import CheckResult, fail, ok, skip, warn
+from engine.check.storage import READ_ONLY
 from engine.config.keys import interval
+from engine.oserrors import advice
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.retention import KeepAll, parse_policy
 
@@ -62,6 +65,8 @@ def directories(facts: Facts) -> CheckResult:
     if isinstance(facts.storage, Unknown):
         return fail(name, facts.storage.what, facts.storage.fix)
     for place, reason in facts.storage.unusable.items():
+        if reason == READ_ONLY:
+            return fail(name, f"{place}: {reason}", advice(errno.EROFS, place))
         return fail(name, f"{place}: {reason}", f"as root: install -d -o {account()} {place}; or run as its owner")
     owner = facts.storage.owner
     if owner is not None and owner != os.geteuid():

@@ -19,6 +19,9 @@ class Queue:
     oldest: datetime | None
 
 
+READ_ONLY = "read-only file system"
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """What the disk says."""
@@ -69,7 +72,7 @@ def _unusable(place: str) -> str:
     """Return why files cannot be made in `place`, or "" when they can (once it is made)."""
     if os.path.isdir(place):
         if not os.access(place, os.W_OK | os.X_OK):
-            return "read-only file system" if _read_only(place) else "no permission to write"
+            return READ_ONLY if _read_only(place) else "no permission to write"
         return ""
     if os.path.lexists(place):
         return "not a directory"

@@ -52,7 +52,7 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
     report.backup(plan.info.id)
     what = f"restore backup {plan.info.id}"
     lock = server.layout.lock(plan.info.id)
-    with locks.hold(lock, wait=server.lock_timeout, what=what, shared=True):
+    with locks.hold(lock, wait=server.lock_timeout, what=what, shared=True, reads=True):
         try:
             _restore(server, plan, report)
         except OSError as error:

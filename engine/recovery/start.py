@@ -68,9 +68,10 @@ class Verdict:
         """One line for people, when it did not fail."""
         where = f"port {self.port}" + (f", socket in {self.socket}" if self.socket else "")
         reached = self.stopped_at or (f"last transaction {self.last_transaction}" if self.last_transaction else "")
+        tail = f"; {reached}" if reached else ""
         if self.state == "shutdown":
-            return f"recovered and shut down; {reached}"
-        return f"{'open' if self.state == 'open' else 'paused, open for reading'} on {where}; {reached}"
+            return f"recovered and shut down{tail}"
+        return f"{'open' if self.state == 'open' else 'paused, open for reading'} on {where}{tail}"
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -68,12 +68,16 @@ class Lock:
             os.close(fd)
 
 
-def hold(path: str, *, wait: float = 0, what: str = "", shared: bool = False) -> Lock:
+def hold(path: str, *, wait: float = 0, what: str = "", shared: bool = False, reads: bool = False) -> Lock:
     """Take the lock at `path`, waiting at most `wait` seconds, and return it for a `with` block.
 
     `what` says in the error what cannot be done. `shared` holders do not exclude each other, only exclusive ones.
+    Who only `reads` goes without the lock where none can be made: a repository on a file system that is read-only is
+    restored from all the same.
     Raises Busy, naming the holder, when the time is over, and CellarmanError when the lock file cannot be used.
     """
+    if reads and _is_read_only(os.path.dirname(path)):
+        return Lock(path, -1)
     deadline = time.monotonic() + max(wait, _GRACE)
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     while True:
@@ -112,6 +116,14 @@ def holder(path: str, *, shared: bool = False) -> Holder | None:
         return _describe(fd)
     finally:
         os.close(fd)
+
+
+def _is_read_only(directory: str) -> bool:
+    """Tell whether a directory's file system is mounted read-only; False for one that is not there."""
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _open(path: str) -> int:

@@ -48,3 +48,19 @@ def test_a_backup_can_be_deleted_where_nothing_can_be_written(tmp_path: Path) ->
         pytest.skip(f"no private mounts here: {done.err.strip()}")
     assert "held by a process that did not leave its pid" in done.out, done.text
     assert "left ['20261102T120000'] ['20261102T120000-backup.info']" in done.out, done.text
+
+
+def test_what_only_reads_needs_no_lock_where_none_can_be_made(tmp_path: Path) -> None:
+    script = (
+        "import sys; from engine.repository import locks\n"
+        "with locks.hold(sys.argv[1], what='read', reads=True): print('read')\n"
+        "try: locks.hold(sys.argv[1], what='write')\n"
+        "except Exception as error: print(error)\n"
+    )
+    mount = f"mount -t tmpfs -o ro tmpfs {tmp_path} || exit 77; "
+    done = programs.run(
+        ["unshare", "-Urm", "sh", "-c", f'{mount}exec {sys.executable} -c "$0" {tmp_path}/lock', script], code=None
+    )
+    if done.code == 77 or "unshare" in done.err:
+        pytest.skip(f"no private mounts here: {done.err.strip()}")
+    assert "read\ncannot open the lock file" in done.out, done.text
