@@ -14,6 +14,7 @@ from engine.postgres import connection
 from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 
+_INSUFFICIENT_PRIVILEGE = "42501"
 _RELEASE_PATIENCE = 5.0
 """Seconds that the server gets to end a backup that was given up."""
 
@@ -63,4 +64,6 @@ def release(server: Server, client: str, report: Reporter) -> None:
                     return
                 time.sleep(0.05)
     except CellarmanError as error:
-        report.note(f"the server ends its side of the backup by itself: {error}")
+        forbidden = isinstance(error, connection.QueryFailed) and error.sqlstate == _INSUFFICIENT_PRIVILEGE
+        why = "" if forbidden else f": {error}"
+        report.note(f"the server ends its side of the backup by itself, at its next write{why}")

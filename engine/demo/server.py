@@ -38,6 +38,7 @@ GRANT pg_read_all_settings TO barman;
 GRANT pg_read_all_stats TO barman;
 GRANT pg_checkpoint TO barman;
 CREATE ROLE streaming_barman LOGIN REPLICATION;
+GRANT streaming_barman TO barman;
 """
 
 SHOP = """\
