@@ -8,6 +8,7 @@ from typing import Any
 from engine.cli import following
 from engine.config import Config
 from engine.job import spec as spec_
+from engine.repository import repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     server = config.server(args.server)
     arguments: dict[str, Any] = {}
     if args.name is not None:
+        repository.check_name(server.layout, args.name)
         arguments["name"] = args.name
     if args.spread_checkpoint:
         arguments["immediate"] = False

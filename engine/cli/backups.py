@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         output.json_out(
             {
                 "server": server.name,
-                "backups": [facts(info, verdicts.get(info.id)) for info in found.backups if not info.deleting],
+                "backups": [facts(server, info, verdicts.get(info.id)) for info in found.backups if not info.deleting],
                 "deleting": [info.id for info in found.backups if info.deleting],
                 "unreadable": [broken._asdict() for broken in found.unreadable],
             }
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         return 0
     if found.backups:
         output.table(
-            [_row(info, verdicts.get(info.id)) for info in found.backups],
+            [_row(server, info, verdicts.get(info.id)) for info in found.backups],
             ("id", "name", "status", "method", "ended", "size", "tli", "keep", "retention"),
             right={5, 6},
         )
@@ -55,12 +55,19 @@ def judge(server: Server, found: repository.Catalogue) -> dict[str, Verdict]:
     return retention.verdicts(found.backups, policy, server.minimum_redundancy, datetime.now(timezone.utc))
 
 
-def facts(info: BackupInfo, verdict: Verdict | None) -> dict[str, Any]:
+def standing(server: Server, info: BackupInfo) -> str:
+    """Return a backup's state in a word; `died` until maintenance has marked a dead worker's backup as failed."""
+    if info.deleting:
+        return "deleting"
+    return "died" if repository.abandoned(server.layout, info) else info.status.lower()
+
+
+def facts(server: Server, info: BackupInfo, verdict: Verdict | None) -> dict[str, Any]:
     """Return a backup as programs read it."""
     return {
         "id": info.id,
         "name": info.backup_name,
-        "status": "deleting" if info.deleting else info.status.lower(),
+        "status": standing(server, info),
         "method": info.method,
         "begin_time": output.iso(info.begin_time),
         "end_time": output.iso(info.end_time),
@@ -83,11 +90,11 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _row(info: BackupInfo, verdict: Verdict | None) -> tuple[object, ...]:
+def _row(server: Server, info: BackupInfo, verdict: Verdict | None) -> tuple[object, ...]:
     return (
         info.id,
         info.backup_name,
-        "deleting" if info.deleting else info.status.lower(),
+        standing(server, info),
         info.method + (f" {info.compression}" if info.compression else ""),
         output.when(info.end_time),
         output.size(info.size),

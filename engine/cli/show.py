@@ -72,7 +72,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "server": server.name,
-        **backups.facts(info, verdict),
+        **backups.facts(server, info, verdict),
         "retention_reason": verdict.reason if verdict else None,
         "deduplicated_bytes": info.deduplicated_size,
         "cluster_bytes": info.cluster_size,
@@ -109,7 +109,7 @@ def _sections(
     server: Server, info: BackupInfo, verdict: Verdict | None, wal: Wal, own: dict[str, Any]
 ) -> list[tuple[str, Rows]]:
     sections: list[tuple[str, Rows]] = [
-        (f"Backup {info.id} of server {server.name}", _about(info, verdict)),
+        (f"Backup {info.id} of server {server.name}", _about(server, info, verdict)),
         ("Position", _position(info)),
         ("WAL that it needs", _wal_rows(wal)),
         ("Data", _data(server, info)),
@@ -122,11 +122,11 @@ def _sections(
     return sections
 
 
-def _about(info: BackupInfo, verdict: Verdict | None) -> Rows:
+def _about(server: Server, info: BackupInfo, verdict: Verdict | None) -> Rows:
     took = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else None
     return [
         ("name", info.backup_name),
-        ("status", "deleting" if info.deleting else info.status.lower()),
+        ("status", backups.standing(server, info)),
         ("error", info.error),
         ("method", info.method),
         ("begun", when(info.begin_time) if info.begin_time else None),

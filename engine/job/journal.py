@@ -174,6 +174,8 @@ class JournalReporter:
 
     def _put(self, event: ev.Event) -> None:
         self._state = state_.fold(self._state, event)
+        if isinstance(event, ev.Ended):
+            self._write_state()  # before its line: who has read of the end must not find the job running
         line = json.dumps(ev.to_json(event), ensure_ascii=False) + "\n"
         if self._torn:
             line = "\n" + line
@@ -183,7 +185,7 @@ class JournalReporter:
             lost, self._lost = self._lost, 0
             self.note(f"{lost} events could not be written to {self._directory}", "warn")
         now = time.monotonic()
-        if not isinstance(event, ev.Progress) or now - self._state_written >= STATE_INTERVAL:
+        if not isinstance(event, (ev.Progress, ev.Ended)) or now - self._state_written >= STATE_INTERVAL:
             self._state_written = now
             self._write_state()
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from engine.errors import CellarmanError, NotFound, UsageError
 from engine.postgres import segment
 from engine.repository import annotations as marks
-from engine.repository import backupinfo, files
+from engine.repository import backupinfo, files, locks
 from engine.repository.backupinfo import BackupInfo, BackupInfoError
 from engine.repository.layout import Layout
 
@@ -166,10 +166,23 @@ def choose(layout: Layout, found: Catalogue, ref: str) -> BackupInfo:
     return matches[-1] if ref.lower() in ("oldest", "first") else matches[0]
 
 
+def abandoned(layout: Layout, info: BackupInfo) -> bool:
+    """Tell whether a backup counts as under way though nobody takes it any more: the server's backup lock is free."""
+    if info.status not in ("EMPTY", "STARTED") or info.deleting:
+        return False
+    try:
+        if locks.holder(layout.lock("backup")) is not None:
+            return False
+        return load(layout, info.id).status in ("EMPTY", "STARTED")  # it may have ended since `info` was read
+    except CellarmanError:
+        return False  # an account that may not look at the lock cannot tell
+
+
 def check_name(layout: Layout, name: str) -> None:
     """Raise UsageError unless a new backup may carry `name`."""
     if is_backup_id(name) or name.lower() in RESERVED_NAMES:
-        raise UsageError(f"a backup cannot be named {name!r}", "ids and words such as latest mean something already")
+        why = "ids and words such as latest mean something already"
+        raise UsageError(f"a backup cannot be named {name!r}", why, "choose another name")
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise UsageError(f"a backup cannot be named {name!r}", "a name is printable and has no space at its ends")
     taken = next((info for info in backups(layout) if info.backup_name == name and not info.deleting), None)

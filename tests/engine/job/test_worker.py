@@ -58,6 +58,7 @@ def test_a_worker_killed_with_9_is_seen_dead_at_once_and_leaves_no_process(slow:
         assert follower.returncode == 4 and "died" in err
     [left] = slow.backups()
     assert left.status == "STARTED"
+    assert " died " in slow.run("backups", "main").stdout
 
     cron = slow.run("cron")
     assert cron.returncode == 0, cron.stderr
