@@ -15,6 +15,7 @@ from engine.recovery.settings import client_program
 _ACKNOWLEDGES_ALL = re.compile(
     r"\s*(:|true|/bin/true|/usr/bin/true|exit 0|echo\b[^|&;]*|/bin/echo\b[^|&;]*|cd \.|rem)\s*$"
 )
+_PUSHES_FOR = re.compile(r"\bcellarman-wal['\"]?\s+push\b.*?--server[=\s]\s*['\"]?([^\s'\"]+)")
 _HIDES_FAILURE = re.compile(r"(\|\||;)\s*(true|:|/bin/true|exit 0)\s*$")
 SLOT_LAG_LIMIT = 10 << 30
 """Bytes of WAL that the server may have to keep for us before it is said."""
@@ -67,6 +68,9 @@ def archive_command(facts: Facts) -> CheckResult:
         return fail(name, f"{command}: it says yes to WAL that may be stored nowhere", _set_command(facts))
     if "%p" not in command:
         return warn(name, f"{command}: it does not name the file (%p)", _set_command(facts))
+    pushed = _PUSHES_FOR.search(command)
+    if pushed and pushed[1] != facts.server.name:
+        return warn(name, f"{command}: it archives for the server {pushed[1]}", _set_command(facts))
     return ok(name, command)
 
 

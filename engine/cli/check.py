@@ -40,9 +40,9 @@ def _print(name: str, results: list[CheckResult]) -> None:
     width = max(len(check.name) for check in results)
     indent = " " * (width + 10)
     for check in results:
-        lines = [output.printable(line) for line in check.detail.splitlines()] or [""]
+        lines = [output.printable(line.strip()) for line in check.detail.splitlines()] or [""]
         print(f"  {check.status:<4}  {check.name:<{width}}  {lines[0]}".rstrip())
         for line in lines[1:]:
-            print(f"{indent}{line.strip()}")
+            print(f"{indent}{line}")
         for line in check.fix.splitlines():
             print(f"{indent}now: {output.printable(line)}")

@@ -15,7 +15,7 @@ PREFIX = ".cellarman-"
 def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
     """Make a dot-file for WAL file `name`, locked so that nobody takes it for one that a crash left.
 
-    Return its path and descriptor. Raises CellarmanError when the directory is not there.
+    Return its path and descriptor. Raises CellarmanError when the directory is not there or not this account's.
     """
     path = os.path.join(directory, f"{PREFIX}{os.fsdecode(os.fsencode(name)[:150])}.{os.getpid()}-{time.time_ns():x}")
     try:
@@ -24,10 +24,33 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
         raise CellarmanError(
             f"the archive of {server} is not there",
             f"{error}",
-            f"see that its file system is mounted; a new archive is made by: cellarman check {server}",
+            "see that its file system is mounted; a new archive is made by: cellarman cron",
+        ) from error
+    except PermissionError as error:
+        raise CellarmanError(
+            f"account {_account(os.geteuid())} cannot write to the archive of {server}",
+            f"{error}",
+            f"run Cellarman and PostgreSQL's archive_command as one account: {directory} belongs to"
+            f" {_owner(directory)}; or archive by streaming, which needs no account here",
         ) from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path, descriptor
+
+
+def _owner(directory: str) -> str:
+    try:
+        return _account(os.stat(directory).st_uid)
+    except PermissionError:
+        return "another account"
+
+
+def _account(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def remove_stale(directory: str, young: float) -> int:

@@ -150,6 +150,15 @@ def test_archive_commands_that_archive_nothing(
     assert "push %p --server main --config" in found.fix
 
 
+def test_an_archive_command_for_another_server(server: cluster.Cluster, tmp_path: Path) -> None:
+    config = configuration(tmp_path, server.install, server.conninfo, archiver="true")
+    for name, status in (("other", "warn"), ("main", "ok")):
+        with archive_command(server, f"cellarman-wal push %p --server {name}"):
+            found = check(config)["archive_command"]
+        assert found.status == status, found
+        assert name in found.detail
+
+
 @contextlib.contextmanager
 def archive_command(server: cluster.Cluster, command: str) -> Iterator[None]:
     server.sql("ALTER SYSTEM SET archive_command = '" + command.replace("'", "''") + "'")
