@@ -55,6 +55,11 @@ class Progress:
     """Bytes a second over the last few seconds."""
     eta_seconds: float | None = None
 
+    @property
+    def counts(self) -> str:
+        """What `files_done` counts: WAL segments in the phases that go through WAL, else files."""
+        return "segments" if self.phase in ("wal", "index") else "files"
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

@@ -115,7 +115,8 @@ def _receive(server: Server, report: Reporter) -> None:
 def _take_in(server: Server, report: Reporter) -> None:
     result = ingest(server, report)
     if result.stored:
-        report.note(f"{server.name}: {len(result.stored)} WAL files archived")
+        count = len(result.stored)
+        report.note(f"{server.name}: {count} WAL file{'' if count == 1 else 's'} archived")
     if result.refused:
         names = "; ".join(f"{refusal.name} ({refusal.reason})" for refusal in result.refused)
         raise CellarmanError(f"{len(result.refused)} WAL files were refused, kept in {server.layout.errors}", names)

@@ -123,7 +123,7 @@ class _Run:
         except BaseException as error:
             self._fail(error)
             raise
-        self._remember(copy_seconds=copied - began, wal_seconds=time.monotonic() - copied)
+        self._remember(copy_seconds=round(copied - began, 3), wal_seconds=round(time.monotonic() - copied, 3))
         return self.info
 
     def _save(self, **changes: Any) -> None:

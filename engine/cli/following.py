@@ -155,7 +155,7 @@ def progress_line(progress: ev.Progress, columns: int) -> str:
     else:
         parts.append(output.size(progress.done_bytes))
     if progress.files_total:
-        parts.append(f"{progress.files_done or 0} of {progress.files_total} files")
+        parts.append(f"{progress.files_done or 0} of {progress.files_total} {progress.counts}")
     if progress.rate_bytes is not None:
         parts.append(f"{output.size(int(progress.rate_bytes))}/s")
     if progress.eta_seconds is not None:

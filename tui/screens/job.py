@@ -102,7 +102,7 @@ class JobRoom(Room):
         self._paint_chart(job, view)
         self.query_one("#facts", Lines).show(_facts(job))
         self.moving().show([_log_line(event) for event in view.notes] if view else [])
-        self.query_one("#note", Lines).show([_note(job)])
+        self.query_one("#note", Lines).show([_note(job, bool(self.app.banner))])
 
     def _figures_width(self) -> int:
         width = self.app.size.width
@@ -134,7 +134,7 @@ class JobRoom(Room):
             return
         question = f"Stop the {job.kind} of {plain(job.server)}?"
         effect = {
-            "backup": "What was copied so far is marked as failed. The WAL archive and older backups stay as they are.",
+            "backup": "What was copied so far is removed. The WAL archive and older backups stay as they are.",
             "restore": "The destination is left half-made and cannot be started.",
         }.get(job.kind, "Nothing is changed by stopping it.")
         self.app.push_screen(Ask(question, effect, "stop it", self._cancel))
@@ -170,12 +170,22 @@ def _bar(job: JobState, width: int, glyphs: Glyphs) -> Line:
     progress = job.progress
     if progress is None:
         return ()
+    done, total = progress.done_bytes, progress.total_bytes
+    whole = _whole(job)
+    if whole is not None:
+        done = total = whole
     words: Line = (
-        (f"  {percent(progress.done_bytes, progress.total_bytes):>5}", "strong"),
-        (f"   {part_of(progress.done_bytes, progress.total_bytes)}", "quiet"),
+        (f"  {percent(done, total):>5}", "strong"),
+        (f"   {part_of(done, total)}", "quiet"),
     )
     role = "moving" if job.status == "running" else wording.JOB_ROLE[job.status]
-    return (*bar(progress.done_bytes, progress.total_bytes, max(10, width - 30), glyphs, role), *words)
+    return (*bar(done, total, max(10, width - 30), glyphs, role), *words)
+
+
+def _whole(job: JobState) -> int | None:
+    """Return what a job that is done made, in bytes: its last progress is that of its last phase only."""
+    made = job.result.get("size_bytes")
+    return made if job.status == "done" and isinstance(made, int) else None
 
 
 def _numbers(job: JobState, view: JobView | None, now: datetime) -> Line:
@@ -202,11 +212,12 @@ def _facts(job: JobState) -> list[Line]:
     if job.backup:
         facts.append(f"backup {job.backup}")
     progress = job.progress
-    if progress is not None and progress.files_done is not None:
+    whole = _whole(job)
+    if whole is None and progress is not None and progress.files_done is not None:
         total = f" of {progress.files_total:,}" if progress.files_total else ""
-        facts.append(f"{progress.files_done:,}{total} files")
-    if job.status == "done" and isinstance(job.result.get("size_bytes"), int):
-        facts.append(size(job.result["size_bytes"]))
+        facts.append(f"{progress.files_done:,}{total} {progress.counts}")
+    if whole is not None and progress is None:
+        facts.append(size(whole))
     warnings = sum(note.level == "warn" for note in job.log)
     if warnings:
         facts.append(counted(warnings, "warning"))
@@ -221,9 +232,10 @@ def _log_line(event: ev.Note | ev.Phase) -> Line:
     return at, (plain(event.text), LEVEL_ROLE[event.level])
 
 
-def _note(job: JobState) -> Line:
+def _note(job: JobState, demo: bool) -> Line:
     if job.status == "running":
         pid = f" (pid {job.pid})" if job.pid else ""
-        return ((f"runs by itself{pid}: closing this console changes nothing", "quiet"),)
+        leaving = "only the end of the demo ends it" if demo else "closing this console changes nothing"
+        return ((f"runs by itself{pid}: {leaving}", "quiet"),)
     ended = f"ended {day_and_time(job.ended)} UTC" if job.ended else ""
     return ((f"{job.id}   {ended}", "quiet"),)

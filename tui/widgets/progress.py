@@ -32,10 +32,10 @@ def chart(rates: Sequence[float], width: int, height: int, glyphs: Glyphs) -> li
     >>> [line[1][0] for line in chart([1.0, 2.0, 4.0], 3, 2, ASCII)]
     ['  #', ':##']
     """
-    if not rates or width < 1:
+    if not any(rates) or width < 1:
         return []
     columns = [max(part) for part in _buckets(rates, width)]
-    top = max(columns) or 1.0
+    top = max(columns)
     label = rate(top)
     steps = len(glyphs.steps) - 1
     lines: list[Line] = []
