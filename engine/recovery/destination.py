@@ -128,6 +128,7 @@ def _parent(path: str, what: str, fix: str) -> list[Refused]:
     if not os.path.isdir(parent):
         return [Refused(f"{what} {path} cannot be made", f"{parent} is not a directory", fix)]
     if not os.access(parent, os.W_OK | os.X_OK):
+        fix = f"make it as root: install -d -o {os.geteuid()} -m 0700 {shlex.quote(path)}; or {fix}"
         return [Refused(f"{what} {path} cannot be made", f"{parent} is not writable by this account", fix)]
     return []
 

@@ -142,10 +142,11 @@ def parse_time(text: str, now: datetime) -> datetime:
     naive = naive.replace(microsecond=int((match["fraction"] or "0").ljust(6, "0")))
     if not match["zone"]:
         local = naive.astimezone()
+        here = f", for this host's zone ({local.tzname()}) '{text}{_offset_text(local)}'" if local.utcoffset() else ""
         raise UsageError(
             f"a time without a zone: {text!r}",
             "the server, this host and you may each mean another moment by it",
-            f"for UTC write '{text}+00', for this host's zone ({local.tzname()}) '{text}{_offset_text(local)}'",
+            f"for UTC write '{text}+00'{here}",
         )
     return _with_zone(naive, match["zone"].strip(), text)
 

@@ -76,7 +76,9 @@ def test_a_file(stage: Scene, tmp_path: Path) -> None:
 
 def test_not_writable(stage: Scene, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert "cannot be made" in refused(stage, tmp_path / "below").what
+    why = refused(stage, tmp_path / "below")
+    assert "cannot be made" in why.what
+    assert f"install -d -o {os.getuid()} -m 0700 {tmp_path / 'below'}" in why.fix
 
 
 def test_root_and_other_accounts(stage: Scene, tmp_path: Path) -> None:
