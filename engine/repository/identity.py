@@ -15,12 +15,19 @@ class IdentityError(CellarmanError):
 
 
 def system_id(layout: Layout) -> int | None:
-    """Return the system identifier that this server's repository was made for, or None when it is not known yet."""
+    """Return the system identifier that this server's repository was made for, or None when it is not known yet.
+
+    Raises IdentityError when the file cannot be understood, CellarmanError when this account may not read it.
+    """
     try:
         with open(layout.identity, encoding="utf-8") as file:
             text = file.read(65536)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        from engine.repository.ownership import forbidden
+
+        raise forbidden(layout.name, layout.identity, error) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(layout, str(error)) from error
     return _parse(layout, text)

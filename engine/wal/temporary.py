@@ -27,30 +27,11 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
             "see that its file system is mounted; a new archive is made by: cellarman cron",
         ) from error
     except PermissionError as error:
-        raise CellarmanError(
-            f"account {_account(os.geteuid())} cannot write to the archive of {server}",
-            f"{error}",
-            f"run Cellarman and PostgreSQL's archive_command as one account: {directory} belongs to"
-            f" {_owner(directory)}; or archive by streaming, which needs no account here",
-        ) from error
+        from engine.repository.ownership import forbidden
+
+        raise forbidden(server, path, error) from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path, descriptor
-
-
-def _owner(directory: str) -> str:
-    try:
-        return _account(os.stat(directory).st_uid)
-    except PermissionError:
-        return "another account"
-
-
-def _account(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def remove_stale(directory: str, young: float) -> int:

@@ -209,10 +209,10 @@ def test_an_archive_that_is_not_mounted_takes_nothing(layout: Layout, tmp_path: 
 
 def test_an_archive_of_another_account_says_whose_it_is(layout: Layout, tmp_path: Path) -> None:
     os.chmod(layout.wals, 0o500)
-    with pytest.raises(CellarmanError, match="cannot write to the archive") as caught:
+    with pytest.raises(CellarmanError, match="may not use the archive") as caught:
         store(layout, pages.put(tmp_path, 5), system_id=pages.SYSTEM)
     os.chmod(layout.wals, 0o700)
-    assert "Permission denied" in caught.value.why and "one account" in caught.value.fix
+    assert "Permission denied" in caught.value.why and "run it as" in caught.value.fix
 
 
 def test_a_source_that_is_gone_or_no_file_is_an_error(layout: Layout, tmp_path: Path) -> None:
