@@ -69,7 +69,7 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
         raise CellarmanError(
             f"PostgreSQL did not recover {order.destination} to {order.target}",
             verdict.text,
-            f"its log is {verdict.log}",
+            f"see its log, {verdict.log}, and what is wrong with the WAL: cellarman wal gaps {server.name}",
         )
     return {**document, **verdict.to_json(), "summary": verdict.summary}
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,10 +22,12 @@ from engine.errors import CellarmanError, Refused
 from engine.event import Reporter
 from engine.postgres import programs
 from engine.postgres.controlfile import read_control
+from engine.postgres.lsn import Lsn
 from engine.postgres.segment import kind_of, parse_segment
 from engine.recovery import settings
 from engine.recovery.plan import Plan
 from engine.recovery.planner import locks_readers
+from engine.recovery.target import EndOfArchive
 
 LOG = "cellarman-start.log"
 _POLL = 0.1
@@ -38,6 +40,8 @@ _RESTORED = re.compile(r'restored log file "([0-9A-F]{24})" from archive')
 _STOPPING = re.compile(r"recovery stopping (?:before|after|at restore point) .*")
 _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)")
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_UNREADABLE = re.compile(r"LOG:\s+(.*\b(?:record|page|magic|length|checksum|could not)\b.*)")
+"""What PostgreSQL says of WAL that it cannot go on with (xlogreader.c, report_invalid_record)."""
 _PAUSED = "pausing at the end of recovery"
 _STARVED = "insufficient parameter settings"
 _SHUT_DOWN = "shutdown at recovery target"
@@ -256,7 +260,9 @@ def _watch(
                 replayed.take(line)
             found = _state(directory, process.pid, words, gone=gone)
             if found is not None:
-                return (*found, words)
+                words += lines.take(file.read())  # it may have been decided after the last look at the log
+                short = _fell_short(plan, words) if found[0] == "open" else None
+                return (*(short or found), words)
             time.sleep(_POLL)
 
 
@@ -278,6 +284,22 @@ def _state(directory: str, pid: int, words: list[str], *, gone: bool) -> tuple[S
             (line for line in reversed(words) if "ready to accept connections" in line), "in production"
         )
     return None
+
+
+def _fell_short(plan: Plan, words: Sequence[str]) -> tuple[State, str] | None:
+    """Return a failure when PostgreSQL opened without the last commit of the archive.
+
+    Without a target it takes WAL that it cannot read for the end of all WAL, and says so in its log alone.
+    """
+    done = next((at for at, line in enumerate(words) if _REDO_DONE.search(line)), None)
+    if done is None or plan.kept is None or not isinstance(plan.order.target, EndOfArchive):
+        return None
+    reached = Lsn.parse(_last(_REDO_DONE, [words[done]]))
+    if reached >= plan.kept.lsn:
+        return None
+    said = next((found[1] for line in reversed(words[:done]) if (found := _UNREADABLE.search(line))), "")
+    lost = f"it opened after {reached}, without what follows up to the commit at {plan.kept.lsn}, which was to be kept"
+    return "failed", "\n".join(filter(None, (said, lost)))
 
 
 def _with_details(text: str, words: list[str]) -> str:

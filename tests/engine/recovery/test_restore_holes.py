@@ -156,6 +156,28 @@ def test_an_unusable_segment_is_a_hole(holed: Holed, damage: str) -> None:
         os.replace(aside, path)
 
 
+def test_a_flipped_byte_that_postgresql_takes_for_the_end_is_loud(holed: Holed) -> None:
+    """PostgreSQL opens without the rows behind it, and says so in its log alone."""
+    path = holed.path(holed.late[2])
+    aside = path + ".aside"
+    shutil.copy2(path, aside)
+    order = holed.scene.order(start=True)
+    try:
+        assert holed.scene.plan().kept is not None  # the segment is in the index before it is damaged
+        with open(path, "r+b") as file:
+            file.seek(Lsn.parse(holed.late[2].lsn) % SEGMENT - 20)  # within the commit
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 0xFF]))
+        with pytest.raises(CellarmanError) as caught:
+            execute(order.to_arguments(), holed.scene.server, Silent())
+        assert "checksum" in caught.value.why and "without what follows" in caught.value.why
+        assert not os.path.exists(os.path.join(order.destination, "postmaster.pid"))
+    finally:
+        os.replace(aside, path)
+        holed.scene.remove(order.destination)
+
+
 def test_a_backup_without_its_wal_is_passed_over(holed: Holed) -> None:
     assert holed.second.end_wal
     path = holed.scene.server.layout.wal(holed.second.end_wal)
