@@ -94,4 +94,5 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "gaps": walgaps.add_options,
     "timelines": waltimelines.add_options,
     "events": walevents.add_options,
+    "verify": walverify.add_options,
 }

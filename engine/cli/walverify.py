@@ -26,7 +26,7 @@ _SHOWN = 1000
 """Bad segments that are printed; JSON has all of them."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         metavar="TIME",

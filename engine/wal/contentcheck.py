@@ -183,12 +183,14 @@ def _torn(data: bytes, header: SegmentHeader, name: str, ending: Ending) -> str 
 
 
 def _first_link(data: bytes, header: SegmentHeader) -> int | None:
-    """Return xl_prev of the first record that begins in a segment; None when none does."""
+    """Return xl_prev of the first record that begins in a segment; None when none does, or not behind the one before."""
     block = header.block_size
     for page in range(0, len(data), block):
         info, rest = struct.unpack_from("<2xH12xI", data, page)
         begin = page + (_LONG if info & 0x2 else _SHORT)
         position = begin + -(-rest // 8) * 8
+        if overwrites(header.magic, info):
+            return None
         if position >= page + block:
             continue
         head = data[position : min(position + _LINK, page + block)]
