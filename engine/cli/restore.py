@@ -114,7 +114,13 @@ def _timeline(text: str) -> str:
 
 
 def _tablespace(text: str) -> tuple[str, str]:
-    name, equals, directory = text.partition("=")
+    """Return a tablespace and its new directory; what is before "=/" is all name, which may have a "=" in it.
+
+    >>> _tablespace("one=/srv/a=b"), _tablespace("a=b=/srv/c")
+    (('one', '/srv/a=b'), ('a=b', '/srv/c'))
+    """
+    at = max(text.find("=/"), 0) or text.find("=")
+    name, equals, directory = text[:at], text[at : at + 1], text[at + 1 :]
     if not (name and equals and directory):
         raise UsageError(f"not a tablespace's new place: {text!r}", "", "write --tablespace NAME=DIR")
     return name, os.path.abspath(os.path.expanduser(directory))

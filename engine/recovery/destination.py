@@ -83,7 +83,9 @@ def refusals(server: Server, destination: str, tablespaces: Sequence[Placed], *,
     for space in tablespaces:
         what = f"the place of tablespace {space.name}"
         owned = left is not None and os.path.realpath(space.directory) in left.directories
-        found += _directory(server, space.directory, what, uid, ours=owned, option=f"--tablespace {space.name}=DIR")
+        found += _directory(
+            server, space.directory, what, uid, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR"
+        )
         found += _overlap(os.path.realpath(space.directory), what, seen)
         seen[os.path.realpath(space.directory)] = what
     return found

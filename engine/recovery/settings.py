@@ -147,10 +147,27 @@ def required_settings(control: ControlFile) -> dict[str, str]:
 
 def minimal_configuration(control: ControlFile, recorded: Mapping[str, str]) -> str:
     """Return a postgresql.conf for a cluster whose own one was kept outside its data directory."""
-    lines = {**required_settings(control), "hot_standby": "on", "listen_addresses": "localhost", **recorded}
+    lines = {
+        **required_settings(control),
+        **_sizes_for(control.segment_size),
+        "hot_standby": "on",
+        "listen_addresses": "localhost",
+        **recorded,
+    }
     return "# The backup holds no postgresql.conf (the server keeps it elsewhere): the least that starts.\n" + render(
         lines
     )
+
+
+def _sizes_for(segment_size: int) -> dict[str, str]:
+    """Return the WAL sizes that a cluster of large segments needs: each at least two (xlog.c, check_wal_segment_size).
+
+    >>> _sizes_for(16 << 20), _sizes_for(64 << 20)
+    ({}, {'min_wal_size': '128MB'})
+    """
+    least = 2 * segment_size >> 20
+    defaults = {"min_wal_size": 80, "max_wal_size": 1024}
+    return {key: f"{least}MB" for key, default in defaults.items() if default < least}
 
 
 MINIMAL_HBA = (
