@@ -24,16 +24,17 @@ def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
 
 
 def _segments(server: cluster.Cluster, place: Path) -> list[Path]:
-    """Return 100 segments of a pgbench run."""
+    """Return 100 segments of a pgbench run, with the full pages that follow a checkpoint."""
     place.mkdir()
     server.sql("ALTER SYSTEM SET archive_mode = on")
     server.sql(f"ALTER SYSTEM SET archive_command = 'cp %p {place}/%f'")
     server.stop()
     server.start()
     at = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres"]
-    server.install.run("pgbench", "-i", "-q", "-s", "20", *at)
+    server.install.run("pgbench", "-i", "-q", "-s", "50", *at)
     while len(list(place.glob("0*"))) <= SEGMENTS:
-        server.install.run("pgbench", "-n", "-c", "4", "-j", "2", "-T", "5", *at)
+        server.sql("CHECKPOINT")
+        server.install.run("pgbench", "-n", "-c", "4", "-j", "2", "-T", "3", *at)
     return sorted(place.glob("0*"))[1 : SEGMENTS + 1]
 
 
@@ -57,12 +58,19 @@ def _ingest(root: Path, server: cluster.Cluster, segments: list[Path], repeat: i
 
 def _queue(root: Path, segments: list[Path]) -> None:
     """Empty the repository and put the segments into its queue."""
-    home = root / "barman" / "main"
-    shutil.rmtree(home, ignore_errors=True)
-    (home / "incoming").mkdir(parents=True)
+    home = _empty(root)
     for segment in segments:
         shutil.copy2(segment, home / "incoming")
     subprocess.run(["sync", "-f", str(home)], check=True)
+
+
+def _empty(root: Path) -> Path:
+    """Make the server's directories anew and return their home."""
+    home = root / "barman" / "main"
+    shutil.rmtree(home, ignore_errors=True)
+    for name in ("base", "meta", "wals", "incoming", "streaming", "errors", ".cellarman"):
+        (home / name).mkdir(parents=True)
+    return home
 
 
 def _push(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int) -> Result:
@@ -71,10 +79,9 @@ def _push(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int
     plain = root / "plain"
 
     def empty() -> None:
-        shutil.rmtree(root / "ours" / "barman", ignore_errors=True)
+        _empty(root / "ours")
         shutil.rmtree(plain, ignore_errors=True)
         plain.mkdir(parents=True)
-        ours.run("wal", "ingest", "main")
 
     def push() -> None:
         for segment in segments:
