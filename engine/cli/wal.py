@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from engine import permission
-from engine.cli import output, walevents, walgaps, waltimelines, walverify
+from engine.cli import output, walevents, walfetch, walgaps, waltimelines, walverify
 from engine.config import Config, Server
 from engine.errors import UsageError
 
@@ -85,6 +85,7 @@ ACTIONS: dict[str, tuple[str, Action, bool]] = {
     "timelines": ("The tree of timelines, and what the archive holds of each.", waltimelines.run, True),
     "events": ("Restore points, drops, checkpoints, ends of backups and promotions.", walevents.run, True),
     "verify": ("Read the archive whole, what was read longest ago first, and say what is bad.", walverify.run, True),
+    "fetch-missing": ("Archive what lacks or is bad from wherever a good copy is left.", walfetch.run, True),
     "receive": ("Receive WAL with pg_receivewal in the foreground until Ctrl-C.", _receive, False),
     "reindex": ("Rebuild the derived index of commit times and restore points.", _reindex, False),
 }
@@ -95,4 +96,5 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "timelines": waltimelines.add_options,
     "events": walevents.add_options,
     "verify": walverify.add_options,
+    "fetch-missing": walfetch.add_options,
 }

@@ -183,7 +183,7 @@ def _torn(data: bytes, header: SegmentHeader, name: str, ending: Ending) -> str 
 
 
 def _first_link(data: bytes, header: SegmentHeader) -> int | None:
-    """Return xl_prev of the first record that begins in a segment; None when none does, or not behind the one before."""
+    """Return xl_prev of the first record that begins in a segment behind the one before; None when there is none."""
     block = header.block_size
     for page in range(0, len(data), block):
         info, rest = struct.unpack_from("<2xH12xI", data, page)

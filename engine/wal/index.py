@@ -72,8 +72,8 @@ def events(layout: Layout, *kinds: str) -> list[Event]:
 
 
 def problems(layout: Layout) -> dict[tuple[int, int], str]:
-    """Return the archived segments that satisfy nothing, by (timeline, number), with the reason: as the index has it, or
-    as the audit that read them whole."""
+    """Return the archived segments that satisfy nothing, by (timeline, number), with the reason: those that the index
+    knows, and those that the audit condemned."""
     query = "SELECT timeline, number, problem FROM segment WHERE problem IS NOT NULL"
     found = {(timeline, number): problem for timeline, number, problem in _read(layout, query, (), tuple)}
     condemned_now = list(condemned.each(layout))
@@ -112,12 +112,14 @@ def short_files(layout: Layout) -> list[tuple[str, int, int, str, int]]:
 
 def torn_files(layout: Layout) -> list[tuple[str, int, int, str, int, int]]:
     """Return (name, size, mtime_ns, name of the segment before, bytes that it lacks, bytes that this one continues)
-    of the segments that do not go on where the one before ends."""
+    of the segments that do not go on where the one before ends; how one ends in which no record begins is known only
+    with the one before it."""
     query = (
         "SELECT s.name, s.size, s.mtime_ns, p.name, p.carry_missing, s.rem_len FROM segment s INDEXED BY segment_loose"
         " JOIN segment p ON p.timeline = s.first_timeline AND p.number = s.number - 1"
         " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by = 'end'"
         " AND p.segment_size = s.segment_size AND p.system_id = s.system_id AND p.carry_missing IS NOT s.rem_len"
+        " AND (p.joined = 1 OR p.last_record_lsn IS NOT NULL)"
     )
     return _read(layout, query, (), tuple)
 

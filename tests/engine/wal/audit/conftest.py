@@ -1,4 +1,4 @@
-"""One server's life in real WAL: every kind of record, giant ones, a crash, a promotion; archived once for all tests."""
+"""One server's life in real WAL: every kind of record, giant ones, a crash, a promotion; archived once."""
 
 from __future__ import annotations
 
