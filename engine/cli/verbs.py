@@ -76,8 +76,15 @@ VERBS = {
         True,
     ),
     "wal": Verb(
-        "The WAL archive: take in what arrived, keep receiving, rebuild the index.",
-        ("cellarman wal ingest main", "cellarman wal receive main", "cellarman wal reindex main"),
+        "The WAL archive: what it lacks, whether it is good, what mends it; take in what arrived, keep receiving.",
+        (
+            "cellarman wal gaps main",
+            "cellarman wal verify main --budget 10m",
+            "cellarman wal fetch-missing main --dry-run",
+            "cellarman wal ingest main",
+            "cellarman wal receive main",
+            "cellarman wal reindex main",
+        ),
         True,
     ),
     "jobs": Verb(

@@ -15,7 +15,8 @@ import google_crc32c
 from engine.postgres.walfile import SegmentHeader
 
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
-_RECORD = 24  # SizeOfXLogRecord; xl_crc is its last four bytes
+_RECORD, _CHECKED = 24, 20  # SizeOfXLogRecord, and its part before xl_crc
+_LENGTH_AND_CRC = struct.Struct("<I16xI")
 _IS_LONG = 0x0002  # XLP_LONG_HEADER
 _FIRST_MAGIC_OF_19 = 0xD119
 _PIECE = 256
@@ -64,22 +65,29 @@ class RecordCheck:
     def _check(self, contents: bytes) -> str | None:
         """Check the records in the contents of pages, the first of which may have begun earlier."""
         position, problem = self._end(contents)
-        end = len(contents)
-        while problem is None and position + 4 <= end:
-            length = int.from_bytes(contents[position : position + 4], "little")
-            if length == 0:
-                break  # behind a switch there is nothing
-            if length < _RECORD:
-                return f"a record of {length} bytes cannot be"
-            if position + length > end:
-                head = contents[position : position + _RECORD]
-                crc = google_crc32c.value(contents[position + _RECORD :])
-                self.tail = Tail(length - (end - position), crc, head)
+        if problem is not None:
+            return problem
+        end, value, unpack = len(contents), google_crc32c.value, _LENGTH_AND_CRC.unpack_from
+        while position + _RECORD <= end:
+            length, crc = unpack(contents, position)
+            after = position + length
+            if length < _RECORD or after > end:
                 break
-            crc = google_crc32c.value(contents[position + _RECORD : position + length])
-            problem = _compare(contents[position : position + _RECORD], crc, length)
-            position += -(-length // 8) * 8
-        return problem
+            if value(contents[position + _RECORD : after] + contents[position : position + _CHECKED]) != crc:
+                return _wrong(length)
+            position = after + 7 & -8
+        return self._begin(contents[position:])
+
+    def _begin(self, contents: bytes) -> str | None:
+        """Keep what there is of a record that goes on behind these contents, if they are one."""
+        length = int.from_bytes(contents[:4], "little")
+        if length == 0:
+            return None  # behind a switch there is nothing
+        if length < _RECORD:
+            return f"a record of {length} bytes cannot be"
+        crc = google_crc32c.value(contents[_RECORD:])
+        self.tail = Tail(length - len(contents), crc, contents[:_RECORD])
+        return None
 
     def _end(self, contents: bytes) -> tuple[int, str | None]:
         """Take the rest of the record that began earlier; return where the next one begins, and what is wrong."""
@@ -105,9 +113,11 @@ def overwrites(magic: int, info: int) -> bool:
 
 
 def _compare(head: bytes, crc: int, length: int) -> str | None:
-    whole = google_crc32c.extend(crc, head[: _RECORD - 4])
-    if whole.to_bytes(4, "little") == head[_RECORD - 4 :]:
-        return None
+    whole = google_crc32c.extend(crc, head[:_CHECKED])
+    return None if whole.to_bytes(4, "little") == head[_CHECKED:] else _wrong(length)
+
+
+def _wrong(length: int) -> str:
     return f"the checksum of a record of {length} bytes is wrong: its content changed"
 
 
