@@ -16,7 +16,7 @@ from engine.errors import CellarmanError
 from engine.faults import step
 from engine.repository import locks, xlogdb
 from engine.repository.files import sync_directory
-from engine.wal import codec, condemned, inspection
+from engine.wal import codec, inspection
 from engine.wal.refusal import Alien, Conflict, Damaged, Foreign, WalRefused, keep
 from engine.wal.temporary import new_temporary
 
@@ -214,7 +214,7 @@ def _same_as_source(layout: Layout, target: str, item: Prepared) -> bool:
     finally:
         os.close(descriptor)
     if os.path.lexists(target):
-        known_bad = condemned.reason(layout, item.facts.name) or "it cannot be read"
+        known_bad = _condemned(layout, item.facts.name) or "it cannot be read"
         why = f"the archived file was bad ({known_bad}), and another one of this name arrived"
         keep(layout, target, item.facts.name, Damaged(f"{item.facts.name} was replaced in the archive", why))
     return False
@@ -225,9 +225,16 @@ def _held(layout: Layout, descriptor: int, facts: Facts) -> bool:
     try:
         return holds(layout.wal(facts.name), descriptor, facts)
     except Conflict:
-        if condemned.reason(layout, facts.name):
+        if _condemned(layout, facts.name):
             return False
         raise
+
+
+def _condemned(layout: Layout, name: str) -> str:
+    """Return why the audit found the archived file bad, "" when it did not; loaded only when two files differ."""
+    from engine.wal import condemned
+
+    return condemned.reason(layout, name)
 
 
 def holds(target: str, descriptor: int, facts: Facts) -> bool:
