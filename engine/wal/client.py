@@ -4,6 +4,7 @@
 
     cellarman-wal push PATH --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
+        [--no-prefetch]
 
 push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
 file, 255 a hole, a hazard or any error. PostgreSQL starts one for every segment, so this loads as little as it can.
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
+           [--no-prefetch]
 
 archive_command = 'cellarman-wal push %p --server S'
 restore_command = 'cellarman-wal get %f "%p" --server S'
 
 push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
 255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
+While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
+the recovery; --no-prefetch goes without.
 """
 
 _VALUED = ("--server", "--config", "--on-hole")
@@ -96,7 +100,7 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
                 raise _usage(f"{name} needs a value")
         elif word in ("--help", "-h"):
             return [], {"--help": ""}
-        elif word == "--accept-gap" and verb == "get":
+        elif word in ("--accept-gap", "--no-prefetch") and verb == "get":
             options[word] = "yes"
         elif word == "--":
             operands.extend(queue)
@@ -133,16 +137,33 @@ def _push(server: Settings, path: str) -> int:
 
 
 def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:
-    from engine.repository import identity
-    from engine.wal import fetch
+    """Deliver one file: what a helper made ready ahead of replay, else from the archive itself."""
+    from engine.wal import spool
 
     name, destination = operands
     system = _own_system()
+    if system is None:
+        from engine.repository import identity
+
+        system = identity.system_id(server.layout)
+    prepared = None if "--no-prefetch" in options else spool.of(server.layout, name, destination)
+    if prepared is not None and prepared.take(name, destination, system):
+        code = 0
+    else:
+        code = _fetch(server, name, destination, system, options)
+    if prepared is not None and code == 0:
+        prepared.tell(name, system)
+    return code
+
+
+def _fetch(server: Settings, name: str, destination: str, system: int | None, options: dict[str, str]) -> int:
+    from engine.wal import fetch
+
     return fetch.get(
         server.layout,
         name,
         destination,
-        system_id=identity.system_id(server.layout) if system is None else system,
+        system_id=system,
         accept_gap="--accept-gap" in options,
         absent_on_hole="--on-hole" in options,
     )

