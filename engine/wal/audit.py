@@ -43,7 +43,7 @@ class Outcome:
     bad: tuple[Reading, ...]
     """All that is bad in the archive as far as it was read, whenever that was found."""
     unknown: tuple[tuple[str, str], ...]
-    """(name, why) of what could not be judged."""
+    """(name or directory, why) of what could not be judged."""
 
 
 def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SILENT) -> Outcome:
@@ -52,6 +52,7 @@ def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SIL
     Raises Busy when another process reads, CellarmanError when the archive or the log cannot be used.
     """
     deadline = None if budget is None else time.monotonic() + budget
+    must_be_there(layout)
     try:
         os.makedirs(layout.own, mode=0o750, exist_ok=True)
         lock = os.path.join(layout.own, "wal-audit.lock")
@@ -59,6 +60,18 @@ def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SIL
             return Auditor(layout, log, report).run(deadline)
     except (sqlite3.Error, OSError) as error:
         raise auditlog.cannot_write(layout, error) from error
+
+
+def must_be_there(layout: Layout) -> None:
+    """Raise CellarmanError when the archive is not there: then nothing in it is good, and nothing lost."""
+    try:
+        os.listdir(layout.wals)
+    except OSError as error:
+        raise CellarmanError(
+            f"the WAL archive of {layout.name} cannot be read: {layout.wals}",
+            error.strerror or str(error),
+            "see that its file system is mounted, and that this account may read it",
+        ) from error
 
 
 class Auditor:
@@ -95,7 +108,8 @@ class Auditor:
 
     def _outcome(self) -> Outcome:
         self._log.commit()
-        return Outcome(self._read, self._bytes, self._log.round(), tuple(self._log.bad()), tuple(self._log.unknown()))
+        unknown = (*self._names.unreadable, *self._log.unknown())
+        return Outcome(self._read, self._bytes, self._log.round(), tuple(self._log.bad()), unknown)
 
     def _take_names(self) -> None:
         """Bring the log's names in line with the archive; what is bad and has changed since is read first."""

@@ -19,6 +19,7 @@ from engine.postgres import walfile
 from engine.repository.files import write_all
 from engine.wal import archive as archive_
 from engine.wal import codec, condemned, contentcheck, index
+from engine.wal.audit import must_be_there
 from engine.wal.contentcheck import Content, Ending
 from engine.wal.copies import Copies, Copy
 from engine.wal.findings import gather
@@ -62,6 +63,7 @@ def heal(
 
     With `dry_run` copies are read and verified, and nothing is archived; `read_only` needs that.
     """
+    must_be_there(server.layout)
     made = gather(
         server, now=datetime.now(timezone.utc), ask_server=True, read_only=read_only, selected=(), told=report
     )

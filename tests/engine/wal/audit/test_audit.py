@@ -228,3 +228,16 @@ def test_a_log_that_is_gone_or_garbage_costs_time_only(repo: Repo) -> None:
     shutil.rmtree(condemned.directory(repo.layout))
     index.rebuild(repo.layout)
     assert list(bad(repo)) == [name] and index.problems(repo.layout) != {}
+
+
+def test_a_bad_segment_gives_way_to_what_the_server_pushes_again(repo: Repo) -> None:
+    """With the same size and times as the archived file had, as a file of pg_wal has."""
+    name = middle(repo)[2]
+    written_quietly(repo.path(name), flipped(repo.path(name).read_bytes(), 500_003))
+    source = repo.root / name
+    shutil.copy2(repo.life.files / name, source)
+    with pytest.raises(archive.Conflict):
+        archive.store(repo.layout, str(source), name, compression="none")
+    assert list(bad(repo)) == [name]
+    archive.store(repo.layout, str(source), name, compression="none")
+    assert index.problems(repo.layout) == {} and bad(repo) == {}

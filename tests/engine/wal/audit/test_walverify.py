@@ -103,3 +103,29 @@ def test_ctrl_c_says_how_to_go_on(repo: Repo) -> None:
     assert process.returncode == 130
     assert "cellarman wal verify main" in said
     assert audit(repo.layout).round.ended
+
+
+def test_an_archive_that_is_not_there_is_not_good(repo: Repo) -> None:
+    assert run(repo).returncode == 0
+    os.rename(repo.layout.wals, repo.root / "unmounted")
+    for verb in ("verify", "fetch-missing"):
+        words = [verb if word == "verify" else word for word in command(repo)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 4 and "see that its file system is mounted" in done.stderr
+    os.rename(repo.root / "unmounted", repo.layout.wals)
+    assert audit(repo.layout).round.read == len(repo.life.segments())
+
+
+def test_what_may_not_be_read_is_unknown_and_not_good(repo: Repo) -> None:
+    name = middle(repo)[1]
+    repo.path(name).chmod(0)
+    done = run(repo)
+    repo.path(name).chmod(0o600)
+    assert done.returncode == 1
+    assert f"unknown: {name}: it cannot be read: Permission denied" in done.stderr
+    assert run(repo).returncode == 0
+    directory = repo.path(name).parent
+    directory.chmod(0)
+    done = run(repo)
+    directory.chmod(0o750)
+    assert done.returncode == 1 and "Permission denied" in done.stderr
