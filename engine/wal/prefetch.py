@@ -334,9 +334,11 @@ def main() -> None:
     try:
         with locks.hold(lock):
             layout = Layout("", os.path.dirname(wals), wals=wals)
-            Prefetcher(path, layout, int(system) if system else None, data).run(name)
-            os.unlink(lock)
-            os.rmdir(path)
+            try:
+                Prefetcher(path, layout, int(system) if system else None, data).run(name)
+            finally:
+                os.unlink(lock)
+                os.rmdir(path)
     except Busy:
         return
 

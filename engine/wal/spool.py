@@ -54,8 +54,13 @@ class Spool:
             return False
         try:
             ready = os.path.join(self.path, entry(name, identity(self.layout.wal(name))))
-            return _await(ready) and _is_good(ready, name, system_id) and _move(ready, destination)
-        except (OSError, CellarmanError):
+            if not (_await(ready) and _move(ready, destination)):
+                return False
+            good = _is_good(destination, name, system_id)
+            if not good:
+                os.unlink(destination)
+            return good
+        except OSError:
             return False
 
     def tell(self, name: str, system_id: int | None) -> None:
@@ -184,25 +189,25 @@ def _await(ready: str) -> bool:
     return os.path.exists(ready)
 
 
-def _is_good(ready: str, name: str, system_id: int | None) -> bool:
-    """Look at a spooled segment's size and header; its content was verified when it was written."""
-    descriptor = os.open(ready, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _is_good(path: str, name: str, system_id: int | None) -> bool:
+    """Tell whether a segment's size and header are right; its content was verified when it was written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         facts = os.fstat(descriptor)
         header = walfile.read_header(os.read(descriptor, walfile.HEADER_SIZE))
+    except CellarmanError:
+        return False
     finally:
         os.close(descriptor)
-    whole = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
-    return whole and walfile.check_segment(name, header, system_id=system_id, size=facts.st_size) is None
+    return facts.st_nlink == 1 and not walfile.check_segment(name, header, system_id=system_id, size=facts.st_size)
 
 
 def _move(ready: str, destination: str) -> bool:
     """Move the segment, copying it when the destination is on another file system."""
-    try:
-        if not stat.S_ISREG(os.lstat(destination).st_mode):
-            return False
-    except FileNotFoundError:
-        pass
+    if not stat.S_ISREG(os.lstat(ready).st_mode) or (
+        os.path.lexists(destination) and not stat.S_ISREG(os.lstat(destination).st_mode)
+    ):
+        return False
     try:
         os.rename(ready, destination)
     except OSError as error:
