@@ -17,6 +17,7 @@ from engine.event import Reporter
 from engine.postgres import programs
 from engine.postgres.connection import connect, parse_conninfo, with_options, without_password
 from engine.repository.locks import Lock
+from engine.wal import restream
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -24,6 +25,8 @@ _HEALTHY = 30.0
 """Seconds of running after which the next failure is a new one: the pause starts small again."""
 _STOP_GRACE = 10
 """Seconds that pg_receivewal gets to finish after it was asked to stop."""
+_RECYCLED = "has already been removed"
+"""How the server says that WAL is gone (xlogreader's callers in walsender.c)."""
 _PR_SET_PDEATHSIG = 1
 
 _LIVENESS = {
@@ -76,19 +79,24 @@ class Supervisor:
         return self._stopping
 
     def _once(self) -> str:
-        """Run pg_receivewal until it ends; return its last words."""
+        """Run pg_receivewal until it ends; return why."""
         program, environment, connection = self._program()
         slot = ["--slot", self._server.slot_name] if self._server.slot_name else []
         base = [program, "-d", connection, "--no-password", *slot]
-        if slot and self._server.create_slot == "auto":
+        ours = self._server.create_slot == "auto"
+        if slot and ours:
             said = self._spawn([*base, "--create-slot", "--if-not-exists"], environment)
             if said:
                 return said
+        restream.step_back(self._server, self._report)
         options = ["--synchronous"] if self._synchronous() else []
         if self._told_to_stop():
             return ""
         self._report.note(f"receiving with {program} into {self._server.layout.streaming}")
-        return self._spawn([*base, "--no-loop", *options, "-D", self._server.layout.streaming], environment)
+        said = self._spawn([*base, "--no-loop", *options, "-D", self._server.layout.streaming], environment)
+        if _RECYCLED in said and restream.give_up_the_fork(self._server, self._report) and slot and ours:
+            self._spawn([*base, "--drop-slot"], environment)  # it may stand at the fork by now
+        return said
 
     def _program(self) -> tuple[str, dict[str, str], str]:
         """Return pg_receivewal's path, its environment and a connection string that is safe in an argument."""
@@ -119,8 +127,8 @@ class Supervisor:
         return "*" in names or self._server.streaming_archiver_name.lower() in names.lower()
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> str:
-        """Run a program to its end, passing on what it says; return its last words if it failed."""
-        last = ""
+        """Run a program to its end, passing on what it says; return what it gave as the reason if it failed."""
+        reason = last = ""
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -138,11 +146,12 @@ class Supervisor:
         with child.stderr as words:
             for line in words:
                 last = line.strip() or last
+                reason = reason or (last if "error:" in last else "")
                 self._report.note(line.rstrip())
         code = child.wait()
         signal.alarm(0)
         self._child = None
-        return "" if code == 0 else last or f"it ended with code {code}"
+        return "" if code == 0 else reason or last or f"it ended with code {code}"
 
     def _nap(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

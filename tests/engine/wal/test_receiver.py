@@ -134,6 +134,56 @@ def test_wal_flows_through_every_kill_and_restart_without_a_gap(streaming: Strea
     assert not streaming.cluster.value("SELECT active FROM pg_replication_slots")
 
 
+def _taken_back(streaming: Streaming, before: Path) -> None:
+    """Put the server back to what `before` holds, on a timeline of its own, as a restore to that moment does."""
+    cluster = streaming.cluster
+    cluster.stop("immediate")
+    shutil.rmtree(cluster.data)
+    shutil.copytree(before, cluster.data, symlinks=True)
+    (cluster.data / "recovery.signal").touch()
+    cluster.configure(restore_command="false")
+    cluster.start()
+    eventually(lambda: not cluster.value("SELECT pg_is_in_recovery()"), "it is promoted")
+
+
+@pytest.mark.parametrize("recycled", [False, True])
+def test_after_a_restore_of_the_server_its_new_timeline_is_received(
+    streaming: Streaming, tmp_path: Path, recycled: bool
+) -> None:
+    cluster, layout = streaming.cluster, streaming.server.layout
+    receiver.ensure(streaming.server)
+    eventually(lambda: streaming.streams, "it streams")
+    first = streaming.write()
+    eventually(lambda: streaming.received(first), "the first segment is archived")
+    cluster.stop()
+    shutil.copytree(cluster.data, tmp_path / "before", symlinks=True)
+    cluster.start()
+    for _ in range(3):
+        lost = streaming.write()
+    eventually(lambda: streaming.received(lost), "WAL that the restored server does not have is archived")
+    if recycled:
+        streaming.stop()
+    _taken_back(streaming, tmp_path / "before")
+    if recycled:
+        cluster.sql("SELECT pg_drop_replication_slot('cellarman')")
+        for _ in range(80):
+            streaming.write()
+        cluster.sql("CHECKPOINT")
+        receiver.ensure(streaming.server)
+    else:
+        fork = int(str(cluster.value("SELECT pg_walfile_name(pg_switch_wal())"))[16:], 16)
+    eventually(lambda: streaming.streams, "it streams from the new timeline", 40)
+    new = streaming.write()
+    assert new.startswith("00000002")
+    eventually(lambda: streaming.received(new), "a segment of the new timeline is archived", 40)
+    assert streaming.received("00000002.history")
+    assert os.path.exists(layout.wal(lost))
+    if not recycled:
+        received = [n for n in os.listdir(os.path.dirname(layout.wal(new))) if len(n) == 24]
+        assert min(int(name[16:], 16) for name in received) <= fork
+    assert os.listdir(layout.errors) == []
+
+
 def test_a_killed_supervisor_takes_its_child_along_and_is_replaced(newest: Streaming) -> None:
     receiver.ensure(newest.server)
     eventually(lambda: newest.streams, "it streams")
