@@ -21,6 +21,7 @@ from engine.postgres.connection import Identity, ServerFacts, Slot
 from engine.postgres.programs import Program
 from engine.repository import identity, locks
 from engine.repository.repository import Catalogue, catalogue
+from engine.wal import receiver
 
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ class Home:
     catalogue: Catalogue
     system_id: int | None
     receiver: locks.Holder | None
+    receiver_said: str
+    """The last line of the detached receiver's log."""
     backup: locks.Holder | None
 
 
@@ -192,7 +195,8 @@ def _home(server: Server) -> Home:
     return Home(
         catalogue(layout),
         identity.system_id(layout),
-        locks.holder(layout.lock("receive-wal")),
+        receiver.alive(layout),
+        receiver.last_words(layout, 1),
         locks.holder(layout.lock("backup")),
     )
 

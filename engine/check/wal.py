@@ -6,11 +6,12 @@ import re
 import shlex
 from datetime import datetime
 
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Home, Live, Unknown
 from engine.check.postgres import UNREACHED, literal
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres.connection import Slot
 from engine.recovery.settings import client_program
+from engine.wal.receiver import log_path
 
 _ACKNOWLEDGES_ALL = re.compile(
     r"\s*(:|true|/bin/true|/usr/bin/true|exit 0|echo\b[^|&;]*|/bin/echo\b[^|&;]*|cd \.|rem)\s*$"
@@ -166,6 +167,8 @@ def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
     at, kept = live.facts.current_lsn, found.restart_lsn
     lag = max(0, int(at) - int(kept)) if at is not None and kept is not None else 0
     text = f"{found.name}, {'active' if found.active else 'not active'}, {lag >> 20} MiB behind"
+    if not found.active and isinstance(facts.home, Home) and facts.home.receiver is not None:
+        return warn(name, text, f"see why the receiver does not stream: {log_path(server.layout)}")
     if not found.active:
         return warn(name, text, f"cellarman cron starts the receiver, or by hand: cellarman wal receive {server.name}")
     if lag > SLOT_LAG_LIMIT:
@@ -184,5 +187,11 @@ def receiver(facts: Facts) -> CheckResult:
     if facts.home.receiver is None:
         return fail(
             name, "it does not run", f"cellarman cron starts it, or by hand: cellarman wal receive {facts.server.name}"
+        )
+    slot = facts.live.slot if isinstance(facts.live, Live) else None
+    if slot is not None and not slot.active and "receiving stopped" in facts.home.receiver_said:
+        log = log_path(facts.server.layout)
+        return fail(
+            name, f"it runs, and nothing comes: {facts.home.receiver_said}", f"put right what its log says: {log}"
         )
     return ok(name, f"{facts.home.receiver}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -16,8 +17,10 @@ import pytest
 from engine.check import runner
 from engine.check.result import CheckResult
 from engine.config import Config, load
-from engine.repository import identity
+from engine.repository import identity, repository
+from engine.wal import receiver
 from tests.support import cluster
+from tests.support.site import eventually
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +195,36 @@ def test_archive_command_that_fails(server: cluster.Cluster, tmp_path: Path) -> 
     assert "0000000100000000" in found["continuous archiving"].detail
 
 
+def test_a_receiver_that_runs_and_receives_nothing(server: cluster.Cluster, tmp_path: Path) -> None:
+    config = configuration(
+        tmp_path,
+        server.install,
+        server.conninfo,
+        streaming_conninfo=f'"{server.conninfo.replace("user=postgres", "user=plain")}"',
+        streaming_archiver="true",
+        slot_name='"idle"',
+        create_slot='"manual"',
+    )
+    layout = config.server("main").layout
+    repository.prepare(layout)
+    server.sql("SELECT pg_create_physical_replication_slot('idle')")
+    receiver.ensure(config.server("main"))
+    try:
+        eventually(lambda: "receiving stopped" in receiver.last_words(layout, 1), "it was refused")
+        found = check(config)
+        assert found["WAL receiver"].status == "fail" and "nothing comes: " in found["WAL receiver"].detail
+        assert receiver.log_path(layout) in found["replication slot"].fix
+    finally:
+        holder = receiver.alive(layout)
+        assert holder is not None
+        os.kill(holder.pid, signal.SIGTERM)
+        eventually(lambda: receiver.alive(layout) is None, "the receiver has stopped")
+        server.sql("SELECT pg_drop_replication_slot('idle')")
+
+
 def test_no_sender_left(server: cluster.Cluster, tmp_path: Path) -> None:
     restart(server, max_wal_senders="1")
-    receiver = subprocess.Popen(
+    taken = subprocess.Popen(
         [str(server.install.bindir / "pg_receivewal"), "-D", str(tmp_path), "-d", server.conninfo],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -208,8 +238,8 @@ def test_no_sender_left(server: cluster.Cluster, tmp_path: Path) -> None:
         assert found["replication connection"].status == "fail"
         assert "max_wal_senders" in found["replication connection"].detail
     finally:
-        receiver.terminate()
-        receiver.wait(20)
+        taken.terminate()
+        taken.wait(20)
 
 
 def restart(server: cluster.Cluster, **settings: str) -> None:
