@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -103,7 +104,7 @@ def _pgbench(server: cluster.Cluster, *arguments: str) -> None:
 
 
 def _fetch(root: Path, site: _Site, repeat: int) -> Result:
-    """Both deliver as PostgreSQL has them deliver: to one name, which then becomes the segment's."""
+    """Both deliver as PostgreSQL has them deliver: by a shell, to one name, which then becomes the segment's."""
     stored = sorted((root / "barman/main/wals").glob("*/" + "?" * 24))[-SEGMENTS:]
     plain, pg_wal = root / "plain", root / "fetched" / "pg_wal"
     plain.mkdir()
@@ -116,7 +117,7 @@ def _fetch(root: Path, site: _Site, repeat: int) -> Result:
 
     def deliver(command: Callable[[str], list[str]]) -> None:
         for path in stored:
-            subprocess.run(command(path.name), check=True)
+            subprocess.run(["sh", "-c", shlex.join(command(path.name))], check=True)
             os.rename(pg_wal / "RECOVERYXLOG", pg_wal / path.name)
 
     to = str(pg_wal / "RECOVERYXLOG")

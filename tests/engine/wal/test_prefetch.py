@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,8 @@ class Recovery:
 
     def __init__(self, root: Path, layout: Layout, name: str = "data") -> None:
         self.root = root
+        self.spools = root
+        """Where the spool is, and TMPDIR."""
         self.layout = layout
         self.data = root / name
         (self.data / "pg_wal").mkdir(parents=True)
@@ -55,7 +59,7 @@ class Recovery:
         """Have a file delivered, as PostgreSQL does: the destination is free."""
         (self.data / to).unlink(missing_ok=True)
         command = [CLIENT, "get", name, to, "--server", "main", "--config", str(self.config), *options]
-        env = {**os.environ, "XDG_CACHE_HOME": str(self.root / "cache"), "TMPDIR": str(self.root)}
+        env = {**os.environ, "XDG_CACHE_HOME": str(self.spools / "cache"), "TMPDIR": str(self.spools)}
         return subprocess.run(command, cwd=self.data, env=env, check=False, timeout=30).returncode
 
     @property
@@ -65,7 +69,7 @@ class Recovery:
     @property
     def spool(self) -> Path:
         facts = self.data.stat()
-        return next(self.root.glob(f"{spool.PREFIX}{facts.st_dev:x}-{facts.st_ino:x}-*"), self.root / "no spool")
+        return next(self.spools.glob(f"{spool.PREFIX}{facts.st_dev:x}-{facts.st_ino:x}-*"), self.root / "no spool")
 
     def ready(self) -> dict[str, Path]:
         """Return what is ready, by name of segment."""
@@ -299,18 +303,30 @@ def test_a_repository_that_may_only_be_read(recovery: Recovery) -> None:
             os.chmod(path, 0o755)
 
 
-def test_no_place_beside_the_data_directory(recovery: Recovery) -> None:
-    """A mount point's parent may be another's: then the spool is with the temporary files."""
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A directory on another file system."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no second file system here")
+    place = Path(tempfile.mkdtemp(prefix="cm-prefetch-", dir="/dev/shm"))
+    yield place
+    shutil.rmtree(place)
+
+
+def test_no_place_beside_the_data_directory(recovery: Recovery, elsewhere: Path) -> None:
+    """A mount point's parent may be another's: then the spool is with the temporary files, and is copied from."""
     parent = recovery.root / "root"
     parent.mkdir()
     other = Recovery(parent, recovery.layout)
     parent.chmod(0o555)
-    other.root = recovery.root
+    other.spools = elsewhere
     try:
         assert other.get(pages.name(1)) == 0
         other.filled(2)
         assert other.get(pages.name(2)) == 0
         assert other.delivered == pages.content(2)
+        assert other.spool.parent == elsewhere
+        until(lambda: pages.name(2) not in other.ready(), what="what was copied is removed")
     finally:
         other.end()
         parent.chmod(0o755)
