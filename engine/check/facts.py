@@ -55,6 +55,8 @@ class Home:
     """What the server's part of the repository says."""
 
     catalogue: Catalogue
+    without_files: frozenset[str]
+    """The backups that have no directory in base/."""
     system_id: int | None
     receiver: locks.Holder | None
     receiver_said: str
@@ -192,8 +194,10 @@ def _programs(server: Server, major: int | None) -> dict[str, Program | Unknown]
 
 def _home(server: Server) -> Home:
     layout = server.layout
+    found = catalogue(layout)
     return Home(
-        catalogue(layout),
+        found,
+        frozenset(info.id for info in found.backups if not os.path.isdir(layout.backup(info.id))),
         identity.system_id(layout),
         receiver.alive(layout),
         receiver.last_words(layout, 1),

@@ -207,6 +207,10 @@ def catalogue(facts: Facts) -> CheckResult:
             f"{broken.id} cannot be read: {broken.reason}" + (f" (and {more} more)" if more else ""),
             f"correct or remove {facts.server.layout.backup_info(broken.id)}",
         )
+    gone = [info for info in facts.home.catalogue.backups if info.usable and info.id in facts.home.without_files]
+    if gone:
+        remedy = f"bring them back, or: cellarman delete {facts.server.name} {gone[0].id}"
+        return fail(name, f"{_ids(gone)}: listed as good, and the files are gone", remedy)
     return ok(name, count(len(facts.home.catalogue.backups), "backup"))
 
 

@@ -21,6 +21,7 @@ from engine.recovery.plan import Order, Plan, WalRange
 from engine.recovery.target import EndOfArchive, NameTarget, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.wal import index
 from engine.wal.gaps import Archive, Key, history_holes
@@ -75,13 +76,13 @@ def make_plan(
     return _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
 
 
-def bases(infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
+def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
     """Return backups as starts of a recovery, newest (by where they end) first."""
-    found = [_base(info, system) for info in infos]
+    found = [_base(layout, info, system) for info in infos]
     return sorted(found, key=lambda base: (base.ended, base.id), reverse=True)
 
 
-def _base(info: BackupInfo, system: int | None) -> Base:
+def _base(layout: Layout, info: BackupInfo, system: int | None) -> Base:
     size = info.xlog_segment_size
     begin, end = info.begin_xlog, info.end_xlog
     if info.end_time is None or info.begin_wal is None or info.end_wal is None or info.version is None:
@@ -97,6 +98,8 @@ def _base(info: BackupInfo, system: int | None) -> Base:
         unusable = f"backup {info.id} is a disk snapshot, which its provider restores"
     elif system is not None and info.systemid is not None and info.systemid != system:
         unusable = f"backup {info.id} is of another system, {info.systemid}; the archive's is {system}"
+    elif not os.path.isdir(source.data_directory(layout, info)):
+        unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
     timeline = info.timeline if info.timeline is not None else int(info.begin_wal[:8], 16)
     return Base(info.id, timeline, begin, end, info.end_time, info.keep == "standalone", unusable)
 
@@ -153,7 +156,7 @@ def _search(server: Server, order: Order, infos: Sequence[BackupInfo], system: i
     size = infos[0].xlog_segment_size
     archive = scan(server.layout, size)
     archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
-    starts = bases([info for info in infos if info.xlog_segment_size == size], system)
+    starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         facts = WalFacts(server.layout, archive, system)
         try:

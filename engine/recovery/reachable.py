@@ -33,7 +33,7 @@ def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[
     system = next((info.systemid for info in infos if info.systemid), None) or identity.system_id(server.layout)
     archive = scan(server.layout, size)
     archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
-    starts = bases([info for info in infos if info.xlog_segment_size == size], system)
+    starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         try:
             return windows(starts, archive, WalFacts(server.layout, archive, system))

@@ -53,8 +53,18 @@ def backup(config: Config, ended: datetime, status: str = "DONE", **more: object
         **more,  # type: ignore[arg-type]
     )
     info = info.began(Lsn(0x2000028), 1).ended(Lsn(0x3000000), 1)
-    repository.save(config.server("main").layout, info)
+    layout = config.server("main").layout
+    repository.save(layout, info)
+    os.makedirs(layout.backup(info.id), exist_ok=True)
     return info
+
+
+def test_a_backup_whose_files_are_gone(setup: Setup) -> None:
+    config = setup()
+    info = backup(config, NOW - timedelta(hours=3))
+    os.rmdir(config.server("main").layout.backup(info.id))
+    found = check(config)["catalogue"]
+    assert found.status == "fail" and info.id in found.detail and info.id in found.fix
 
 
 def test_an_inactive_server_is_judged_by_its_repository(setup: Setup) -> None:

@@ -112,6 +112,19 @@ def test_backups_that_are_not(stage: Scene) -> None:
         info.unlink()
 
 
+def test_a_backup_without_its_files_is_passed_over(stage: Scene) -> None:
+    later = stage.backup()
+    place = Path(stage.server.layout.backup(later.id))
+    place.rename(place.with_suffix(".aside"))
+    try:
+        plan = stage.plan()
+        assert plan.refused is None and plan.info is not None and plan.info.id != later.id
+        named = stage.plan(backup=later.id)
+        assert named.refused is not None and "are gone" in named.refused.why
+    finally:
+        place.with_suffix(".aside").rename(place)
+
+
 def test_a_stale_plan(stage: Scene, tmp_path: Path) -> None:
     order = stage.order(Immediate(), destination=str(tmp_path / "new"))
     with pytest.raises(Refused, match="plan has changed"):
