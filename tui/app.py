@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -383,22 +382,26 @@ class Console(App[None]):
 
     def start_job(self, kind: JobKind, server: str, *, ran: str = "", **arguments: Any) -> None:
         """Start a job and show it; what is in the way is shown instead. `ran`: the command line that does the same."""
-        self.note_ran(ran or command_line(kind, server, arguments))
+        from engine.job import commandline
+
+        self.note_ran(ran or commandline.command(kind, server, arguments))
         self.run_worker(partial(self._start_job, kind, server, arguments), thread=True, exit_on_error=False)
 
     def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any]) -> None:
-        from engine import permission
         from engine.job import launch, spec
 
-        protected = self.config.servers[server].protected
         try:
-            permission.require(kind, server, read_only=self.read_only, protected=protected)
-            job = launch.launch(self.config, spec.make(self.config, kind, server, **arguments))
+            order = spec.make(self.config, kind, server, **arguments)
+            job = launch.launch(self.config, order, read_only=self.read_only, via="console", say=self._say_soon)
         except CellarmanError as error:
             self.call_from_thread(self.problem, error)
             return
         self.lookout.look_at(job)
         self.call_from_thread(self.open_job, job)
+
+    def _say_soon(self, text: str) -> None:
+        """Say something from another thread."""
+        self.call_from_thread(self.say, text)
 
     def note_ran(self, line: str) -> None:
         """Remember the command line that does what was just done; `@` shows it."""
@@ -478,24 +481,6 @@ class Console(App[None]):
     def _fatal_error(self) -> None:
         # Textual's own traceback shows locals, and with them passwords.
         self._close_messages_no_wait()
-
-
-def command_line(kind: str, server: str, arguments: Mapping[str, Any]) -> str:
-    """Return the command line that starts the same job.
-
-    >>> command_line("backup", "main", {"name": "before", "immediate": True})
-    'cellarman backup main --name before'
-    >>> command_line("verify", "main", {"backup": "20261122T010000"})
-    'cellarman verify main 20261122T010000'
-    """
-    words = ["cellarman", kind, server]
-    if "backup" in arguments:
-        words.append(str(arguments["backup"]))
-    if arguments.get("name"):
-        words += ["--name", str(arguments["name"])]
-    if kind == "backup" and arguments.get("immediate") is False:
-        words.append("--spread-checkpoint")
-    return shlex.join(words)
 
 
 def refuse_terminal(environ: Any = os.environ) -> None:

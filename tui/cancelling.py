@@ -43,6 +43,6 @@ def _stop(app: Console, job_id: str) -> None:
     from engine.job import launch
 
     try:
-        launch.cancel(app.config, job_id)
+        launch.cancel(app.config, job_id, read_only=app.read_only, via="console")
     except CellarmanError as error:
         app.call_from_thread(app.problem, error)

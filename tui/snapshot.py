@@ -39,6 +39,8 @@ class Snapshot:
     """What each server that was asked answered last."""
     others: tuple[Operator, ...] = ()
     """Who else has a console open."""
+    trail: int = 0
+    """When the trail of actions was written to last; 0: never."""
     looked: bool = True
     """Whether the disk has been read yet."""
     trouble: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +100,7 @@ class Watch:
 
     def _looks(self) -> Iterator[Snapshot]:
         """Yield one snapshot after the other, each of what is on the disk by then."""
+        from engine import trail
         from engine.job import follow
         from engine.status import Statuses
 
@@ -130,7 +132,8 @@ class Watch:
                 servers = self._judged(read, live)
             journal = self._followed(journal, jobs)
             view = journal.view if journal else None
-            yield Snapshot(minute_of(self.now()), servers, jobs, view, live, self.lease.beat())
+            trail_at = _changed(trail.path(self.config.state_directory))
+            yield Snapshot(minute_of(self.now()), servers, jobs, view, live, self.lease.beat(), trail_at)
 
     def _judged(self, read: tuple[ServerStatus, ...], live: Mapping[str, Live]) -> tuple[ServerStatus, ...]:
         from engine.status.live import judged, worst_first
@@ -148,3 +151,11 @@ class Watch:
             journal = Reader(wanted)
         journal.read(wanted)
         return journal
+
+
+def _changed(path: str) -> int:
+    """Return when a file was changed last, in nanoseconds; 0 when there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
