@@ -133,7 +133,7 @@ class Console(App[None]):
         return Welcome()
 
     def add_server(self, path: str, name: str, values: Mapping[str, str | bool | int], home: str) -> Config:
-        """Write a server into the configuration file at `path` and return the configuration then; in a thread."""
+        """Write a server into the configuration file at `path`, return the configuration then; in a thread."""
         from engine import trail
         from engine.config import adding, load
 

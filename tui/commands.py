@@ -54,9 +54,9 @@ COMMANDS = (
         "servers.open", "enter", "open", "Open the server: its backups and what they reach.", shown="enter", weight=1
     ),
     Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", weight=1),
-    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
-    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
     Command("servers.jobs", "j", "jobs", "See running and past jobs of all servers.", weight=2),
+    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
+    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
     Command("server.backup", "b", "backup", "Back this server up now; asks once.", "backup", weight=1),
     Command("server.verify", "v", "verify", "Read every byte of the backup against its manifest.", "verify", weight=2),
     Command("server.follow", "enter,f", "follow", "Watch what runs on this server.", shown="enter", weight=1),

@@ -103,9 +103,7 @@ def _verb(name: str, arguments: list[str], flags: Globals) -> int:
     if name not in VERBS:
         raise usage.unknown_verb(name)
     if flags.of_console:
-        raise UsageError(
-            "--theme, --ascii and --no-mouse are for the console, which has no verb", fix="cellarman --help"
-        )
+        raise UsageError("--theme, --ascii and --no-mouse are for the console alone", fix="cellarman --help")
     if flags.json and not VERBS[name].json:
         raise UsageError(f"cellarman {name} has no --json form", fix=f"cellarman {name} --help")
     module: ModuleType = importlib.import_module(f"engine.cli.{name.replace('-', '_')}")

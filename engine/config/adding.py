@@ -51,7 +51,7 @@ def _text(value: str) -> str:
 
 
 def add_server(path: str, name: str, values: Mapping[str, str | bool | int], *, barman_home: str = "") -> Config:
-    """Append a server to the file at `path`, which is made when it is not there, and return that file's configuration then.
+    """Append a server to the file at `path`, which is made when it is not there, and return its configuration.
 
     `barman_home` is for a file that is made. What would not be a good configuration is refused before anything is
     written: raises ConfigError with the reasons, CellarmanError when the file cannot be written.
@@ -90,6 +90,5 @@ def _try(path: str, text: str) -> None:
         try:
             load(trial.name)
         except ConfigError as error:
-            raise ConfigError(
-                *(said.replace(trial.name, path) for said in (error.what, error.why, error.fix))
-            ) from None
+            said = [words.replace(trial.name, path) for words in (error.what, error.why, error.fix)]
+            raise ConfigError(*said) from None

@@ -59,7 +59,7 @@ def _debian() -> list[Cluster]:
 def listed(text: str) -> list[Cluster]:
     """Return the clusters in what pg_lsclusters prints.
 
-    >>> [c.port for c in listed("15 main 5432 online postgres /var/lib/postgresql/15/main /var/log/x.log\\nnonsense\\n")]
+    >>> [c.port for c in listed("15 main 5432 online postgres /srv/15/main /var/log/x.log\\nnonsense\\n")]
     [5432]
     """
     found = []

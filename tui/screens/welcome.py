@@ -76,9 +76,8 @@ class Welcome(Room):
                 (("a", "hand!"), ("  add a server: a short form, written to ", "text"), (where, "moving")),
                 (("d", "hand!"), ("  the demo: all of it on a throw-away server, removed when you leave", "text")),
                 (),
-                (("or write the file yourself: a table ", "quiet"), ("[servers.main]", "text"), (" with its ", "quiet"))
-                + (("conninfo", "text"), ("; then ", "quiet"), ("cellarman check main", "moving"))
-                + ((" says what is still missing", "quiet"),),
+                (("or write the file yourself, a table ", "quiet"), ("[servers.main]", "text"), (" with", "quiet")),
+                (("conninfo", "text"), (", then ask ", "quiet"), ("cellarman check main", "moving")),
             ]
         )
 
