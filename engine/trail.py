@@ -70,7 +70,7 @@ def entry(action: str, server: str, outcome: Outcome, **facts: str) -> Entry:
         action,
         server,
         outcome,
-        user=_user(),
+        user=account(),
         uid=os.getuid(),
         sudo_user=os.environ.get("SUDO_USER", ""),
         ssh=os.environ.get("SSH_CONNECTION", ""),
@@ -80,7 +80,8 @@ def entry(action: str, server: str, outcome: Outcome, **facts: str) -> Entry:
     )
 
 
-def _user() -> str:
+def account() -> str:
+    """Return the name of the account that this process runs as."""
     import pwd
 
     try:
