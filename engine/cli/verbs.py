@@ -58,7 +58,10 @@ VERBS = {
     ),
     "label": Verb(
         "Write a line about a backup beside it, for people; --remove takes it away.",
-        ("cellarman label main latest --text 'before the move to the new hall'", "cellarman label main latest --remove"),
+        (
+            "cellarman label main latest --text 'before the move to the new hall'",
+            "cellarman label main latest --remove",
+        ),
         True,
     ),
     "delete": Verb(
