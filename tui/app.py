@@ -323,6 +323,19 @@ class Console(App[None]):
         if not self._back_to(f"events {server}".strip()):
             self.push_screen(Events(server))
 
+    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
+        """Show the wizard of a restore: of a server, to a moment, from a backup."""
+        from tui.screens.restore import RestoreRoom
+
+        self.push_screen(RestoreRoom(server, target, backup))
+
+    def open_check(self, server: str) -> None:
+        """Show what the checks say of a server."""
+        from tui.screens.check import CheckRoom
+
+        if not self._back_to(f"check {server}"):
+            self.push_screen(CheckRoom(server))
+
     def open_add(self) -> None:
         """Show the form that adds a server."""
         from tui.screens.add_server import AddServer

@@ -39,6 +39,10 @@ class Form(Dialog):
         """Return why it cannot be done as it is filled in; empty when it can."""
         return ""
 
+    def note(self) -> str:
+        """Return what it means as it is filled in, if that is not plain."""
+        return ""
+
     def go(self) -> None:
         """Do it; the form is closed already."""
         raise NotImplementedError
@@ -66,7 +70,9 @@ class Form(Dialog):
     def _fill(self) -> None:
         problem = self.problem()
         same: Line = (("same without this console  ", "quiet"), (plain(self.command()), "moving"))
-        self.query_one("#command", Lines).show([(), ((problem, "soon"),) if problem else same])
+        note = self.note()
+        lines: list[Line] = [((note, "text"),), ()] if note and not problem else []
+        self.query_one("#command", Lines).show([(), *lines, ((problem, "soon"),) if problem else same])
 
     @on(Input.Submitted)
     def _submitted(self) -> None:

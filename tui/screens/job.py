@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from engine import event as ev
 from engine.job.spec import PHASES
 from engine.job.state import JobState
-from tui import cancelling, commands, wording
+from tui import cancelling, commands, moments, wording
 from tui.format import Line, Span, counted, day_and_time, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
@@ -163,7 +163,7 @@ class JobRoom(Room):
 
 
 def _said(job: JobState) -> list[Line]:
-    lines = [wording.job_sentence(job)]
+    lines = [wording.job_sentence(job), *moments.outcome(job)]
     if job.status != "running" and job.reason:
         lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
     if job.status != "running" and job.fix:

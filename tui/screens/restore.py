@@ -173,6 +173,14 @@ class RestoreRoom(Room):
     def subject(self) -> str:
         return self._server_name
 
+    def action_tab(self, number: int) -> None:
+        """Begin to type a moment with a digit."""
+        if self._step == 1:
+            self._begin_typing(str(number))
+
+    def action_tab_next(self, by: int) -> None:
+        self.action_command("restore.previous") if by < 0 else self._next_field()
+
     def on_mount(self) -> None:
         self._look(catch_up=False)
         self.set_interval(LOOK_AGAIN, self._look_again)
@@ -330,7 +338,7 @@ class RestoreRoom(Room):
 
     def _steps(self) -> Line:
         spans: list[tuple[str, str]] = []
-        for place, word in enumerate(("1 from", "2 to when", "3 to where", "4 confirm")):
+        for place, word in enumerate(("from", "to when", "to where", "confirm")):
             if place == self._step:
                 spans.append((f"{self.glyphs.hand} {word}", "hand!"))
             elif place < self._step:
@@ -543,15 +551,18 @@ class RestoreRoom(Room):
         self._moments.point_at(OWN)
         self.query_one("#typed", Input).focus()
 
-    def refuse_field(self) -> str:
-        return "" if self._step in (1, 2) else "There is nothing to fill in here."
+    def _begin_typing(self, text: str) -> None:
+        self.do_type()
+        field = self.query_one("#typed", Input)
+        field.value = text
+        field.cursor_position = len(text)
 
-    def do_field(self) -> None:
+    def _next_field(self) -> None:
         if self._step == 2:
             self.focus_next()
-        elif self._typing:
+        elif self._step == 1 and self._typing:
             self.set_focus(None)
-        else:
+        elif self._step == 1:
             self.do_type()
 
     def refuse_zone(self) -> str:
@@ -701,11 +712,8 @@ class RestoreRoom(Room):
         super().action_move(verb)
 
     def on_key(self, event: events.Key) -> None:
-        if self._step == 1 and not self._typing and event.character and event.character.isdigit():
-            self.do_type()
-            field = self.query_one("#typed", Input)
-            field.value = event.character
-            field.cursor_position = 1
+        if self._step == 1 and not self._typing and event.character == "0":
+            self._begin_typing("0")
             event.stop()
 
     def on_descendant_focus(self) -> None:
