@@ -19,6 +19,7 @@ from textual.worker import Worker, WorkerState
 from engine.errors import CellarmanError, Refused
 from tui import commands, glyphs, operators, remembered, themes
 from tui.format import counted, listed, plain
+from tui.inspection import Inspector
 from tui.memory import History
 from tui.snapshot import Snapshot, minute_of, utc_now
 from tui.watch import STATUS_PAUSE, Watch
@@ -97,6 +98,7 @@ class Console(App[None]):
         self._trail: list[str] = []
         self._trail_at = -1
         self.lookout = self._watch()
+        self.inspector = self._inspector()
         for known in themes.THEMES.values():
             self.register_theme(known)
         self.theme = chosen
@@ -113,6 +115,9 @@ class Console(App[None]):
             pause=self._ui.refresh if self._ui else STATUS_PAUSE,
             read_only=self.read_only,
         )
+
+    def _inspector(self) -> Inspector:
+        return Inspector(self.config, lambda error: self._tell(WatchBroke(error)), self.now)
 
     def _tell(self, message: Message) -> None:
         if self.is_running:
@@ -135,9 +140,11 @@ class Console(App[None]):
     def reload(self, config: Config) -> None:
         """Go on with another configuration, from its first screen."""
         self.lookout.stop()
+        self.inspector.stop()
         self.config = config
         self.snapshot = Snapshot(minute_of(self.now()), looked=False)
         self.lookout = self._watch()
+        self.inspector = self._inspector()
         self.lookout.start()
         while len(self.screen_stack) > 2:
             self.pop_screen()
@@ -306,6 +313,9 @@ class Console(App[None]):
 
         if not self._back_to(f"jobs {server}".strip()):
             self.push_screen(Jobs(server))
+
+    def on_unmount(self) -> None:
+        self.inspector.stop()
 
     def open_job(self, job_id: str) -> None:
         """Show a job, by its id or as `latest`."""

@@ -39,6 +39,7 @@ class Glyphs:
     fetch: str = "↓"
     accepted: str = "a"
     enter: str = "⏎"
+    arrows: str = "← →"
     crumb: str = "›"
     ellipsis: str = "…"
     dash: str = "–"
@@ -67,6 +68,7 @@ ASCII = Glyphs(
     cell="+",
     fetch="f",
     enter="enter",
+    arrows="<- ->",
     crumb=">",
     ellipsis="~",
     dash="-",

@@ -127,8 +127,10 @@ def _unreachable(plan: Plan, zone: str, glyphs: Glyphs) -> list[Line]:
     refused = plan.refused
     lines: list[Line] = [((f"{glyphs.critical} ", "bad"), ("This moment cannot be reached.", "bad!"))]
     if refused is not None:
-        lines += [((f"{'why':<10}" if i == 0 else " " * 10, "quiet"), (plain(line), "text"))
-                  for i, line in enumerate(_reasons(refused))]
+        lines += [
+            ((f"{'why':<10}" if i == 0 else " " * 10, "quiet"), (plain(line), "text"))
+            for i, line in enumerate(_reasons(refused))
+        ]
     if plan.before is not None and plan.before.at is not None:
         lines += facts([("nearest", f"before it: {clock(plan.before.at, zone)}", "strong")])
     if plan.after is not None and plan.after.at is not None:

@@ -20,9 +20,7 @@ _QUOTED = re.compile(r"'(.+)'|\"(.+)\"")
 _CLOCK = r"\d{1,2}:\d\d(?::\d\d(?:\.\d{1,6})?)?"
 _TIME_OF_DAY = re.compile(rf"(?:(?P<day>today|yesterday)\s+)?(?P<clock>{_CLOCK})(?:\s*(?P<zone>\S.*))?", re.ASCII)
 _DAY = re.compile(rf"(?P<month>\d\d)-(?P<day>\d\d)\s+(?P<clock>{_CLOCK})(?:\s*(?P<zone>\S.*))?", re.ASCII)
-_DATE = re.compile(
-    rf"(?P<date>\d{{4}}-\d\d-\d\d)(?:[ T]+(?P<clock>{_CLOCK}))?(?:\s*(?P<zone>[A-Za-z+-].*))?", re.ASCII
-)
+_DATE = re.compile(rf"(?P<date>\d{{4}}-\d\d-\d\d)(?:[ T]+(?P<clock>{_CLOCK}))?(?:\s*(?P<zone>[A-Za-z+-].*))?", re.ASCII)
 _HOW = (
     "a time (13:40, 2026-11-22 13:40:05, 20 min ago), an LSN (0/5000028), xid 7421, the name of a restore point, "
     "or latest"

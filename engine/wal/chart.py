@@ -131,7 +131,9 @@ def charted(case: Case) -> list[Line]:
     """Return every lineage that can be charted, the primary ones first, then the newest timeline first."""
     every = {*case.archive.segments, *case.archive.histories} - {*case.archive.bad_histories}
     known = lines(replace(case, selected=tuple(sorted({*case.selected, *every}))))
-    return sorted((line for line in known if line.bases or len(line.good)), key=lambda each: (not each.primary, -each.timeline))
+    return sorted(
+        (line for line in known if line.bases or len(line.good)), key=lambda each: (not each.primary, -each.timeline)
+    )
 
 
 def chart(case: Case, line: Line) -> Chart:

@@ -79,7 +79,7 @@ class Runs(Sequence[int]):
         return at if 0 <= at < len(self._firsts) else None
 
     @property
-    def count(self) -> int:
+    def runs(self) -> int:
         """How many runs there are."""
         return len(self._firsts)
 

@@ -99,7 +99,9 @@ class CheckRoom(Room):
             return ((f"The checks could not be made: {plain(self._trouble)}", "bad"),)
         if self._at is None or (self._running and not self._results):
             seconds = 3 * self.app.config.servers[self._server_name].check_timeout
-            return ((f"{self.glyphs.running} asking the server and looking at the disk, {seconds} s at most", "moving"),)
+            return (
+                (f"{self.glyphs.running} asking the server and looking at the disk, {seconds} s at most", "moving"),
+            )
         count = {status: sum(result.status == status for result in self._results) for status in ORDER}
         again = f"   {self.glyphs.running} asking again" if self._running else ""
         age = f"   asked {calm_span((self.app.now() - self._at).total_seconds())} ago"
@@ -136,7 +138,9 @@ class CheckRoom(Room):
             lines.append(((plain(result.name), "strong"), (f"  {result.status}", ROLES[result.status])))
             lines += [((plain(line), "text"),) for line in result.detail.splitlines()]
             fix = result.fix.splitlines()
-            lines += [(("now  " if i == 0 else "     ", "quiet"), (plain(line), "moving")) for i, line in enumerate(fix)]
+            lines += [
+                (("now  " if i == 0 else "     ", "quiet"), (plain(line), "moving")) for i, line in enumerate(fix)
+            ]
         self.query_one("#detail", Lines).show(lines)
 
     @on(Table.Moved)

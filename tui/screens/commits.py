@@ -93,7 +93,14 @@ class Commits(Room):
         if self._trouble:
             return [((f"The WAL cannot be read: {plain(self._trouble)}", "bad"),)]
         if self._found is None:
-            return [((f"{self.glyphs.running} reading the WAL around {moments.target_words(self._plan.order.target)}", "moving"),)]
+            return [
+                (
+                    (
+                        f"{self.glyphs.running} reading the WAL around {moments.target_words(self._plan.order.target)}",
+                        "moving",
+                    ),
+                )
+            ]
         if not self._found.marks:
             return [(("No transaction ended near this moment.", "text"),)]
         return [

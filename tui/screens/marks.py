@@ -37,7 +37,9 @@ class SwitchForm(Form):
     def go(self) -> None:
         self.app.note_ran(self.command())
         server = self._server_name
-        act(self.app, lambda actions: f"The segment ended at {actions.switch_wal(server)}; its archiving is on its way.")
+        act(
+            self.app, lambda actions: f"The segment ended at {actions.switch_wal(server)}; its archiving is on its way."
+        )
 
 
 class PointForm(Form):

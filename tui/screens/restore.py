@@ -494,7 +494,10 @@ class RestoreRoom(Room):
             lines = [*moments.place(plan, self.glyphs)] if plan.reachable else self._verdict()
         else:
             lines += moments.facts([("copying", about, "text")]) if about else []
-            lines += [(("Nothing of the server is touched. To undo: stop the copy, remove its directory.", "text"),), ()]
+            lines += [
+                (("Nothing of the server is touched. To undo: stop the copy, remove its directory.", "text"),),
+                (),
+            ]
             lines += [*moments.warnings(plan, self.glyphs), ()] if plan.warnings else []
             lines += [tuple(moments.order_words(plan.order))]
         told.show(lines)
@@ -806,9 +809,7 @@ class RestoreRoom(Room):
             (("A copy is made in ", "text"), (plain(plan.order.destination), "strong"), (".", "text")),
             ((f"{plain(self._server_name)} itself is not touched.", "text"),),
         ]
-        self.app.push_screen(
-            Typed(says, self._server_name, "the server's name", "restore", lambda: self._start(plan))
-        )
+        self.app.push_screen(Typed(says, self._server_name, "the server's name", "restore", lambda: self._start(plan)))
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="start")
     def _start(self, shown: Plan) -> None:

@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 PANES: tuple[type[Pane], ...] = (Overview, Backups, Wal, Timelines, ServerJobs, Settings)
 HOMES = {
     "verify": "backups",
-    "mode": "wal",
-    "next": "wal",
-    "previous": "wal",
+    "form": "wal",
     "turn": "wal",
     "fetch": "wal",
     "accept": "wal",
@@ -159,11 +157,20 @@ class ServerRoom(Room):
     def word(self, command: Command) -> str:
         return self.pane.WORDS.get(command.verb, "") or super().word(command)
 
-    def do_refresh(self) -> None:
+    def changed(self, said: str) -> None:
+        """Look again at what was changed from here, and say how it went."""
+        self._look_anew()
+        self.app.say(said, "text")
+
+    def _look_anew(self) -> None:
         self.app.inspector.forget()
         self._mark = None
-        super().do_refresh()
+        self.app.lookout.wake()
         self.repaint()
+
+    def do_refresh(self) -> None:
+        self._look_anew()
+        super().do_refresh()
 
     def do_jobs(self) -> None:
         self.open_tab("jobs")
@@ -201,7 +208,7 @@ class ServerRoom(Room):
     do_right, refuse_right = _passed_on("right")
     do_closer, refuse_closer = _passed_on("closer")
     do_wider, refuse_wider = _passed_on("wider")
-    do_mode, refuse_mode = _passed_on("mode")
+    do_form, refuse_form = _passed_on("form")
     do_next, refuse_next = _passed_on("next")
     do_previous, refuse_previous = _passed_on("previous")
     do_turn, refuse_turn = _passed_on("turn")

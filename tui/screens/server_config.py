@@ -60,7 +60,10 @@ class Settings(Pane):
             self._values[name] = (name, shown, place)
             role = "text" if said else "faint"
             rows.append(
-                Row(name, (((name, role),), ((shown, "strong" if said else "quiet"),), ((place, "quiet" if said else role),)))
+                Row(
+                    name,
+                    (((name, role),), ((shown, "strong" if said else "quiet"),), ((place, "quiet" if said else role),)),
+                )
             )
         self.table.show(rows)
 

@@ -125,7 +125,9 @@ class Overview(Pane):
         now, glyphs = snapshot.minute, self.glyphs
         at = self.moment(server)
         around = self._around if self._around is not None and self._around.at == at else None
-        moment = moment_lines(server, at, around, now, asked=self._asked == at and around is None) if at else empty(server)
+        moment = (
+            moment_lines(server, at, around, now, asked=self._asked == at and around is None) if at else empty(server)
+        )
         stands = [line for finding in server.findings[:6] for line in wording.finding_line(finding, glyphs)]
         stands += [(), *standing(server, self.room.inspection, now)]
         wide = self.room.wide
@@ -315,7 +317,11 @@ def moment_lines(
         name = f" ({plain(base.backup_name)})" if base.backup_name else ""
         replay = said_span((at - base.end_time).total_seconds())
         lines.append(
-            (("restore      ", "quiet"), ("can be restored", "good"), (f" from {base.id}{name} and {replay} of WAL", "text"))
+            (
+                ("restore      ", "quiet"),
+                ("can be restored", "good"),
+                (f" from {base.id}{name} and {replay} of WAL", "text"),
+            )
         )
         return lines
     before = max((w.end for w in server.windows if w.end < at), default=None)

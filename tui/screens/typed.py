@@ -37,7 +37,12 @@ class Typed(Dialog):
         lines = list(self._says)
         if self._command:
             lines += [(), (("same without this console  ", "quiet"), (plain(self._command), "moving"))]
-        ask: Line = (("Type ", "text"), (f"{self._what}, ", "text"), (plain(self._name), "hand!"), (", to go on:", "text"))
+        ask: Line = (
+            ("Type ", "text"),
+            (f"{self._what}, ", "text"),
+            (plain(self._name), "hand!"),
+            (", to go on:", "text"),
+        )
         return [*lines, (), ask]
 
     def fields(self) -> ComposeResult:
