@@ -54,7 +54,7 @@ COMMANDS = (
         "servers.open", "enter", "open", "Open the server: its backups and what they reach.", shown="enter", weight=1
     ),
     Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", weight=1),
-    Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", "restore", weight=2),
+    Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", weight=2),
     Command("servers.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
     Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
     Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
@@ -104,18 +104,18 @@ COMMANDS = (
     Command("events.open", "enter", "open", "Open the job that it tells of.", shown="enter", weight=1),
     Command("events.copy", "y", "copy", "Copy the command line to the clipboard.", weight=4),
     Command("restore.next", "enter", "next", "Go on, when nothing stands in the way.", shown="enter", weight=0),
-    Command("restore.previous", "shift+tab", "back a step", "Go back a step; what was chosen stays.", weight=2),
+    Command("restore.previous", "shift+tab", "back a step", "Go back a step; what was chosen stays.", weight=6),
     Command("restore.type", "t", "type a moment", "Type a time, an LSN, a transaction or a name.", weight=1),
     Command(
-        "restore.commits", "L,f3", "transactions", "List what happened around the moment, to stop beside it.", weight=2
+        "restore.commits", "L,f3", "transactions", "List what happened around the moment, to stop beside it.", weight=3
     ),
     Command(
         "restore.newest",
         "w,f5",
-        "get the newest",
+        "newest WAL",
         "Have the server hand over the WAL it writes now.",
         "switch",
-        weight=4,
+        weight=2,
     ),
     Command("restore.nearest", "n,f7", "nearest", "Take the nearest moment that can be reached.", weight=1),
     Command("restore.auto", "a,f8", "any backup", "Let Cellarman choose the backup again.", weight=2),

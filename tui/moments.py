@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -54,10 +55,29 @@ def ready_words(ready: Ready) -> str:
     """Return what an offered moment is, in a few words."""
     if ready.kind == "end":
         return "the newest moment that is archived"
+    if ready.kind == "backup":
+        return f"the end of backup {plain(ready.name)}"
     if ready.kind == "restore_point":
         again = " (the name was used again)" if ready.repeated else ""
         return f"restore point {plain(ready.name)}{again}"
-    return "just before a table was dropped or emptied"
+    return "before a table was dropped or emptied"
+
+
+def short(moment: datetime, zone: str, now: datetime) -> str:
+    """Return a moment for a column: its date only where it is not today's in that zone.
+
+    >>> from datetime import timezone
+    >>> at = datetime(2026, 11, 22, 23, 40, 0, 4567, tzinfo=timezone.utc)
+    >>> short(at, "UTC", at), short(at, "Europe/Paris", at.replace(hour=12))
+    ('23:40:00.004', '11-23 00:40:00.004')
+    """
+    from engine.recovery.spoken import in_zone
+
+    at, today = in_zone(moment, zone), in_zone(now, zone)
+    text = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+    if at.date() == today.date():
+        return text
+    return f"{at:%m-%d} {text}" if at.year == today.year else f"{at:%Y-%m-%d} {text}"
 
 
 def target_words(target: Target) -> str:
@@ -113,7 +133,7 @@ def verdict(plan: Plan, zone: str, now: datetime, glyphs: Glyphs) -> list[Line]:
         drops = ", which dropped or emptied a table" if plan.dropped.drops else ""
         rows.append(("you lose", f"from {mark_words(plan.dropped, zone)} on{drops}", "soon" if drops else "text"))
     elif isinstance(plan.order.target, EndOfArchive):
-        rows.append(("you lose", "nothing that has been archived", "text"))
+        rows.append(("you lose", "what came after it and is not archived yet; w asks the server for it", "text"))
     if plan.info is not None:
         name = f" ({plain(plan.info.backup_name)})" if plan.info.backup_name else ""
         ended = f", taken {ago(plan.info.end_time, now)}" if plan.info.end_time else ""
@@ -171,32 +191,36 @@ def doing(plan: Plan, account: str) -> Line:
     return (("This will be done on ", "text"), (plain(host), "strong"), (" as ", "text"), (plain(account), "strong"))
 
 
-def outcome(job: JobState) -> list[Line]:
-    """Return what came out of a restore that is done, and what can be done with it now."""
+def outcome(job: JobState, programs: str = "") -> list[Line]:
+    """Return what came out of a restore that is done, and what can be done with it now; `programs` is the directory
+    of the server's programs, where it is not known to the shell."""
     result = job.result
     if job.kind != "restore" or job.status != "done":
         return []
     lines: list[Line] = [((f"{capital(plain(result.get('summary', '')))}.", "strong"),)]
     directory, state = str(result.get("destination", "")), result.get("verdict")
     if state == "paused":
-        connect = _psql(result)
+        connect, pg_ctl = _psql(result, programs), os.path.join(programs, "pg_ctl")
         lines += facts(
             [
                 ("look", connect, "moving"),
                 ("go on", f"{connect} -c 'SELECT pg_wal_replay_resume()'   opens it for writing", "moving"),
-                ("drop it", f"pg_ctl -D {shlex.quote(directory)} stop   then remove the directory", "moving"),
+                ("drop it", f"{pg_ctl} -D {shlex.quote(directory)} stop   then remove the directory", "moving"),
             ]
         )
     elif state == "open":
-        lines += facts([("look", _psql(result), "moving")])
+        lines += facts([("look", _psql(result, programs), "moving")])
     elif directory:
-        lines += facts([("start it", f"pg_ctl -D {shlex.quote(directory)} start", "moving")])
+        lines += facts(
+            [("start it", f"{os.path.join(programs, 'pg_ctl')} -D {shlex.quote(directory)} start", "moving")]
+        )
     return [tuple((plain(text) if i else text, role) for i, (text, role) in enumerate(line)) for line in lines]
 
 
-def _psql(result: Any) -> str:
+def _psql(result: Any, programs: str) -> str:
     host = result.get("socket") or "127.0.0.1"
-    return shlex.join(["psql", "-h", str(host), "-p", str(result.get("port", 5432)), "-d", "postgres"])
+    port = str(result.get("port", 5432))
+    return shlex.join([os.path.join(programs, "psql"), "-h", str(host), "-p", port, "-U", "postgres", "-d", "postgres"])
 
 
 def took(plan: Plan, jobs: Sequence[JobState]) -> str:

@@ -6,7 +6,7 @@ Read from the index of the archive, so that it costs little; what the index has 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -24,7 +24,7 @@ from engine.wal.gaps import Archive
 from engine.wal.indexschema import DROP, RESTORE_POINT, Event
 from engine.wal.listing import scan
 
-Kind = Literal["end", "drop", "restore_point"]
+Kind = Literal["end", "drop", "restore_point", "backup"]
 MOST = 200
 _FIRST_XID = 3
 _BUDGET = 10.0
@@ -40,7 +40,7 @@ class Ready:
     """When it was; for the end of the archive the last commit that is indexed."""
     lsn: Lsn | None = None
     name: str = ""
-    """Of a restore point."""
+    """Of a restore point, or a backup's id and name."""
     xid: int | None = None
     """Of the transaction that dropped something."""
     repeated: bool = False
@@ -66,7 +66,8 @@ def ready(server: Server, *, most: int = MOST) -> list[Ready]:
     ]
     events.sort(key=lambda event: int(event.lsn), reverse=True)
     names = Counter(event.name for event in events if event.kind == RESTORE_POINT)
-    found = [_ready(event, names) for event in events]
+    taken = {f"barman_{info.id}": info for info in backups}
+    found = [_ready(event, names, taken) for event in events]
     return [_end(server, archive, line), *found][:most]
 
 
@@ -94,12 +95,17 @@ def _end(server: Server, archive: Archive, line: Lineage) -> Ready:
     return Ready("end", EndOfArchive(), None if latest is None else pg_time(latest))
 
 
-def _ready(event: Event, names: Counter[str]) -> Ready:
+def _ready(event: Event, names: Counter[str], taken: Mapping[str, BackupInfo]) -> Ready:
     at = None if event.timestamp is None else pg_time(event.timestamp)
     lsn = Lsn(event.lsn)
     if event.kind == RESTORE_POINT:
         repeated = names[event.name] > 1
         target: Target = LsnTarget(lsn) if repeated or not _nameable(event.name) else NameTarget(event.name)
+        info = taken.get(event.name)
+        if info is not None:
+            # Barman and Cellarman name a restore point after each backup, once it has ended.
+            name = f"{info.id} ({info.backup_name})" if info.backup_name else info.id
+            return Ready("backup", target, at, lsn, name, repeated=repeated)
         return Ready("restore_point", target, at, lsn, event.name, repeated=repeated)
     xid = event.value if event.value is not None and event.value >= _FIRST_XID else None
     if xid is not None:

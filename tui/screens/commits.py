@@ -106,7 +106,7 @@ class Commits(Room):
         return [
             (
                 ("What happened around ", "text"),
-                (moments.target_words(self._plan.order.target), "strong"),
+                (moments.target_words(self._plan.order.target).removeprefix("just before "), "strong"),
                 (", in the order in which it is replayed.", "text"),
             )
         ]

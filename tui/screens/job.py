@@ -106,7 +106,7 @@ class JobRoom(Room):
             self.query_one("#sentence", Lines).show([(("There is no such job any more.", "quiet"),)])
             return
         glyphs = self.glyphs
-        self.query_one("#sentence", Lines).show(_said(job))
+        self.query_one("#sentence", Lines).show(_said(job, self._programs(job)))
         self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
         self._paint_bar(job)
         self._paint_numbers(job, view)
@@ -124,6 +124,10 @@ class JobRoom(Room):
         self._told += [_log_line(event) for event in notes[known:]]
         self._notes = notes
         return self._told
+
+    def _programs(self, job: JobState) -> str:
+        server = self.app.config.servers.get(job.server)
+        return server.path_prefix if server else ""
 
     def _figures_width(self) -> int:
         width = self.app.size.width
@@ -162,8 +166,8 @@ class JobRoom(Room):
         self.copy(self._job_id, self._job_id)
 
 
-def _said(job: JobState) -> list[Line]:
-    lines = [wording.job_sentence(job), *moments.outcome(job)]
+def _said(job: JobState, programs: str) -> list[Line]:
+    lines = [wording.job_sentence(job), *moments.outcome(job, programs)]
     if job.status != "running" and job.reason:
         lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
     if job.status != "running" and job.fix:

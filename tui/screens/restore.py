@@ -20,7 +20,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import ContentSwitcher, Input
 
-from engine import trail
+from engine import permission, trail
 from engine.errors import CellarmanError, UsageError
 from engine.recovery import choices, suggest
 from engine.recovery.choices import Ready
@@ -61,7 +61,7 @@ BASES = (
 )
 
 
-class Reckoned(Message):
+class Reckoned(Message, bubble=False):
     """What a restore would do, or why that cannot be said."""
 
     def __init__(self, order: Order, found: Plan | Exception) -> None:
@@ -69,7 +69,7 @@ class Reckoned(Message):
         self.order, self.found = order, found
 
 
-class Looked(Message):
+class Offered(Message, bubble=False):
     """What is offered to choose from."""
 
     def __init__(self, ready: Sequence[Ready], directory: str | None = None, trouble: str = "") -> None:
@@ -146,7 +146,14 @@ class RestoreRoom(Room):
             with Vertical(id="when"):
                 with Horizontal(classes="field"):
                     yield Lines((("a moment", "quiet"),), classes="label")
-                    yield Input(self._text, placeholder=self._placeholder(), compact=True, max_length=120, id="typed")
+                    yield Input(
+                        self._text,
+                        placeholder=self._placeholder(),
+                        compact=True,
+                        max_length=120,
+                        select_on_focus=False,
+                        id="typed",
+                    )
                 yield Table(self._columns(), id="moments", glyphs=self.glyphs)
                 yield Rule(self.glyphs.rule, id="parting")
                 yield Lines(id="axis")
@@ -260,19 +267,22 @@ class RestoreRoom(Room):
 
     def reckon(self) -> None:
         """Ask what the present choice means."""
-        self._plan = self._error = None
         try:
-            self._asked = self._order()
+            order = self._order()
         except CellarmanError as error:
-            self._asked, self._error = None, error
+            self._asked, self._plan, self._error = None, None, error
         else:
-            self._reckoner.ask(self._asked)
+            if order != self._asked:
+                self._plan = self._error = None
+            self._asked = order
+            self._reckoner.ask(order)
         self.repaint()
 
     @on(Reckoned)
     def _told(self, message: Reckoned) -> None:
         if message.order != self._asked:
             return
+        self._error = None
         if isinstance(message.found, Plan):
             self._plan = message.found
             self._offer_spaces(message.found)
@@ -305,15 +315,15 @@ class RestoreRoom(Room):
                 directory = suggest.directory(self._server, self._newest())
         except (CellarmanError, OSError) as error:
             trouble = str(error)
-        self.post_message(Looked(found, directory, trouble))
+        self.post_message(Offered(found, directory, trouble))
 
     def _newest(self) -> BackupInfo | None:
         server = self.app.snapshot.server(self._server_name)
         return server.last_backup if server else None
 
-    @on(Looked)
-    def _found(self, message: Looked) -> None:
-        first = not self._directory
+    @on(Offered)
+    def _found(self, message: Offered) -> None:
+        first, before = not self._directory, self._ready.get("end")
         self._looking = False
         if message.trouble:
             self.say(f"Drops and restore points may be missing: {message.trouble}", "soon")
@@ -327,6 +337,8 @@ class RestoreRoom(Room):
             self._moments.point_at(self._first_key)
             self.reckon()
             self._look(catch_up=True)
+        elif before != self._ready.get("end") and self._moments.key == "end" and self._step == 1:
+            self.reckon()
         self.repaint()
 
     # What is shown
@@ -384,16 +396,22 @@ class RestoreRoom(Room):
         self.query_one("#bases", Table).show(rows)
 
     def _columns(self) -> tuple[Column, ...]:
-        return (Column("TO", limit=46), Column(f"TIME ({self._zone})"), Column("", align="right"), Column("", yields=1))
+        ago = Column("", align="right", yields=1, name="ago")
+        return (
+            Column("TO", limit=46),
+            Column(f"TIME ({self._zone})", name="time"),
+            ago,
+            Column("", yields=2, name="id"),
+        )
 
     def _show_moments(self) -> None:
         now = self.app.now()
         rows = [Row(OWN, ((("a moment that you type", "text"),), *self._own_cells()))]
         if self._picked is not None:
-            when = _short(self._picked.at, self._zone) if self._picked.at else ""
+            when = moments.short(self._picked.at, self._zone, now) if self._picked.at else ""
             rows.append(Row(PICKED, (((self._picked.words, "strong"),), ((when, "text"),), (), ())))
         for key, ready in self._ready.items():
-            when = _short(ready.at, self._zone) if ready.at else ""
+            when = moments.short(ready.at, self._zone, now) if ready.at else ""
             past = moments.ago(ready.at, now) if ready.at else ""
             which = f"transaction {ready.xid}" if ready.xid is not None else str(ready.lsn or "")
             role = "strong" if ready.kind == "drop" else "text"
@@ -411,7 +429,7 @@ class RestoreRoom(Room):
         return (((text, "strong"),) if text else (("t types it", "quiet"),)), (), ()
 
     def _placeholder(self) -> str:
-        return "13:40, 2026-11-22 13:40:05, 20 min ago, 0/5000028, xid 812, a restore point's name"
+        return "13:40, 20 min ago, 0/5000028, xid 812, a restore point's name"
 
     def _paint_when(self, snapshot: Snapshot) -> None:
         server = snapshot.server(self._server_name)
@@ -523,7 +541,11 @@ class RestoreRoom(Room):
             return "This moment cannot be reached."
         if self._step >= 2 and self._plan.refused is not None:
             return f"{self._plan.refused.what}."
-        return ""
+        return self._forbidden() if self._step == 3 else ""
+
+    def _forbidden(self) -> str:
+        refused = permission.refusal("restore", self._server_name, read_only=self._no_writing)
+        return f"{refused.what} ({refused.why}); the plan can be saved." if refused else ""
 
     def do_next(self) -> None:
         if self._step == 0:
@@ -699,7 +721,9 @@ class RestoreRoom(Room):
         offered = [
             (replace(command, shown=shown), self.word(command))
             for command in commands.of(self.ROOM)
-            if command.footer and (shown := _beside_typing(command)) and not self.refusal(command)
+            if (command.footer or command.id == "every.escape")
+            and (shown := _beside_typing(command))
+            and not self.refusal(command)
         ]
         self.query_one("#keys", Keys).offer(offered, self.glyphs)
 
@@ -872,12 +896,8 @@ def _key(ready: Ready) -> str:
     return "end" if ready.kind == "end" else f"{ready.kind}:{ready.lsn}"
 
 
-def _short(moment: datetime, zone: str) -> str:
-    return moments.clock(moment, zone).rsplit(" ", 1)[0]
-
-
 def _beside_typing(command: Command) -> str:
     """Return the key of a command that works while letters are typed; empty when none does."""
-    keys = command.keys.split(",")
-    found = next((key for key in keys if len(key) > 1 and key not in ("question_mark", "colon")), "")
-    return {"escape": "esc", "shift+tab": "shift+tab"}.get(found, found)
+    if command.id == "every.escape":
+        return "esc"
+    return next((key for key in command.keys.split(",") if key in ("enter", "shift+tab") or key[1:].isdigit()), "")
