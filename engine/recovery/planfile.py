@@ -118,6 +118,7 @@ def _read(document: Mapping[str, Any], config_file: str) -> Saved:
     spaces = document.get("tablespaces", {})
     if not all(isinstance(place, str) and os.path.isabs(place) for place in spaces.values()):
         raise ValueError(f"tablespaces are {spaces!r}")
-    order = Order.from_arguments(str(document["server"]), {**document, "tablespaces": dict(spaces)})
+    arguments = {**{key: value for key, value in document.items() if key != "server"}, "tablespaces": dict(spaces)}
+    order = Order.from_arguments(str(document["server"]), arguments)
     planned = document.get("planned", {})
     return Saved(replace(order, config_file=config_file), dict(planned))

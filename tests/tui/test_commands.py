@@ -19,6 +19,9 @@ ROOMS = {
     "job": "tui.screens.job:JobRoom",
     "help": "tui.screens.help:Help",
     "welcome": "tui.screens.welcome:Welcome",
+    "restore": "tui.screens.restore:RestoreRoom",
+    "commits": "tui.screens.commits:Commits",
+    "check": "tui.screens.check:CheckRoom",
 }
 
 

@@ -27,14 +27,14 @@ from engine.recovery.choices import Ready
 from engine.recovery.plan import Moment, Order, Plan
 from engine.recovery.planner import make_plan
 from engine.recovery.spoken import UTC, parse_moment, zones
-from engine.recovery.target import EndOfArchive, Target
+from engine.recovery.target import EndOfArchive, Target, TimeTarget
 from tui import commands, moments, wording
 from tui.commands import Command
 from tui.format import Line, calm_span, day_and_time, plain, size
 from tui.reckoning import Reckoner
 from tui.screens.room import Movable, Room
 from tui.snapshot import Snapshot
-from tui.widgets.axis import axis
+from tui.widgets.axis import axis, closely, scale
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
 from tui.widgets.pick import Pick
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from engine.config import Server
     from engine.repository.backupinfo import BackupInfo, Tablespace
+    from engine.status import ServerStatus
 
 STEPS = ("from", "when", "where", "confirm")
 OWN, PICKED, AUTO = "own", "picked", "auto"
@@ -435,17 +436,27 @@ class RestoreRoom(Room):
         server = snapshot.server(self._server_name)
         lines: list[Line] = []
         if server is not None and self.app.size.height >= 30 and server.windows:
-            width = self.app.size.width - 4
-            lines = axis(
-                wording.stretches(server),
-                wording.marks(server),
-                snapshot.minute,
-                width,
-                self.glyphs,
-                not server.open_end,
-            )
+            lines = self._axis(server, snapshot.minute)
         self.query_one("#axis", Lines).show(lines)
         self.query_one("#verdict", Lines).show(self._verdict())
+
+    def _axis(self, server: ServerStatus, now: datetime) -> list[Line]:
+        """Return the axis with the chosen moment on it, as far as its time is known."""
+        stretches, marks, width = wording.stretches(server), wording.marks(server), self.app.size.width - 4
+        at = self._at()
+        if at is None:
+            return axis(stretches, marks, now, width, self.glyphs, not server.open_end)
+        seen = scale(stretches, marks, now, width)
+        return closely(seen, at, now, stretches, marks, (), self.glyphs, not server.open_end)
+
+    def _at(self) -> datetime | None:
+        """Return when the chosen moment is, as far as that is known."""
+        key = self._moments.key
+        if key in self._ready:
+            return self._ready[key].at
+        if key == PICKED and self._picked is not None:
+            return self._picked.at
+        return self._asked.target.at if self._asked and isinstance(self._asked.target, TimeTarget) else None
 
     def _meaning(self) -> Line:
         """Return what the chosen moment is, above whether it can be reached."""
