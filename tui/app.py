@@ -19,6 +19,7 @@ from textual.worker import Worker, WorkerState
 from engine.errors import CellarmanError, Refused
 from tui import commands, glyphs, operators, remembered, themes
 from tui.format import counted, listed, plain
+from tui.inspection import Inspector
 from tui.memory import History
 from tui.snapshot import Snapshot, minute_of, utc_now
 from tui.watch import STATUS_PAUSE, Watch
@@ -97,6 +98,7 @@ class Console(App[None]):
         self._trail: list[str] = []
         self._trail_at = -1
         self.lookout = self._watch()
+        self.inspector = self._inspector()
         for known in themes.THEMES.values():
             self.register_theme(known)
         self.theme = chosen
@@ -113,6 +115,9 @@ class Console(App[None]):
             pause=self._ui.refresh if self._ui else STATUS_PAUSE,
             read_only=self.read_only,
         )
+
+    def _inspector(self) -> Inspector:
+        return Inspector(self.config, lambda error: self._tell(WatchBroke(error)), self.now)
 
     def _tell(self, message: Message) -> None:
         if self.is_running:
@@ -147,9 +152,15 @@ class Console(App[None]):
     def reload(self, config: Config) -> None:
         """Go on with another configuration, from its first screen."""
         self.lookout.stop()
+<<<<<<< HEAD
         self.config = replace(config, read_only=self.read_only)
+=======
+        self.inspector.stop()
+        self.config = config
+>>>>>>> wizard
         self.snapshot = Snapshot(minute_of(self.now()), looked=False)
         self.lookout = self._watch()
+        self.inspector = self._inspector()
         self.lookout.start()
         while len(self.screen_stack) > 2:
             self.pop_screen()
@@ -319,6 +330,9 @@ class Console(App[None]):
         if not self._back_to(f"jobs {server}".strip()):
             self.push_screen(Jobs(server))
 
+    def on_unmount(self) -> None:
+        self.inspector.stop()
+
     def open_job(self, job_id: str) -> None:
         """Show a job, by its id or as `latest`."""
         from tui.screens.job import JobRoom
@@ -334,6 +348,19 @@ class Console(App[None]):
 
         if not self._back_to(f"events {server}".strip()):
             self.push_screen(Events(server))
+
+    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
+        """Show the wizard of a restore: of a server, to a moment, from a backup."""
+        from tui.screens.restore import RestoreRoom
+
+        self.push_screen(RestoreRoom(server, target, backup))
+
+    def open_check(self, server: str) -> None:
+        """Show what the checks say of a server."""
+        from tui.screens.check import CheckRoom
+
+        if not self._back_to(f"check {server}"):
+            self.push_screen(CheckRoom(server))
 
     def open_add(self) -> None:
         """Show the form that adds a server."""

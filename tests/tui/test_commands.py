@@ -20,6 +20,9 @@ ROOMS = {
     "events": "tui.screens.events:Events",
     "help": "tui.screens.help:Help",
     "welcome": "tui.screens.welcome:Welcome",
+    "restore": "tui.screens.restore:RestoreRoom",
+    "commits": "tui.screens.commits:Commits",
+    "check": "tui.screens.check:CheckRoom",
 }
 
 

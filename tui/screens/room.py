@@ -16,6 +16,7 @@ from tui import commands
 from tui.commands import Command
 from tui.format import Line, counted, plain, span
 from tui.glyphs import ASCII
+from tui.screens.acts import Acts
 from tui.widgets.frame import Keys, header
 from tui.widgets.lines import Lines
 
@@ -73,7 +74,7 @@ class Movable(Protocol):
         """All there are."""
 
 
-class Room(Screen[None]):
+class Room(Acts, Screen[None]):
     """One screen of the console."""
 
     ROOM: ClassVar[str] = ""

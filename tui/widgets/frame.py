@@ -79,7 +79,7 @@ class Keys(Lines):
 
     def _key(self, command: Command) -> str:
         assert self._glyphs is not None
-        return self._glyphs.enter if command.key == "enter" else command.key
+        return {"enter": self._glyphs.enter, "arrows": self._glyphs.arrows}.get(command.key, command.key)
 
     def _length(self, shown: Sequence[tuple[Command, str]]) -> int:
         return 2 + sum(width_of([(self._key(c) + " " + word, "")]) + 3 for c, word in shown) - 3
