@@ -152,12 +152,8 @@ class Console(App[None]):
     def reload(self, config: Config) -> None:
         """Go on with another configuration, from its first screen."""
         self.lookout.stop()
-<<<<<<< HEAD
-        self.config = replace(config, read_only=self.read_only)
-=======
         self.inspector.stop()
-        self.config = config
->>>>>>> wizard
+        self.config = replace(config, read_only=self.read_only)
         self.snapshot = Snapshot(minute_of(self.now()), looked=False)
         self.lookout = self._watch()
         self.inspector = self._inspector()

@@ -153,6 +153,12 @@ class Servers(Room):
     def do_open(self) -> None:
         self.app.open_server(self.subject)
 
+    def refuse_wal(self) -> str:
+        return self.refuse_open()
+
+    def do_wal(self) -> None:
+        self.app.open_wal(self.subject)
+
     def refuse_copy(self) -> str:
         return self.refuse_open()
 
