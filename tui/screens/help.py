@@ -41,7 +41,8 @@ class Help(Room):
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence")
-        yield Table((Column("KEY"), Column(""), Column("")), id="commands", glyphs=self.glyphs)
+        columns = (Column("KEY"), Column("", name="word"), Column("", name="help"))
+        yield Table(columns, id="commands", glyphs=self.glyphs)
         yield Lines(id="told", wrapped=True)
         yield Lines(id="signs")
 
