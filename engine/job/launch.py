@@ -41,9 +41,7 @@ def launch(
     server = config.server(spec.server)
     line, about = commandline.of(spec), commandline.subject(spec)
     state = config.state_directory
-    with trail.Acting(
-        state, spec.kind, server.name, subject=about, command=line, via=via, say=say, clean=dsn.redact
-    ) as acting:
+    with trail.Acting(state, spec.kind, server.name, subject=about, command=line, via=via, say=say, clean=dsn.redact) as acting:
         permission.require(spec.kind, server.name, read_only=read_only or config.read_only, protected=server.protected)
         job_directory, lock = _prepare(config, spec)
         try:

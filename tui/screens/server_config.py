@@ -58,13 +58,13 @@ class Settings(Pane):
             said = source is not DEFAULT
             name, shown, place = f"{'' if part else 'cellarman.'}{key}", _written(value), plain(source)
             self._values[name] = (name, shown, place)
-            role = "text" if said else "faint"
-            rows.append(
-                Row(
-                    name,
-                    (((name, role),), ((shown, "strong" if said else "quiet"),), ((place, "quiet" if said else role),)),
-                )
+            role, where = ("text", "quiet") if said else ("faint", "faint")
+            cells: tuple[Line, ...] = (
+                ((name, role),),
+                ((shown, "strong" if said else "quiet"),),
+                ((place, where),),
             )
+            rows.append(Row(name, cells))
         self.table.show(rows)
 
     def _paint_detail(self) -> None:

@@ -311,9 +311,13 @@ def moment_lines(
     kept, dropped = (around.kept, around.dropped) if around else (None, None)
     none = "looking…" if asked else "none is known"
     lines.append((("last kept    ", "quiet"), *(_commit(kept, at) if kept else ((none, "faint"),))))
-    lines.append((("then         ", "quiet"), *(_commit(dropped, at) if dropped else ((none, "faint"),))))
+    window = next((w for w in server.windows if w.begin <= at <= w.end), None)
+    if window is not None and dropped is not None and dropped.at > window.end and not _is_open(server, window.end):
+        lines.append((("then         ", "quiet"), ("the gap: what was committed after it is out of reach", "bad")))
+    else:
+        lines.append((("then         ", "quiet"), *(_commit(dropped, at) if dropped else ((none, "faint"),))))
     base = next((i for i in server.backups if i.usable and i.end_time and i.end_time <= at), None)
-    if reached(server, at) and base is not None and base.end_time is not None:
+    if window is not None and base is not None and base.end_time is not None:
         name = f" ({plain(base.backup_name)})" if base.backup_name else ""
         replay = said_span((at - base.end_time).total_seconds())
         lines.append(
@@ -330,6 +334,11 @@ def moment_lines(
     tail = f"; nearest {', '.join(near)}" if near else ""
     lines.append((("restore      ", "quiet"), ("cannot be restored", "bad!"), (tail, "text")))
     return lines
+
+
+def _is_open(server: ServerStatus, end: datetime) -> bool:
+    """Tell whether a window ends with the archive and not with a gap."""
+    return server.open_end and end == server.windows[-1].end
 
 
 def exact(at: datetime) -> str:
