@@ -1,4 +1,4 @@
-"""WAL segments of PostgreSQL 17 made by hand: whole pages, ends of transactions, one record of no interest to the end."""
+"""WAL segments of PostgreSQL 17 made by hand: whole pages, ends of transactions, then one record to the end."""
 
 from __future__ import annotations
 
