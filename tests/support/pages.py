@@ -35,19 +35,22 @@ class Promoted:
 
 
 def segment(
-    timeline: int, number: int, said: Sequence[Ended | Promoted] = (), *, system: int, size: int = 1 << 20
+    timeline: int,
+    number: int,
+    said: Sequence[Ended | Promoted] = (),
+    *,
+    system: int,
+    previous: int = 0,
+    size: int = 1 << 20,
 ) -> bytes:
-    """Return a whole segment's bytes; what is said lies in its first page."""
+    """Return a whole segment's bytes; what is said lies in its first page. `previous`: where the last record before it
+    begins."""
     start = number * size
-    records, previous = b"", 0
-    for each in said:
-        at = start + _LONG + len(records)
-        records += _padded(_record(each, previous))
-        previous = at
-    assert len(records) < _BLOCK // 2, "more than a page of records"
+    records = _records(said, start, previous)
     body = _LONG + len(records)
     room = (_BLOCK - body) + (size // _BLOCK - 1) * (_BLOCK - _SHORT)
-    filler = _with_checksum(struct.pack("<IIQBBH", room, 0, previous, 0, 10, 0), bytes(room - 24))
+    before = start + _LONG + _length(said[:-1]) if said else previous
+    filler = _with_checksum(struct.pack("<IIQBBH", room, 0, before, 0, 10, 0), bytes(room - 24))
     first = _BLOCK - body
     pages = [_head(timeline, start, 0, system, size) + records + filler[:first]]
     left = room - first
@@ -58,6 +61,25 @@ def segment(
         left -= len(part)
     assert left == 0
     return b"".join(pages)
+
+
+def last_record(number: int, said: Sequence[Ended | Promoted] = (), size: int = 1 << 20) -> int:
+    """Return where the last record of such a segment begins."""
+    return number * size + _LONG + _length(said)
+
+
+def _records(said: Sequence[Ended | Promoted], start: int, previous: int) -> bytes:
+    records = b""
+    for each in said:
+        at = start + _LONG + len(records)
+        records += _padded(_record(each, previous))
+        previous = at
+    assert len(records) < _BLOCK // 2, "more than a page of records"
+    return records
+
+
+def _length(said: Sequence[Ended | Promoted]) -> int:
+    return len(_records(said, 0, 0))
 
 
 def _head(timeline: int, address: int, rest: int, system: int, size: int) -> bytes:
