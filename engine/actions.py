@@ -6,14 +6,17 @@ is a job instead: `engine.job.launch`, which does the same for it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from engine import permission, trail
 from engine.config import Config, Server
-from engine.errors import CellarmanError, Refused, UsageError
+from engine.errors import Busy, CellarmanError, Refused, UsageError
 from engine.event import SILENT, Reporter
 from engine.postgres import dsn
 from engine.repository import annotations as marks
@@ -30,6 +33,7 @@ LABEL = "label"
 """The key of a backup's label among our own facts."""
 LONGEST_LABEL = 200
 _LONGEST_NAME = 63
+_POLL = 0.2
 
 
 def command_line(config: Config, *words: str) -> str:
@@ -152,6 +156,22 @@ class Actions:
             acting.detail = f"up to {end}"
             return end
 
+    def hand_over(self, server_name: str, *, wait: float = 40.0) -> str:
+        """Have the server end its current segment, and wait until that is archived; returns what came of it.
+
+        Takes in what arrives meanwhile, whether or not an agent does so too. Raises Busy when time is up.
+        """
+        from engine.postgres import connection as pg
+
+        server = self.config.server(server_name)
+        with self.acting("switch", server, "", "wal", "switch", server.name) as acting:
+            self.require("switch", server)
+            with pg.connect(_conninfo(server), timeout=server.check_timeout) as connection:
+                name = pg.segment_before(connection, pg.switch_wal(connection))
+            acting.detail = f"{name} ended"
+            _await_archived(server, name, wait)
+            return f"All that was committed until now is archived, up to the end of {name}."
+
     def restore_point(self, server_name: str, name: str, *, switch: bool = True) -> Marked:
         """Make a named restore point on the server; with `switch` end its segment, so that it can soon be reached.
 
@@ -207,6 +227,23 @@ def label_of(server: Server, backup_id: str) -> str:
     """Return a backup's label, empty when it has none."""
     found = repository.facts(server.layout, backup_id).get(LABEL, "")
     return found if isinstance(found, str) else ""
+
+
+def _await_archived(server: Server, name: str, wait: float) -> None:
+    """Take in WAL until a segment is archived; raises Busy after `wait` seconds."""
+    from engine.wal.ingest import ingest
+
+    deadline = time.monotonic() + wait
+    while not os.path.exists(server.layout.wal(name)):
+        if time.monotonic() >= deadline:
+            raise Busy(
+                f"{name} has not been archived within {wait:.0f} s",
+                "the server ended it, and it has not arrived here",
+                f"see what keeps it: cellarman check {server.name}",
+            )
+        with contextlib.suppress(Busy):
+            ingest(server)
+        time.sleep(_POLL)
 
 
 def _conninfo(server: Server) -> str:

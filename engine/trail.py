@@ -7,9 +7,11 @@ caller gets the reason and says it. Kept free of imports from other rooms.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
@@ -19,6 +21,7 @@ from engine.errors import Cancelled, CellarmanError, Refused
 FILE = "trail.jsonl"
 _TAIL = 1 << 20
 """Bytes of the file's end that are read: some thousand lines."""
+_TRIES, _PAUSE = 200, 0.01
 _LONGEST = 4000
 """Characters of a text that are kept, so that a line stays a line."""
 
@@ -70,7 +73,7 @@ def entry(action: str, server: str, outcome: Outcome, **facts: str) -> Entry:
         action,
         server,
         outcome,
-        user=_user(),
+        user=account(),
         uid=os.getuid(),
         sudo_user=os.environ.get("SUDO_USER", ""),
         ssh=os.environ.get("SSH_CONNECTION", ""),
@@ -80,7 +83,8 @@ def entry(action: str, server: str, outcome: Outcome, **facts: str) -> Entry:
     )
 
 
-def _user() -> str:
+def account() -> str:
+    """Return the name of the account that this process runs as."""
     import pwd
 
     try:
@@ -109,6 +113,7 @@ def write(state_directory: str, line: Entry) -> str:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         fd = os.open(path(state_directory), flags, 0o640)
         try:
+            _take_turn(fd)
             torn = _ends_torn(fd)
             data = (("\n" if torn else "") + text).encode("utf-8", "replace")
             if os.write(fd, data) < len(data):
@@ -119,6 +124,17 @@ def write(state_directory: str, line: Entry) -> str:
     except OSError as error:
         return str(error)
     return ""
+
+
+def _take_turn(fd: int) -> None:
+    """Wait until nobody else writes, for a moment at most: a line goes in whole all the same."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def _ends_torn(fd: int) -> bool:
@@ -143,7 +159,9 @@ def read(state_directory: str, last: int = 1000) -> list[Entry]:
 
 def _parse(line: bytes) -> Entry | None:
     try:
-        document: Mapping[str, Any] = json.loads(line)
+        document: Any = json.loads(line)
+        if not isinstance(document, dict):
+            return None
         known = {field.name for field in fields(Entry)}
         body = {key: value for key, value in document.items() if key in known}
         body["at"] = datetime.fromisoformat(document["at"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -137,11 +137,23 @@ class Console(App[None]):
 
         return Welcome()
 
+    def add_server(self, path: str, name: str, values: Mapping[str, str | bool | int], home: str) -> Config:
+        """Write a server into the configuration file at `path`, return the configuration then; in a thread."""
+        from engine import trail
+        from engine.config import adding, load
+
+        command = f"append to {path}: {adding.table(name, values)}"
+        state = self.config.state_directory
+        with trail.Acting(state, "add-server", name, subject=path, via="console", say=self._say_soon):
+            alone = adding.add_server(path, name, values, barman_home=home)
+        self.ran.append((self.now(), command))
+        return alone if len(self.config.files) <= 1 else load(read_only=self.read_only)
+
     def reload(self, config: Config) -> None:
         """Go on with another configuration, from its first screen."""
         self.lookout.stop()
         self.inspector.stop()
-        self.config = config
+        self.config = replace(config, read_only=self.read_only)
         self.snapshot = Snapshot(minute_of(self.now()), looked=False)
         self.lookout = self._watch()
         self.inspector = self._inspector()
@@ -314,11 +326,6 @@ class Console(App[None]):
         if not self._back_to(f"jobs {server}".strip()):
             self.push_screen(Jobs(server))
 
-    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
-        """Say how a restore is done from the command line."""
-        at = f" --to-time '{target.isoformat(sep=' ')}'" if target else ""
-        self.say(f"Restore with: cellarman restore {server} {backup} DEST{at} --plan", "text")
-
     def on_unmount(self) -> None:
         self.inspector.stop()
 
@@ -337,6 +344,19 @@ class Console(App[None]):
 
         if not self._back_to(f"events {server}".strip()):
             self.push_screen(Events(server))
+
+    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
+        """Show the wizard of a restore: of a server, to a moment, from a backup."""
+        from tui.screens.restore import RestoreRoom
+
+        self.push_screen(RestoreRoom(server, target, backup))
+
+    def open_check(self, server: str) -> None:
+        """Show what the checks say of a server."""
+        from tui.screens.check import CheckRoom
+
+        if not self._back_to(f"check {server}"):
+            self.push_screen(CheckRoom(server))
 
     def open_add(self) -> None:
         """Show the form that adds a server."""

@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 
 from engine.permission import Action
 
-ROOMS = ("servers", "server", "jobs", "job", "events", "help", "welcome")
+ROOMS = ("servers", "server", "jobs", "job", "events", "help", "welcome", "restore", "commits", "check")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,15 @@ COMMANDS = (
         "servers.open", "enter", "open", "Open the server: its backups and what they reach.", shown="enter", weight=1
     ),
     Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", weight=1),
-    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
-    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
+    Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", weight=2),
+    Command("servers.wal", "w", "wal", "See the server's WAL archive and its gaps.", weight=6),
+    Command("servers.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
     Command("servers.jobs", "j", "jobs", "See running and past jobs of all servers.", weight=2),
+    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
+    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
     Command("server.backup", "b", "backup", "Back this server up now; asks once.", "backup", weight=1),
     Command(
-        "server.restore", "r", "restore…", "Restore this server to a moment: the wizard asks for each step.", weight=2
+        "server.restore", "r", "restore…", "Get the server back to a moment, as a copy: asks for each step.", weight=2
     ),
     Command(
         "server.open",
@@ -80,6 +83,16 @@ COMMANDS = (
     Command("server.fetch", "f", "fetch…", "Look for the WAL that lacks, everywhere; asks first.", "fetch", weight=2),
     Command("server.accept", "A", "accept…", "Bear a gap: it alarms no more. Asks for a reason.", "accept", weight=3),
     Command("server.verify", "v", "verify", "Read every byte of the backup against its manifest.", "verify", weight=2),
+    Command("server.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
+    Command("server.keep", "p", "keep…", "Keep the backup from retention, or let it go again.", "keep", weight=5),
+    Command("server.label", "a", "label…", "Write a line about the backup, for people.", "label", weight=7),
+    Command(
+        "server.delete", "D", "delete…", "Delete the backup and WAL that only it needs; its id is typed.", "delete"
+    ),
+    Command(
+        "server.switch", "W", "switch WAL…", "End the current WAL segment, so that it is archived.", "switch", weight=8
+    ),
+    Command("server.point", "P", "restore point…", "Give this moment a name to restore to.", "restore-point", weight=8),
     Command("server.copy", "y", "copy", "Copy what is under the cursor to the clipboard.", weight=6),
     Command("server.wal", "w", "wal", "See the WAL archive and its gaps.", weight=3),
     Command("server.jobs", "j", "jobs", "See this server's jobs.", weight=5),
@@ -89,6 +102,31 @@ COMMANDS = (
     Command("jobs.cancel", "C", "cancel…", "Stop the job; asks first.", "cancel", weight=3),
     Command("events.open", "enter", "open", "Open the job that it tells of.", shown="enter", weight=1),
     Command("events.copy", "y", "copy", "Copy the command line to the clipboard.", weight=4),
+    Command("restore.next", "enter", "next", "Go on, when nothing stands in the way.", shown="enter", weight=0),
+    Command("restore.previous", "shift+tab", "back a step", "Go back a step; what was chosen stays.", weight=6),
+    Command("restore.type", "t", "type a moment", "Type a time, an LSN, a transaction or a name.", weight=1),
+    Command(
+        "restore.commits", "L,f3", "transactions", "List what happened around the moment, to stop beside it.", weight=3
+    ),
+    Command(
+        "restore.newest",
+        "w,f5",
+        "newest WAL",
+        "Have the server hand over the WAL it writes now.",
+        "switch",
+        weight=2,
+    ),
+    Command("restore.nearest", "n,f7", "nearest", "Take the nearest moment that can be reached.", weight=1),
+    Command("restore.auto", "a,f8", "any backup", "Let Cellarman choose the backup again.", weight=2),
+    Command("restore.stop", "x,f4", "with it", "Stop just before the moment, or with it.", weight=4),
+    Command("restore.zone", "z,f2", "zone", "Show and read times in the next zone.", weight=5),
+    Command("restore.timeline", "T", "timeline", "Follow another timeline.", weight=6),
+    Command("restore.save", "s,f6", "save plan…", "Save the plan to a file, to be run later.", weight=3),
+    Command("restore.copy", "y", "copy", "Copy the command line that does the same.", weight=4),
+    Command("commits.before", "enter", "before it", "Stop just before this transaction.", shown="enter", weight=1),
+    Command("commits.after", "a", "after it", "Stop just after this transaction.", weight=1),
+    Command("check.again", "c", "ask again", "Make all checks anew.", weight=1),
+    Command("check.copy", "y", "copy what mends it", "Copy what mends it to the clipboard.", weight=2),
     Command("job.pause", "space", "pause", "Hold the view still, or let it go on; the job goes on.", weight=5),
     Command(
         "job.cancel", "C", "cancel…", "Stop the job; asks first. What it made is marked as failed.", "cancel", weight=1
@@ -159,6 +197,8 @@ PLACES = (
     Place("jobs", "What runs and what ran, of all servers or of one.", "server", optional=True),
     Place("job", "One job, live or past.", "job"),
     Place("events", "Who did what, and how it ended.", "server", optional=True, also=("log",)),
+    Place("restore", "Get a server back to a moment, as a copy.", "server"),
+    Place("check", "Whether all of a server is as it must be.", "server"),
     Place("add", "Add a server to the configuration."),
     Place("keys", "Every key of this screen.", also=("help",)),
     Place("theme", "Change the colours.", "theme"),
@@ -194,9 +234,11 @@ def _known() -> list[Command]:
 
 
 def of(room: str) -> list[Command]:
-    """Return a room's commands, its own first."""
+    """Return a room's commands, its own first; what it gives a key of every room to, that key does there."""
     known = _known()
-    return [c for c in known if c.room == room] + [c for c in known if c.room == "every"]
+    own = [c for c in known if c.room == room]
+    taken = {key for c in own for key in c.keys.split(",")}
+    return own + [c for c in known if c.room == "every" and not taken.intersection(c.keys.split(","))]
 
 
 def named(command_id: str) -> Command:

@@ -64,6 +64,14 @@ def highest_time(layout: Layout, timeline: int, first: int, last: int) -> int | 
     return found[0][0] if found else None
 
 
+def first_after(layout: Layout, timeline: int, time: int) -> int | None:
+    """Return the number of a timeline's first segment with a commit or abort at `time` (microseconds since 2000-01-01
+    UTC) or later."""
+    query = "SELECT min(number) FROM segment WHERE timeline = ? AND max_commit >= ? AND problem IS NULL"
+    found = _read(layout, query, (timeline, time), tuple)
+    return found[0][0] if found else None
+
+
 def events(layout: Layout, *kinds: str) -> list[Event]:
     """Return the events of these kinds (default: all) by timeline and LSN."""
     wanted = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""

@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from engine import event as ev
 from engine.job.spec import PHASES
 from engine.job.state import JobState
-from tui import cancelling, commands, wording
+from tui import cancelling, commands, moments, wording
 from tui.format import Line, Span, counted, day_and_time, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
@@ -54,7 +54,6 @@ class JobRoom(Room):
                 yield Lines(id="bar")
                 yield Lines(id="numbers")
                 yield Lines(id="chart")
-                yield Lines(id="workers")
                 yield Lines(id="facts", wrapped=True)
             yield Rule(self.glyphs.rule, id="parting")
             yield Log(id="log")
@@ -106,13 +105,12 @@ class JobRoom(Room):
             self.query_one("#sentence", Lines).show([(("There is no such job any more.", "quiet"),)])
             return
         glyphs = self.glyphs
-        self.query_one("#sentence", Lines).show(_said(job))
+        self.query_one("#sentence", Lines).show(_said(job, self._programs(job)))
         self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
         self._paint_bar(job)
         self._paint_numbers(job, view)
         self._paint_chart(job, view)
         self.query_one("#facts", Lines).show(_facts(job))
-        self.query_one("#workers", Lines).show(_workers(job, self.glyphs))
         self.moving().show(self._log(view.notes if view else ()))
         self.query_one("#note", Lines).show([_note(job, bool(self.app.banner))])
 
@@ -124,6 +122,10 @@ class JobRoom(Room):
         self._told += [_log_line(event) for event in notes[known:]]
         self._notes = notes
         return self._told
+
+    def _programs(self, job: JobState) -> str:
+        server = self.app.config.servers.get(job.server)
+        return server.path_prefix if server else ""
 
     def _figures_width(self) -> int:
         width = self.app.size.width
@@ -162,8 +164,8 @@ class JobRoom(Room):
         self.copy(self._job_id, self._job_id)
 
 
-def _said(job: JobState) -> list[Line]:
-    lines = [wording.job_sentence(job)]
+def _said(job: JobState, programs: str) -> list[Line]:
+    lines = [wording.job_sentence(job), *moments.outcome(job, programs)]
     if job.status != "running" and job.reason:
         lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
     if job.status != "running" and job.fix:
@@ -227,17 +229,6 @@ def _facts(job: JobState) -> list[Line]:
     if warnings:
         facts.append(counted(warnings, "warning"))
     return [(("   ·   ".join(facts), "quiet"),)] if facts else []
-
-
-def _workers(job: JobState, glyphs: Glyphs) -> list[Line]:
-    """Return a line for each of the processes that share the work, when there is more than one at it."""
-    progress = job.progress
-    if job.status != "running" or progress is None:
-        return []
-    lines: list[Line] = []
-    for place, worker in enumerate(getattr(progress, "workers", ()), 1):
-        lines.append(((f"worker {place}  ", "quiet"), (plain(worker), "text")))
-    return lines
 
 
 def _log_line(event: ev.Note | ev.Phase) -> Line:
