@@ -22,6 +22,7 @@ HOUR = timedelta(hours=1)
 FIRST = 0x100
 TIMES = every(NOW - 200 * HOUR, NOW - HOUR, HOUR)
 HOLES = (20, 21, 90, 150)
+"""Places of the segments that lack, counted from the first.
 
 
 def name(number: int) -> str:
@@ -33,7 +34,7 @@ def holed(tmp_path: Path) -> Iterator[Fleet]:
     """200 segments with three holes, two backups before the last of them."""
     made = Fleet(tmp_path)
     server = made.server("main")
-    made.segments(server, FIRST, TIMES, HOLES)
+    made.segments(server, FIRST, TIMES, [FIRST + hole for hole in HOLES])
     made.backup(server, TIMES[10], FIRST + 10)
     made.backup(server, TIMES[100], FIRST + 100)
     yield made
