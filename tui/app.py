@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -137,11 +137,23 @@ class Console(App[None]):
 
         return Welcome()
 
+    def add_server(self, path: str, name: str, values: Mapping[str, str | bool | int], home: str) -> Config:
+        """Write a server into the configuration file at `path`, return the configuration then; in a thread."""
+        from engine import trail
+        from engine.config import adding, load
+
+        command = f"append to {path}: {adding.table(name, values)}"
+        state = self.config.state_directory
+        with trail.Acting(state, "add-server", name, subject=path, via="console", say=self._say_soon):
+            alone = adding.add_server(path, name, values, barman_home=home)
+        self.ran.append((self.now(), command))
+        return alone if len(self.config.files) <= 1 else load(read_only=self.read_only)
+
     def reload(self, config: Config) -> None:
         """Go on with another configuration, from its first screen."""
         self.lookout.stop()
         self.inspector.stop()
-        self.config = config
+        self.config = replace(config, read_only=self.read_only)
         self.snapshot = Snapshot(minute_of(self.now()), looked=False)
         self.lookout = self._watch()
         self.inspector = self._inspector()

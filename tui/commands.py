@@ -55,10 +55,11 @@ COMMANDS = (
     ),
     Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", weight=1),
     Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", weight=2),
+    Command("servers.wal", "w", "wal", "See the server's WAL archive and its gaps.", weight=6),
     Command("servers.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
-    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
-    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
     Command("servers.jobs", "j", "jobs", "See running and past jobs of all servers.", weight=2),
+    Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
+    Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
     Command("server.backup", "b", "backup", "Back this server up now; asks once.", "backup", weight=1),
     Command(
         "server.restore", "r", "restore…", "Get the server back to a moment, as a copy: asks for each step.", weight=2

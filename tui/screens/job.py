@@ -54,7 +54,6 @@ class JobRoom(Room):
                 yield Lines(id="bar")
                 yield Lines(id="numbers")
                 yield Lines(id="chart")
-                yield Lines(id="workers")
                 yield Lines(id="facts", wrapped=True)
             yield Rule(self.glyphs.rule, id="parting")
             yield Log(id="log")
@@ -112,7 +111,6 @@ class JobRoom(Room):
         self._paint_numbers(job, view)
         self._paint_chart(job, view)
         self.query_one("#facts", Lines).show(_facts(job))
-        self.query_one("#workers", Lines).show(_workers(job, self.glyphs))
         self.moving().show(self._log(view.notes if view else ()))
         self.query_one("#note", Lines).show([_note(job, bool(self.app.banner))])
 
@@ -231,17 +229,6 @@ def _facts(job: JobState) -> list[Line]:
     if warnings:
         facts.append(counted(warnings, "warning"))
     return [(("   ·   ".join(facts), "quiet"),)] if facts else []
-
-
-def _workers(job: JobState, glyphs: Glyphs) -> list[Line]:
-    """Return a line for each of the processes that share the work, when there is more than one at it."""
-    progress = job.progress
-    if job.status != "running" or progress is None:
-        return []
-    lines: list[Line] = []
-    for place, worker in enumerate(getattr(progress, "workers", ()), 1):
-        lines.append(((f"worker {place}  ", "quiet"), (plain(worker), "text")))
-    return lines
 
 
 def _log_line(event: ev.Note | ev.Phase) -> Line:

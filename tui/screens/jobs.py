@@ -44,7 +44,7 @@ COLUMNS = (
     Column("TOOK", align="right", yields=2),
     Column("SIZE", align="right", yields=2),
     Column("BACKUP", yields=4),
-    Column("HOW FAR", yields=1),
+    Column("HOW FAR", yields=1, limit=44),
     Column("BY", yields=5),
 )
 
@@ -92,7 +92,7 @@ class Jobs(Room):
     def paint(self, snapshot: Snapshot) -> None:
         jobs = self._jobs(snapshot)
         self.query_one("#sentence", Lines).show([(("  ", "text"), *_sentence(jobs, self._only))])
-        self.moving().show([_row(job, self.glyphs) for job in jobs])
+        self.moving().show([_row(job, self.app.size.width, self.glyphs) for job in jobs])
         self._paint_detail(snapshot)
 
     def _paint_detail(self, snapshot: Snapshot) -> None:
@@ -151,24 +151,23 @@ def _sentence(jobs: Sequence[JobState], server: str) -> Line:
     )
 
 
-def _row(job: JobState, glyphs: Glyphs) -> Row:
+def _row(job: JobState, screen: int, glyphs: Glyphs) -> Row:
+    width = 44 if screen >= 140 else 28 if screen >= 100 else 22
     sign, role = wording.job_sign(job.status, glyphs)
     took = (job.ended - job.started).total_seconds() if job.started and job.ended else None
     progress = job.progress
     far: Line = ()
     if job.status == "running" and progress and progress.total_bytes:
         done = percent(progress.done_bytes, progress.total_bytes)
-        left = f"  {stopwatch(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
         far = (
-            *bar(progress.done_bytes, progress.total_bytes, 14, glyphs),
+            *bar(progress.done_bytes, progress.total_bytes, 10, glyphs),
             (f"  {job.phase} {done}", "moving"),
-            (left, "quiet"),
         )
     elif job.status == "running":
         far = ((job.phase or "starting", "moving"),)
     elif job.reason:
         reason = plain(job.reason)
-        far = ((reason if len(reason) <= 40 else reason[:39] + glyphs.ellipsis, "quiet"),)
+        far = ((reason if len(reason) <= width else reason[: width - 1] + glyphs.ellipsis, "quiet"),)
     return Row(
         job.id,
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual import on
@@ -232,14 +232,15 @@ class Room(Acts, Screen[None]):
         )
         return f"{refused.what} ({refused.why})" if refused else ""
 
-    def action_command(self, command_id: str) -> None:
-        """Run a command of the registry, or say why not."""
+    def action_command(self, command_id: str) -> Awaitable[object] | None:
+        """Run a command of the registry, or say why not; what it returns is awaited before the next key is read."""
         command = commands.named(command_id)
         reason = self.refusal(command)
         if reason:
             self.say(reason, "soon")
-        else:
-            getattr(self, f"do_{command.verb}")()
+            return None
+        done = getattr(self, f"do_{command.verb}")()
+        return done if isinstance(done, Awaitable) else None
 
     def action_tab(self, number: int) -> None:
         if number <= len(self.TABS):
@@ -273,9 +274,13 @@ class Room(Acts, Screen[None]):
         """Say something in the line above the keys, for a few seconds."""
         line: Line = (("  ", "text"), (plain(text), role))
         self.query_one("#flash", Lines).show([line])
+        self._hush()
+        self._flash_timer = self.set_timer(FLASH_SECONDS, self._unsay)
+
+    def _hush(self) -> None:
         if self._flash_timer is not None:
             self._flash_timer.stop()
-        self._flash_timer = self.set_timer(FLASH_SECONDS, self._unsay)
+            self._flash_timer = None
 
     def _unsay(self) -> None:
         self._flash_timer = None
@@ -307,23 +312,26 @@ class Room(Acts, Screen[None]):
     def refuse_filter(self) -> str:
         return "" if self.narrowing() else "There is no list here."
 
-    def do_filter(self) -> None:
+    def do_filter(self) -> Awaitable[object] | None:
         found = self.narrowing()
         kept = found.narrowed if found else None
-        self._prompt("/", kept.text if kept else "", lambda _: (), "text, !text or column=text; enter keeps it")
+        return self._prompt("/", kept.text if kept else "", lambda _: (), "text, !text or column=text; enter keeps it")
 
-    def do_command(self) -> None:
+    def do_command(self) -> Awaitable[object] | None:
         from tui import commandline
 
         complete = commandline.completer(self)
-        self._prompt(":", "", complete, "a word, tab completes it; esc leaves")
+        return self._prompt(":", "", complete, "a word, tab completes it; esc leaves")
 
-    def _prompt(self, sign: str, text: str, complete: Callable[[str], Sequence[str]], hint: str) -> None:
+    def _prompt(
+        self, sign: str, text: str, complete: Callable[[str], Sequence[str]], hint: str
+    ) -> Awaitable[object] | None:
         from tui.widgets.prompt import Prompt
 
-        if not self.query("#prompt"):
-            self.add_class("-prompting")
-            self.query_one("#bottom").mount(Prompt(sign, text, self.app.history.lines(sign), complete, hint))
+        if self.query("#prompt"):
+            return None
+        self.add_class("-prompting")
+        return self.query_one("#bottom").mount(Prompt(sign, text, self.app.history.lines(sign), complete, hint))
 
     def _end_prompt(self) -> None:
         self.set_focus(None)
@@ -351,6 +359,7 @@ class Room(Acts, Screen[None]):
         found = self.narrowing()
         if found is not None:
             found.narrow(text)
+            self._hush()
             self._say_filter()
             self.offer_keys()
 

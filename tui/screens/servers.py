@@ -55,6 +55,8 @@ class Servers(Room):
         super().__init__()
         self._made: dict[str, tuple[object, Row]] = {}
         """Each server's row, and what it was made from."""
+        self._looked = False
+        """Whether what is listed was read from the disk."""
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence")
@@ -82,7 +84,11 @@ class Servers(Room):
         self.query_one("#sentence", Lines).show([(("  ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
         if snapshot.looked:
+            untouched = not self._looked and table.cursor == 0
+            self._looked = True
             table.show(self._rows(snapshot))
+            if untouched:
+                table.move(-table.cursor)
         else:
             table.show(self._unread_rows())
         self._paint_below(snapshot)
@@ -146,6 +152,12 @@ class Servers(Room):
 
     def do_open(self) -> None:
         self.app.open_server(self.subject)
+
+    def refuse_wal(self) -> str:
+        return self.refuse_open()
+
+    def do_wal(self) -> None:
+        self.app.open_wal(self.subject)
 
     def refuse_copy(self) -> str:
         return self.refuse_open()

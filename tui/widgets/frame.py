@@ -75,7 +75,7 @@ class Keys(Lines):
             line += [(self._key(command), "hand!"), (" " + word, "quiet")]
             self._places.append((start, width_of(line), command))
             line.append(("   ", "text"))
-        self.show([tuple(line)])
+        self.show([tuple(line[:-1])])
 
     def _key(self, command: Command) -> str:
         assert self._glyphs is not None

@@ -99,7 +99,7 @@ class Prompt(Vertical):
         yield Lines(id="hints")
 
     def on_mount(self) -> None:
-        self.query_one(_Typed).focus()
+        self.screen.set_focus(self.query_one(_Typed))
         self._show_hints()
 
     def _set(self, text: str) -> None:
