@@ -89,9 +89,7 @@ def _read(endpoint: Endpoint, text: str, words: Sequence[str]) -> Effective:
     )
 
 
-def _proxy(
-    endpoint: Endpoint, words: Sequence[str], host: str, port: int, jump: str, command: str
-) -> tuple[str, ...]:
+def _proxy(endpoint: Endpoint, words: Sequence[str], host: str, port: int, jump: str, command: str) -> tuple[str, ...]:
     """Return the program that a connection goes through; ssh itself for a jump, so that its rules hold there too."""
     if jump:
         *before, last = jump.split(",")

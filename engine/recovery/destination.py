@@ -56,9 +56,7 @@ def refusals(server: Server, ground: Ground, tablespaces: Sequence[Placed], *, d
         what = f"the place of tablespace {space.name}"
         owned = left is not None and there.real in left.directories
         owned = owned or (delta and all(_SPACE.fullmatch(name) for name in there.names))
-        found += _directory(
-            rules, there, what, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR"
-        )
+        found += _directory(rules, there, what, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR")
         found += _overlap(there.real, what, seen)
         seen[there.real] = what
     return found

@@ -120,9 +120,7 @@ def extract(
     return made
 
 
-def pieces(
-    tar: TarFile, meter: Meter, *, skip: Callable[[str], bool], rename: Callable[[str], str]
-) -> Iterator[bytes]:
+def pieces(tar: TarFile, meter: Meter, *, skip: Callable[[str], bool], rename: Callable[[str], str]) -> Iterator[bytes]:
     """Yield a tar file anew, plain, for another host's tar: members as `extract` would make them, and an end.
 
     Raises CellarmanError as `extract` does; what was yielded until then has no end, which tar takes for an error.

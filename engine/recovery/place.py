@@ -123,9 +123,7 @@ def _leftover(destination: str) -> Leftover | None:
         return None
     except OSError:
         pass
-    return parse_leftover(
-        document, has_control=os.path.exists(os.path.join(destination, "global", "pg_control"))
-    )
+    return parse_leftover(document, has_control=os.path.exists(os.path.join(destination, "global", "pg_control")))
 
 
 def _in_work(destination: str) -> bool:

@@ -20,7 +20,7 @@ from engine.faults import step
 from engine.host import pipe, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
-from engine.host.problems import HostError
+from engine.host.problems import LINK, HostError
 from engine.host.rsync import Tick, Transfer
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.recovery import farside, source, staging
@@ -35,7 +35,6 @@ LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
 _PAUSES = (2.0, 5.0, 15.0)
 """Seconds between tries after a lost link."""
-_LOST = frozenset(("dropped", "timeout", "no_route", "refused"))
 _OCCUPIED, _RUNS = 46, 47
 
 _BEGIN = (
@@ -112,7 +111,9 @@ def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
     """Return what a delta would send, in bytes, and rsync's itemised lines of all that it would change and remove."""
     assert plan.info is not None
     size, lines = 0, []
-    for transfer in _transfers(server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)):
+    for transfer in _transfers(
+        server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)
+    ):
         moved = rsync.move(_but(transfer, dry_run=True), lambda tick: None)
         size += moved.sent_bytes
         lines += moved.changed
@@ -213,7 +214,7 @@ def _patiently(transfer: Transfer, tick: rsync.Callable[[Tick], None], report: R
         try:
             return rsync.move(transfer, note).sent_bytes
         except HostError as error:
-            if error.kind not in _LOST:
+            if error.kind not in LINK:
                 raise
             at = f" at {name}" if name else ""
             if pause is None:

@@ -48,17 +48,19 @@ expr "x$place" '>' "x@LAST@" >/dev/null || refuse "$name is not in $here/wal, al
 @END@
 """
 _OPEN = "exit 1"
-_LIMITED = 'refuse "$name is later than what was staged for this target; the archive has more: restore to a later target"'
+_LIMITED = (
+    'refuse "$name is later than what was staged for this target; the archive has more: restore to a later target"'
+)
 
 
 def command(staging: str) -> str:
     """Return the restore_command; percent signs are doubled for PostgreSQL.
 
-    >>> command("/srv/100% pg.cellarman-wal")
-    "test -r '/srv/100%% pg.cellarman-wal/fetch' || exit 255; sh '/srv/100%% pg.cellarman-wal/fetch' %f %p"
+    >>> print(command("/srv/100% pg.cellarman-wal"))
+    test -r '/srv/100%% pg.cellarman-wal/fetch' || exit 255; sh '/srv/100%% pg.cellarman-wal/fetch' %f "%p"
     """
     script = _word(os.path.join(staging, _FETCH))
-    return f"test -r {script} || exit 255; sh {script} %f %p"
+    return f'test -r {script} || exit 255; sh {script} %f "%p"'
 
 
 def clean_up(staging: str) -> str:
