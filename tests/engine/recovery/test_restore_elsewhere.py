@@ -10,18 +10,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.config import load
+from engine.config import Server, load
 from engine.errors import CellarmanError, Refused
 from engine.event import Silent
+from engine.host.machine import machine, must
 from engine.host.problems import HostError
-from engine.recovery import remote, start
+from engine.recovery import farside, remote, start
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order
+from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
 from tests.engine.recovery.scene import Scene, scene, value
@@ -282,22 +285,47 @@ def test_a_host_that_cannot_be_reached(stage: Scene, tmp_path: Path, far: Far) -
     assert caught.value.kind == "refused"
 
 
-def test_no_room_there(stage: Scene, far: Far) -> None:
-    small = Path("/dev/shm")
-    if not small.is_dir():
-        pytest.skip("no small file system here")
-    free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
-    plan = stage.plan(Immediate(), destination=str(small / "cm-new"), on=f"{account()}@127.0.0.1")
-    needs = plan.copy_bytes or 0
-    assert plan.free_bytes is not None and abs(plan.free_bytes - free) < 64 << 20
-    if plan.free_bytes < needs:
-        assert plan.refused is not None and "too little room" in plan.refused.what
+def test_no_room_there(stage: Scene, tmp_path: Path) -> None:
+    """A disk that is only on the other host; too small, or filled meanwhile."""
+    with sshd(tmp_path / "own", small=64) as own:
+        server = own_server(stage, tmp_path, own)
+        wanted = order(stage, own.disk / "new", Immediate())
+        with machine(own.endpoint) as host:
+            plan = make_plan(server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is None and plan.free_bytes is not None and 32 << 20 < plan.free_bytes <= 64 << 20
+            must(host, ["sh", "-c", 'head -c 45000000 /dev/zero > "$1"', "sh", str(own.disk / "big")], "it failed")
+            plan = make_plan(server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is not None and "too little room" in plan.refused.what
+            assert str(own.endpoint) in plan.refused.what
+            must(host, ["rm", str(own.disk / "big")], "it failed")
+            with pytest.raises(HostError) as caught:
+                execute(wanted.to_arguments(), server, Filler(own))
+            assert caught.value.kind == "disk_full" and caught.value.host == str(own.endpoint)
+            assert must(host, ["ls", "-A", str(own.disk)], "it failed") == b"big\n"
+
+
+class Filler(Said):
+    """Fills the other host's disk when the copy begins."""
+
+    def __init__(self, far: Far) -> None:
+        super().__init__()
+        self.far = far
+
+    def phase(self, name: str, detail: str = "") -> None:
+        if name == "copy":
+            with machine(self.far.endpoint) as host:
+                must(host, ["sh", "-c", 'head -c 55000000 /dev/zero > "$1"', "sh", str(self.far.disk / "big")], "no")
+
+
+def own_server(stage: Scene, root: Path, far: Far, **changed: Any) -> Server:
+    """Return the scene's server with another host, and other settings."""
+    text = (stage.root / "cellarman.toml").read_text().split("[servers.main.ssh]")[0] + far.table()
+    lines = "".join(f"{key} = {item!r}\n" for key, item in changed.items())
+    (root / "own.toml").write_text(text.replace("[servers.main]\n", f"[servers.main]\n{lines}", 1))
+    return load(str(root / "own.toml")).server("main")
 
 
 def test_no_such_postgres_there(stage: Scene, tmp_path: Path) -> None:
-    from engine.host.machine import machine
-    from engine.recovery import farside
-
     with machine(stage.server.ssh) as host, pytest.raises(Refused, match="no PostgreSQL 97"):
         farside.find_postgres(host, stage.server.path_prefix, 97)
 
@@ -421,12 +449,7 @@ def test_a_full_disk_there(stage: Scene, tmp_path: Path) -> None:
 def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sshd that serves rsync is killed: it is said, tried again, and the rows are there."""
     with sshd(tmp_path / "own") as own:
-        (tmp_path / "x.toml").write_text((stage.root / "cellarman.toml").read_text().split("[servers.main.ssh]")[0])
-        with (tmp_path / "x.toml").open("a") as file:
-            file.write(own.table() + "\n")
-        text = (tmp_path / "x.toml").read_text().replace("[servers.main]", "[servers.main]\nbandwidth_limit = 4000", 1)
-        (tmp_path / "x.toml").write_text(text)
-        server = load(str(tmp_path / "x.toml")).server("main")
+        server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
         monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own)
@@ -439,10 +462,7 @@ def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypa
 
 def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sshd(tmp_path / "own") as own:
-        text = (stage.root / "cellarman.toml").read_text().split("[servers.main.ssh]")[0] + own.table()
-        text = text.replace("[servers.main]", "[servers.main]\nbandwidth_limit = 4000", 1)
-        (tmp_path / "x.toml").write_text(text)
-        server = load(str(tmp_path / "x.toml")).server("main")
+        server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
         monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own, stop=True)
@@ -472,9 +492,7 @@ class Cutter(Said):
 def test_the_watching_survives_a_cut(stage: Scene, tmp_path: Path) -> None:
     """The server over there goes on when the link is lost, and what becomes of it is still told."""
     with sshd(tmp_path / "own") as own:
-        text = (stage.root / "cellarman.toml").read_text().split("[servers.main.ssh]")[0] + own.table()
-        (tmp_path / "x.toml").write_text(text)
-        server = load(str(tmp_path / "x.toml")).server("main")
+        server = own_server(stage, tmp_path, own)
         destination = tmp_path / "new"
 
         class Once(Said):
