@@ -180,14 +180,19 @@ async def test_n_goes_to_backups_and_gaps_and_what_lies_in_a_gap_is_not_restored
 
 
 async def test_enter_opens_the_restore_at_the_moment_under_the_cursor(fleet: Fleet) -> None:
-    asked: list[tuple[str, datetime | None]] = []
+    asked: list[tuple[str, datetime | None, str]] = []
     async with console(fleet.config) as (app, pilot):
-        app.open_restore = lambda server, target=None, backup="auto": asked.append((server, target))
+        app.open_restore = lambda server, target=None, backup="auto": asked.append((server, target, backup))
         await pilot.press("enter")
         await settled(app, pilot)
-        await pilot.press("enter", "r")
+        await pilot.press("enter", "r", "2", "down", "r")
         await pilot.pause()
-        assert asked == [("erp-main", datetime(2026, 11, 22, 11, 48, 2, tzinfo=timezone.utc)), ("erp-main", None)]
+        moment = datetime(2026, 11, 22, 11, 48, 2, tzinfo=timezone.utc)
+        assert asked == [
+            ("erp-main", moment, "auto"),
+            ("erp-main", None, "auto"),
+            ("erp-main", None, "20261119T013602"),
+        ]
 
 
 async def test_a_click_puts_the_cursor_on_the_axis_and_opens_tabs(fleet: Fleet) -> None:

@@ -22,7 +22,7 @@ HOUR = timedelta(hours=1)
 FIRST = 0x100
 TIMES = every(NOW - 200 * HOUR, NOW - HOUR, HOUR)
 HOLES = (20, 21, 90, 150)
-"""Places of the segments that lack, counted from the first.
+"""Places of the segments that lack, counted from the first."""
 
 
 def name(number: int) -> str:

@@ -77,10 +77,10 @@ def test_an_empty_archive_has_an_empty_chart(tmp_path: Path) -> None:
     assert chart.charted(case_of(repo)) == []
 
 
-@given(st.binary(min_size=1, max_size=300), st.integers(0, 40), st.integers(0, 6), st.integers(-8, 40), st.integers(1, 70))
-def test_a_cell_is_all_of_its_segments_together(
-    states: bytes, offset: int, level: int, row: int, count: int
-) -> None:
+@given(
+    st.binary(min_size=1, max_size=300), st.integers(0, 40), st.integers(0, 6), st.integers(-8, 40), st.integers(1, 70)
+)
+def test_a_cell_is_all_of_its_segments_together(states: bytes, offset: int, level: int, row: int, count: int) -> None:
     made = chart.Chart(1, SIZE, offset, states, (), chart.Runs(), chart.cells(states, offset, 7), 0)
     first = row << level
     expected = []
