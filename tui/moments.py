@@ -168,8 +168,16 @@ def place(plan: Plan, glyphs: Glyphs) -> list[Line]:
     """Return whether a restore may be made where it is to go, and what it needs there."""
     if plan.refusals:
         return [line for refused in plan.refusals[:3] for line in (*error_lines(refused, glyphs), ())][:-1]
-    what = "what an interrupted restore left there is removed first" if plan.leftover else "nothing is overwritten"
-    lines: list[Line] = [((f"{glyphs.ok} ", "good"), (f"It can be made there; {what}.", "good!"))]
+    changes = plan.changes
+    if changes is not None:
+        said = f"{counted(changes.sent, 'file')} to send, {size(changes.bytes)} at most; {changes.removed:,} to remove"
+        lines: list[Line] = [
+            ((f"{glyphs.warning} ", "soon"), ("The data directory there is changed into the backup's.", "soon!")),
+            *facts([("changes", said, "text")]),
+        ]
+    else:
+        what = "what an interrupted restore left there is removed first" if plan.leftover else "nothing is overwritten"
+        lines = [((f"{glyphs.ok} ", "good"), (f"It can be made there; {what}.", "good!"))]
     if plan.copy_bytes is not None and plan.free_bytes is not None:
         lines += facts([("writes", f"{size(plan.copy_bytes)}; {size(plan.free_bytes)} are free", "text")])
     return lines
@@ -187,8 +195,9 @@ def steps(plan: Plan) -> list[Line]:
 
 def doing(plan: Plan, account: str) -> Line:
     """Return where and as whom a plan is done."""
-    host = str(getattr(plan.order, "on", None) or getattr(plan.order, "host", None) or "this host")
-    return (("This will be done on ", "text"), (plain(host), "strong"), (" as ", "text"), (plain(account), "strong"))
+    if plan.order.on:
+        return (("This will be done on ", "text"), (plain(plan.endpoint or plan.order.on), "strong"))
+    return (("This will be done on ", "text"), ("this host", "strong"), (" as ", "text"), (plain(account), "strong"))
 
 
 def outcome(job: JobState, programs: str = "") -> list[Line]:

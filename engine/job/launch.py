@@ -44,7 +44,8 @@ def launch(
     with trail.Acting(
         state, spec.kind, server.name, subject=about, command=line, via=via, say=say, clean=dsn.redact
     ) as acting:
-        permission.require(spec.kind, server.name, read_only=read_only or config.read_only, protected=server.protected)
+        action = action_of(spec)
+        permission.require(action, server.name, read_only=read_only or config.read_only, protected=server.protected)
         job_directory, lock = _prepare(config, spec)
         try:
             _start(job_directory, lock, timeout)
@@ -53,6 +54,11 @@ def launch(
         acting.outcome, acting.job = "started", spec.id
         _await_start(job_directory, timeout)
     return spec.id
+
+
+def action_of(spec: JobSpec) -> permission.Action:
+    """Return what a job does, as permission knows it: a restore that changes a data directory replaces it."""
+    return "replace" if spec.kind == "restore" and spec.arguments.get("delta") else spec.kind
 
 
 def _prepare(config: Config, spec: JobSpec) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -89,13 +90,17 @@ def _toml(document: Mapping[str, Any], plan: Plan, now: datetime, by: str) -> st
     lines += [f"{key} = {_value(value)}" for key, value in document.items() if not isinstance(value, Mapping)]
     for name, table in tables:
         if table:
-            lines += ["", f"[{name}]", *(f"{_value(str(key))} = {_value(value)}" for key, value in table.items())]
+            lines += ["", f"[{name}]", *(f"{_key(str(key))} = {_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 
 
 def _value(value: object) -> str:
     """Return a value as TOML has it: JSON's strings, numbers and booleans are TOML's too."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from engine.config import Server
-from engine.recovery import destination
+from engine.recovery import destination, place
 from engine.repository.backupinfo import BackupInfo
 
 _MOST = 100
@@ -20,11 +20,13 @@ def directory(server: Server, info: BackupInfo | None, *, uid: int | None = None
     uid = os.geteuid() if uid is None else uid
     need = (info.cluster_size or info.size or 0) if info is not None else 0
     beside = os.path.dirname(info.pgdata.rstrip("/")) if info is not None and info.pgdata else ""
-    for place in (beside, os.path.expanduser("~"), "/var/tmp"):
-        if not (os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)):
+    for parent in (beside, os.path.expanduser("~"), "/var/tmp"):
+        if not (os.path.isabs(parent) and os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
             continue
-        path = _free(os.path.join(place, f"{server.name}-restored"))
-        if path and destination.free_bytes(path) > need and not destination.refusals(server, path, (), uid=uid or 1):
+        path = _free(os.path.join(parent, f"{server.name}-restored"))
+        found = place.look(path) if path else None
+        # Root is refused wherever it asks for; the place is judged all the same.
+        if found and found.free > need and not destination.refusals(server, place.Ground(uid or 1, found), ()):
             return path
     return ""
 

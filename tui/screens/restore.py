@@ -125,6 +125,8 @@ class RestoreRoom(Room):
         self._ready: dict[str, Ready] = {}
         self._picked: Picked | None = None
         self._directory = ""
+        self._on = ""
+        """The other host, once its name is whole."""
         self._spaces: tuple[Tablespace, ...] = ()
         self._asked: Order | None = None
         self._plan: Plan | None = None
@@ -162,8 +164,12 @@ class RestoreRoom(Room):
             with Vertical(id="where"):
                 yield Lines(id="where-said", classes="said", wrapped=True)
                 with Horizontal(classes="field"):
+                    yield Lines((("on host", "quiet"),), classes="label")
+                    yield Input(placeholder="this one; another is reached by SSH: postgres@db07", compact=True, id="on")
+                with Horizontal(classes="field"):
                     yield Lines((("directory", "quiet"),), classes="label")
                     yield Input(placeholder="a new or empty directory", compact=True, id="directory")
+                yield Pick("if it is there", ("refuse", "change it"), id="delta")
                 yield Pick("then", [word for word, _ in moments.ENDINGS.values()], id="ending")
                 yield Pick("start it", ("yes", "no"), id="start")
                 with Horizontal(classes="field"):
@@ -190,6 +196,7 @@ class RestoreRoom(Room):
         self.action_command("restore.previous") if by < 0 else self._next_field()
 
     def on_mount(self) -> None:
+        self.query_one("#delta", Pick).display = False
         self._look(catch_up=False)
         self.set_interval(LOOK_AGAIN, self._look_again)
 
@@ -227,6 +234,9 @@ class RestoreRoom(Room):
         """Return what is chosen as an order; raises UsageError for what cannot be one."""
         config = self.app.config
         typed = self.query_one("#directory", Input).value.strip() or self._directory
+        on_host = self._on if self._step >= 2 else ""
+        if on_host and not typed.startswith("/"):
+            raise UsageError(f"not a directory on {on_host}: {typed!r}", "", "write its whole path, from / on")
         if not typed and self._step >= 2:
             raise UsageError("no directory is named", "", "name one that is empty, or is to be made")
         port = self.query_one("#port", Input).value.strip()
@@ -244,6 +254,8 @@ class RestoreRoom(Room):
             start,
             int(port) if port and start else None,
             os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
+            on=on_host,
+            delta=bool(on_host) and self.query_one("#delta", Pick).chosen == 1,
         )
 
     def _spaces_chosen(self) -> Mapping[str, str]:
@@ -494,7 +506,8 @@ class RestoreRoom(Room):
         if self._error is not None:
             lines = moments.error_lines(self._error, self.glyphs)
         elif self._plan is None:
-            lines = [((f"{self.glyphs.running} looking at the directory", "moving"),)]
+            where = f" on {plain(self._on)}" if self._on else ""
+            lines = [((f"{self.glyphs.running} looking at the directory{where}", "moving"),)]
         elif not self._plan.reachable:
             lines = moments.verdict(self._plan, self._zone, self.app.now(), self.glyphs)
         else:
@@ -555,7 +568,10 @@ class RestoreRoom(Room):
         return self._forbidden() if self._step == 3 else ""
 
     def _forbidden(self) -> str:
-        refused = permission.refusal("restore", self._server_name, read_only=self._no_writing)
+        replaces = self._plan is not None and self._plan.order.delta
+        action: permission.Action = "replace" if replaces else "restore"
+        protected = self._server.protected
+        refused = permission.refusal(action, self._server_name, read_only=self._no_writing, protected=protected)
         return f"{refused.what} ({refused.why}); the plan can be saved." if refused else ""
 
     def do_next(self) -> None:
@@ -773,7 +789,16 @@ class RestoreRoom(Room):
         if event.input.id == "directory" and self._step == 2:
             self._move_spaces(self._directory, event.value.strip())
             self._directory = event.value.strip()
-        if event.input.id != "typed" and self._step == 2:
+        if event.input.id not in ("typed", "on") and self._step == 2:
+            self.reckon()
+
+    @on(Input.Blurred, "#on")
+    def _host_named(self) -> None:
+        """Take a host's name once it is whole: each try of half a name would be a connection."""
+        named = self.query_one("#on", Input).value.strip()
+        if named != self._on:
+            self._on = named
+            self.query_one("#delta", Pick).display = bool(named)
             self.reckon()
 
     @on(Pick.Changed)
@@ -782,7 +807,10 @@ class RestoreRoom(Room):
             self.reckon()
 
     @on(Input.Submitted)
-    def _submitted(self) -> None:
+    def _submitted(self, event: Input.Submitted) -> None:
+        if event.input.id == "on" and event.value.strip() != self._on:
+            self._host_named()
+            return
         self.action_command("restore.next")
 
     @on(Table.Moved)
@@ -841,7 +869,7 @@ class RestoreRoom(Room):
         says: list[Line] = [
             ((f"Restore {plain(self._server_name)} to {moments.target_words(plan.order.target)}?", "strong"),),
             (),
-            (("A copy is made in ", "text"), (plain(plan.order.destination), "strong"), (".", "text")),
+            _what_is_made(plan),
             ((f"{plain(self._server_name)} itself is not touched.", "text"),),
         ]
         self.app.push_screen(Typed(says, self._server_name, "the server's name", "restore", lambda: self._start(plan)))
@@ -893,6 +921,13 @@ class RestoreRoom(Room):
         if self.is_current:
             self.app.pop_screen()
         self.app.open_job(job)
+
+
+def _what_is_made(plan: Plan) -> Line:
+    where = f"{plan.order.on}:{plan.order.destination}" if plan.order.on else plan.order.destination
+    if plan.delta:
+        return ("The data directory ", "text"), (plain(where), "bad!"), (" is changed into the backup's.", "text")
+    return ("A copy is made in ", "text"), (plain(where), "strong"), (".", "text")
 
 
 def _absolute(path: str) -> str:

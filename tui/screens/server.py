@@ -185,11 +185,11 @@ class ServerRoom(Room):
         return "It is on screen." if self.tab == "wal" else ""
 
     def do_restore(self) -> None:
-        self.app.open_restore(self._server_name)
-
-    def refuse_restore(self) -> str:
-        server = self.server
-        return "" if server and server.windows else "There is nothing that it could be restored from yet."
+        info = self.backup
+        if info is not None and info.usable:
+            self.app.open_restore(self._server_name, None, info.id)
+        else:
+            super().do_restore()
 
     def restore_to(self, target: datetime) -> None:
         """Open the restore wizard at a moment."""

@@ -35,7 +35,7 @@ class Fetch(Dialog):
             (("where        ", "quiet"), ("the server's pg_wal, the queues, and what was refused", "text")),
             (
                 ("then         ", "quiet"),
-                ("what is whole, and fits its neighbours, is archived; nothing is replaced", "text"),
+                ("what is whole and fits its neighbours is archived; nothing good is replaced", "text"),
             ),
             (("the same     ", "quiet"), (f"cellarman wal fetch-missing {name}", "moving")),
         ]
