@@ -62,7 +62,7 @@ def judged(status: ServerStatus, live: Live | None, server: Server) -> ServerSta
     rank = {"critical": 0, "warning": 1, "note": 2}
     every = tuple(sorted((*status.findings, *found), key=lambda finding: rank[finding.severity]))
     health = status.health
-    if live.pulse is None and not status.backups:
+    if live.pulse is None and not status.backups and health != "critical":
         health = "unknown"
     elif ORDER.index(health) > ORDER.index("warning"):
         health = "warning"
