@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SIGNS = (
     ("ok", "good", "can be restored"),
     ("warning", "soon", "needs a look"),
-    ("critical", "bad", "cannot, or failed"),
+    ("critical", "bad", "failed"),
     ("running", "moving", "is moving"),
     ("unknown", "quiet", "not known"),
 )
