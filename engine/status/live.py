@@ -69,11 +69,6 @@ def judged(status: ServerStatus, live: Live | None, server: Server) -> ServerSta
     return replace(status, health=health, findings=every)
 
 
-def worst_first(statuses: Sequence[ServerStatus]) -> tuple[ServerStatus, ...]:
-    """Return servers in the order in which they need a look."""
-    return tuple(sorted(statuses, key=lambda status: (ORDER.index(status.health), status.name)))
-
-
 def _findings(live: Live, server: Server) -> list[Finding]:
     if live.pulse is None:
         again = f"asked again at {live.again:%H:%M} UTC" if live.again else ""
