@@ -104,7 +104,9 @@ class Prompt(Vertical):
 
     def take(self, event: events.Key) -> None:
         """Hand on to the field a key that was pressed before it was there."""
-        self.query_one(_Typed).post_message(events.Key(event.key, event.character))
+        key = events.Key(event.key, event.character)
+        key.set_sender(self.app)  # it bubbles as far as its sender, and enter is the app's to bind
+        self.query_one(_Typed)._forward_event(key)
 
     def _set(self, text: str) -> None:
         field = self.query_one(_Typed)
