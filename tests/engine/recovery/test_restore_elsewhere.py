@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from engine.config import Server, load
-from engine.errors import CellarmanError, Refused
+from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
@@ -389,6 +389,60 @@ def test_a_delta_never_onto_something_else(stage: Scene, tmp_path: Path) -> None
     (tmp_path / "photos" / "holiday").touch()
     assert "not empty" in refused_for(stage, tmp_path / "photos", delta=True).what
     assert (tmp_path / "photos" / "holiday").exists()
+
+
+def test_a_tablespace_directory_that_two_servers_share(debian_postgres: Install, far: Far) -> None:
+    with scene(debian_postgres) as stage:
+        reach(stage, far)
+        (stage.root / "space").mkdir()
+        stage.cluster.sql(f"CREATE TABLESPACE fast LOCATION '{stage.root}/space'")
+        stage.cluster.sql("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 1000) i")
+        stage.backup()
+        new, destination = stage.root / "moved", stage.root / "there"
+        with removed(stage, destination):
+            run(stage, order(stage, destination, Immediate(), tablespaces={"fast": str(new)}))
+            other = new / "PG_9.6_201608131" / "1"
+            other.mkdir(parents=True)
+            wanted = order(stage, destination, Immediate(), tablespaces={"fast": str(new)}, delta=True)
+            plan = make_plan(stage.server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is not None and "holds more than this tablespace" in plan.refused.what
+            shutil.rmtree(other.parent)
+            [own] = new.iterdir()
+            (own / "stray").touch()
+            run(stage, wanted)
+            assert other.parent.parent.exists() and not (own / "stray").exists()
+
+
+def test_nothing_can_be_made_beside_the_directory(stage: Scene, tmp_path: Path) -> None:
+    """WAL is staged inside it then, and goes away with the end of recovery."""
+    destination = tmp_path / "shut" / "new"
+    destination.mkdir(parents=True)
+    destination.parent.chmod(0o500)
+    try:
+        result = run(stage, order(stage, destination, start=True))
+        assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+        _until(lambda: not (destination / "cellarman-wal").exists())
+    finally:
+        destination.parent.chmod(0o700)
+        stage.remove(str(destination))
+
+
+def test_one_at_a_time(stage: Scene, tmp_path: Path) -> None:
+    destination = tmp_path / "new"
+
+    class Second(Silent):
+        error: CellarmanError | None = None
+
+        def phase(self, name: str, detail: str = "") -> None:
+            if name == "copy" and self.error is None:
+                with pytest.raises(Busy) as caught:
+                    run(stage, order(stage, destination, Immediate()))
+                self.error = caught.value
+
+    second = Second()
+    with removed(stage, destination):
+        run(stage, order(stage, destination, Immediate()), second)
+        assert second.error is not None and str(destination) in second.error.what
 
 
 # -- interruptions
