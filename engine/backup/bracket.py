@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.postgres import connection
+from engine.postgres.facts import Tablespace, tablespaces
 from engine.postgres.lsn import Lsn
 
 if TYPE_CHECKING:
@@ -121,14 +122,25 @@ class Bracket:
         at, number = self._ask(f"SELECT clock_timestamp(), {timeline}")
         return Stopped(Lsn.parse(lsn), label, spaces or "", at.astimezone(timezone.utc), number)
 
-    def ask(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        """Return the rows of a query in this session."""
+    def tablespaces(self) -> tuple[Tablespace, ...]:
+        """Return the tablespaces that there are now."""
+        return tablespaces(self._conn)
+
+    def included_files(self) -> tuple[str, ...]:
+        """Return the configuration files that the main one includes, as far as settings come from them."""
+        rows = self._rows(
+            "SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL AND sourcefile NOT IN"
+            " (current_setting('config_file'), current_setting('data_directory') || '/postgresql.auto.conf') ORDER BY 1"
+        )
+        return tuple(str(row[0]) for row in rows)
+
+    def _rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         with self._conn.cursor() as cursor:
             cursor.execute(query, arguments or None)
             return cursor.fetchall()
 
     def _ask(self, query: str, *arguments: Any) -> tuple[Any, ...]:
-        rows = self.ask(query, *arguments)
+        rows = self._rows(query, *arguments)
         if len(rows) != 1:
             raise CellarmanError("the server answered what it never does", f"{len(rows)} rows for: {query}")
         return rows[0]
