@@ -38,7 +38,7 @@ class Worker:
         if part is None:
             return None
         name = os.fsdecode(part.root.prefix) + self.tick.name if self.tick.name else ""
-        return Lane(name, min(self.before + self.tick.done_bytes, max(part.bytes, 1)), part.bytes)
+        return Lane(name, min(self.before + self.tick.done_bytes, max(part.coming, 1)), part.coming)
 
 
 @dataclass
@@ -55,7 +55,6 @@ class Copying:
     """Parts that are all here; taken from it by whoever looks after what was not transferred."""
     done_bytes: int = 0
     """Of the parts that are finished."""
-    done_files: int = 0
     _workers: list[Worker] = field(default_factory=list)
     _error: BaseException | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -92,10 +91,9 @@ class Copying:
         return tuple(lane for lane in (worker.lane for worker in self._workers) if lane is not None)
 
     @property
-    def moving(self) -> tuple[int, int]:
-        """Bytes and files of the parts that are under way."""
-        busy = [worker for worker in self._workers if worker.part is not None]
-        return sum(w.before + w.tick.done_bytes for w in busy), sum(w.tick.files_done for w in busy)
+    def moving(self) -> int:
+        """Bytes of the parts that are under way."""
+        return sum(worker.before + worker.tick.done_bytes for worker in self._workers if worker.part is not None)
 
     def _work(self, worker: Worker) -> None:
         try:
@@ -107,7 +105,7 @@ class Copying:
                 worker.before, worker.tick, worker.part = 0, Tick(0, 0, ""), part
                 self._persist(worker, part)
                 with self._lock:
-                    self.done_bytes += part.bytes
+                    self.done_bytes += part.coming
                     worker.part = None
                     self.finished.append(part)
         except BaseException as error:
@@ -137,7 +135,7 @@ class Copying:
                 if self._stop.wait(pause):
                     raise Cancelled("the transfer was stopped") from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                worker.before += came.bytes
+                worker.before += came.size
                 worker.tick = replace(worker.tick, done_bytes=0)
 
     def _transfer(self, worker: Worker, part: Part, came: _Came) -> None:
@@ -156,12 +154,12 @@ class _Came:
     part: Part
     readers: Readers
     any: bool = False
-    bytes: int = 0
+    size: int = 0
 
     def take(self, path: bytes) -> None:
         place = os.path.join(os.fsencode(self.part.root.destination), path)
         try:
-            self.bytes += os.stat(place).st_size
+            self.size += os.stat(place).st_size
         except FileNotFoundError:  # it shrank under rsync's hands, which gets it again
             return
         self.any = True

@@ -78,15 +78,15 @@ class Part:
     root: Root
     kept: bool
     """Whether these look unchanged since the parent: rsync compares them and links or copies what is."""
-    bytes: int = 0
-    """That have to come, as far as can be foreseen."""
+    coming: int = 0
+    """Bytes that have to come, as far as can be foreseen."""
     files: int = 0
     _names: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _arrived: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
     def add(self, path: bytes, size: int) -> None:
         self._names.write(path + b"\0")
-        self.bytes += 0 if self.kept else size
+        self.coming += 0 if self.kept else size
         self.files += 1
 
     def arrived(self, path: bytes) -> None:
@@ -140,6 +140,8 @@ class Inventory:
         self.kept_bytes = 0
         """Of those that look unchanged since the parent."""
         self.files = 0
+        self.seen = 0
+        """Files that are here."""
 
     def __enter__(self) -> Inventory:
         return self
@@ -203,7 +205,7 @@ class Inventory:
                     found += self._split(root, kept, share, len(found))
         self._db.execute("CREATE UNIQUE INDEX by_path ON file (root, path)")
         self._db.execute("CREATE INDEX by_part ON file (part)")
-        return sorted(found, key=lambda part: part.bytes, reverse=True)
+        return sorted(found, key=lambda part: part.coming, reverse=True)
 
     def _split(self, root: Root, kept: bool, share: int, number: int) -> list[Part]:
         parts = [Part(number + at, root, kept) for at in range(share)]
@@ -233,6 +235,7 @@ class Inventory:
             "UPDATE file SET seen = 1, read_size = ?, read_modified = ?, checksum = ? WHERE root = ? AND path = ?",
             [(a.size, a.modified, a.checksum, a.root, a.path) for a in arrivals],
         )
+        self.seen += len(arrivals)
 
     def unseen(self, part: Part) -> list[Unseen]:
         """Return the next files of a part that did not arrive, some at a time, each once."""
@@ -246,8 +249,10 @@ class Inventory:
 
     def reuse(self, rows: Iterable[tuple[int, int, float, str]]) -> None:
         """Take files that are the parent's, as (id, size, modified, checksum)."""
+        rows = list(rows)
+        self.seen += len(rows)
         self._db.executemany(
-            "UPDATE file SET seen = 1, read_size = ?, read_modified = ?, checksum = ? WHERE id = ?",
+            "UPDATE file SET seen = 3, read_size = ?, read_modified = ?, checksum = ? WHERE id = ?",
             [(size, modified, checksum, row) for row, size, modified, checksum in rows],
         )
 
@@ -255,11 +260,20 @@ class Inventory:
         """Take a file that was not in the listing, such as pg_control, which comes last."""
         self._db.execute("INSERT OR REPLACE INTO file (root, path, size) VALUES (?, ?, 0)", (root.number, path))
 
+    def is_reused(self, path: bytes) -> bool:
+        """Tell whether a file, by its path in the manifest, is the parent's as it was."""
+        row = self._db.execute(
+            "SELECT 1 FROM file WHERE seen = 3 AND path = ? AND root = 0"
+            " UNION ALL SELECT 1 FROM file WHERE seen = 3 AND CAST('pg_tblspc/' || root || '/' AS BLOB) || path = ?",
+            (path, path),
+        ).fetchone()
+        return row is not None
+
     def written(self) -> Iterator[Written]:
         """Return all files that are here, by path within each root, as the manifest has them."""
         self.take_in()
         rows = self._db.execute(
-            "SELECT root, path, read_size, read_modified, checksum FROM file WHERE seen = 1 ORDER BY root, path"
+            "SELECT root, path, read_size, read_modified, checksum FROM file WHERE seen IN (1, 3) ORDER BY root, path"
         )
         for root, path, size, modified, checksum in rows:
             algorithm, _, digits = checksum.partition(":")

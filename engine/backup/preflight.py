@@ -74,7 +74,9 @@ def server_side(server: Server, report: Reporter) -> ServerFacts:
 
 def _configured(server: Server) -> None:
     if not server.active:
-        raise Refused(f"{server.name} is not backed up", "it has active = false", f"set active = true in {table(server)}")
+        raise Refused(
+            f"{server.name} is not backed up", "it has active = false", f"set active = true in {table(server)}"
+        )
     if not server.conninfo:
         raise Refused(
             f"{server.name} has no conninfo",
@@ -84,7 +86,8 @@ def _configured(server: Server) -> None:
         raise Refused(
             f"no WAL of {server.name} can arrive, and a backup without its WAL cannot be restored",
             "archiver and streaming_archiver are both off",
-            f"set streaming_archiver = true in {table(server)}, or archiver = true and archive_command to cellarman-wal push",
+            f"set streaming_archiver = true in {table(server)}, or archiver = true and archive_command to"
+            " cellarman-wal push",
         )
 
 

@@ -112,5 +112,3 @@ def looks_kept(place: bytes, size: int, modified: int, found: Parent) -> bool:
     except OSError:
         return False
     return facts.st_size == size and int(facts.st_mtime) == modified
-
-

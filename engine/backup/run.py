@@ -167,7 +167,7 @@ class Run(ABC):
     def mark(self) -> None:
         """Make the restore point barman_<ID> and end the segment, so that its WAL is sent at once."""
         if self.facts.in_recovery:
-            self.report.note("a standby ends no WAL segment: the backup's last one comes when the primary has filled it")
+            self.report.note("a standby ends no WAL segment: the last one comes when the primary has filled it")
             return
         name = f"barman_{self.info.id}"
         try:

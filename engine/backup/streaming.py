@@ -51,9 +51,7 @@ def take(
     ready = preflight.examine(server, report)
     with run.place(server, report) as backup_id:
         fast = server.immediate_checkpoint if immediate is None else immediate
-        info = run.entry(
-            server, ready.facts, backup_id, name, mode="postgres", compression=ready.shape.compression
-        )
+        info = run.entry(server, ready.facts, backup_id, name, mode="postgres", compression=ready.shape.compression)
         return _Run(server, ready.facts, report, job, fast, info, ready).run()
 
 

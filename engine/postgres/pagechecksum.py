@@ -53,7 +53,7 @@ class PageCheck:
         """Pages."""
 
     def add(self, path: bytes, block: bytes, first: int) -> None:
-        """Take a file's whole pages, of which the first is the block `first` of its fork; what is over is passed over."""
+        """Take a file's whole pages, the first of which is block `first` of its fork; what is over is passed over."""
         for at in range(0, len(block) // self.page * self.page, _AT_ONCE * self.page):
             part = block[at : at + _AT_ONCE * self.page]
             part = part[: len(part) // self.page * self.page]
@@ -71,7 +71,10 @@ class PageCheck:
             return
         data = b"".join(part for _, part, _ in blocks) if len(blocks) > 1 else blocks[0][1]
         counts = [len(part) // self.page for _, part, _ in blocks]
-        numbers = numpy.concatenate([numpy.arange(b[2], b[2] + n, dtype="u4") for b, n in zip(blocks, counts)])
+        firsts = [first for _, _, first in blocks]
+        numbers = numpy.concatenate(
+            [numpy.arange(first, first + count, dtype="u4") for first, count in zip(firsts, counts, strict=True)]
+        )
         self.checked += len(numbers)
         ends = numpy.cumsum(counts)
         for at in bad_pages(data, numbers, self._before, self.page):
