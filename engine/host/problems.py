@@ -25,6 +25,10 @@ Kind = Literal[
 ]
 
 
+LINK: frozenset[Kind] = frozenset(("dropped", "timeout", "no_route", "refused"))
+"""Kinds that may pass by themselves."""
+
+
 class HostError(CellarmanError):
     """A host that cannot be worked with: `kind` is why, `host` its name."""
 
@@ -72,7 +76,9 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
         case "refused":
             return f"start sshd there, or name its port in [servers.NAME.ssh]; then try it: {ssh}"
         case "unknown_name":
-            return f"correct host in [servers.NAME.ssh], or give it an address: getent hosts {shlex.quote(endpoint.host)}"
+            return (
+                f"correct host in [servers.NAME.ssh], or give it an address: getent hosts {shlex.quote(endpoint.host)}"
+            )
         case "unknown_host_key":
             scan = shlex.join(["ssh-keyscan", *_port(endpoint), endpoint.host])
             return (
@@ -90,7 +96,8 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
             return "install it there, or put it on the PATH that a shell without terminal has"
         case "noisy_shell":
             return (
-                "let it print nothing without a terminal; first line of ~/.bashrc there: case $- in *i*) ;; *) return;; esac\n"
+                "let it print nothing without a terminal; "
+                "the first line of ~/.bashrc there: case $- in *i*) ;; *) return;; esac\n"
                 f"this must print nothing: {ssh}"
             )
         case "disk_full":

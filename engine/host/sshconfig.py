@@ -33,7 +33,7 @@ class Effective:
 
 
 def effective(endpoint: Endpoint, *, config_file: str = "") -> Effective:
-    """Ask ssh what it makes of an endpoint; `config_file` instead of ~/.ssh/config and the system's. Raises HostError."""
+    """Ask ssh what it makes of an endpoint; `config_file` stands for ssh's own files. Raises HostError."""
     words = openssh.command(endpoint)
     words[1:1] = ["-F", config_file] if config_file else []
     try:
@@ -89,9 +89,7 @@ def _read(endpoint: Endpoint, text: str, words: Sequence[str]) -> Effective:
     )
 
 
-def _proxy(
-    endpoint: Endpoint, words: Sequence[str], host: str, port: int, jump: str, command: str
-) -> tuple[str, ...]:
+def _proxy(endpoint: Endpoint, words: Sequence[str], host: str, port: int, jump: str, command: str) -> tuple[str, ...]:
     """Return the program that a connection goes through; ssh itself for a jump, so that its rules hold there too."""
     if jump:
         *before, last = jump.split(",")
