@@ -201,13 +201,15 @@ class _Run(run.Run):
                 while work.finished:
                     self._settle(work.finished.popleft(), readers)
                 done = min(work.done_bytes + work.moving, coming)
-                self.report.progress(done, coming, inventory.seen, inventory.files, work.lanes)
+                here = min(inventory.seen, inventory.files)
+                self.report.progress(done, coming, here, inventory.files, work.lanes)
 
             work.run(parts, look)
             self._ask_again(roots, readers)
             self._external_files(roots[0], readers)
             self._control(roots[0], readers)
         inventory.take_in()
+        self.report.progress(coming, coming, inventory.files, inventory.files)
         self._tell_pages({root.number: root for root in roots}, readers)
         if parent is not None:
             self.remember(reused_files=self.reused.files, reused_bytes=self.reused.bytes)

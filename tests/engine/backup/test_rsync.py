@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from engine.backup import rsync, verify
-from engine.errors import CellarmanError, Refused
+from engine.errors import Refused
 from engine.event import Lane, Silent
+from engine.host.problems import HostError
 from engine.postgres.backuplabel import parse_label
 from engine.postgres.manifest import read_manifest
+from engine.postgres.pagechecksum import PageCheck, segment_of
 from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
-from tests.support.cluster import Cluster, Install, running
-from tests.support.site import Site, eventually, processes, site
+from tests.support.cluster import Cluster, Install, free_port, running
+from tests.support.site import Site, processes, site
 from tests.support.sshd import Far, sshd
 
 LOCAL = {"backup_method": "local-rsync"}
@@ -128,3 +133,214 @@ def test_pg_verifybackup_accepts_the_manifest(each_postgres: Install) -> None:
         with pytest.raises(subprocess.CalledProcessError):
             each_postgres.run("pg_verifybackup", "--no-parse-wal", str(data))
         assert [finding.path for finding in verify.verify(where.server, info).findings] == ["global/pg_filenode.map"]
+
+
+def link_of(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
+
+
+@pytest.mark.parametrize("method", ["rsync", "local-rsync"])
+def test_unchanged_files_are_linked_and_changed_ones_are_not(postgres: Install, far: Far, method: str) -> None:
+    with (
+        running(postgres, extra=["-k"]) as cluster,
+        site(cluster, backup_method=method, reuse_backup="link", more=far.table()) as where,
+    ):
+        cluster.sql("CREATE TABLE still AS SELECT n, repeat(md5(n::text), 8) AS t FROM generate_series(1, 20000) n")
+        cluster.sql("CREATE TABLE busy AS SELECT n FROM generate_series(1, 20000) n")
+        cluster.sql("CHECKPOINT")
+        paths = {name: cluster.value(f"SELECT pg_relation_filepath('{name}')") for name in ("still", "busy")}
+        older(cluster, paths["still"])
+        first, _ = take(where)
+        assert first.deduplicated_size == first.size
+        before = {
+            path: path.read_bytes() for path in (where.repo / "base" / first.id / "data").rglob("*") if path.is_file()
+        }
+        cluster.sql("UPDATE busy SET n = n + 1 WHERE n % 100 = 0")
+        second, heard = take(where)
+        check_whole(where, second)
+        old, new = (where.repo / "base" / info.id / "data" for info in (first, second))
+        assert link_of(old / paths["still"]) == link_of(new / paths["still"])
+        assert link_of(old / paths["busy"]) != link_of(new / paths["busy"])
+        for name in ("backup_label", "backup_manifest", "global/pg_control"):
+            assert link_of(old / name) != link_of(new / name)
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert second.size is not None and second.deduplicated_size is not None
+        assert second.deduplicated_size < second.size / 2
+        facts = repository.facts(where.server.layout, second.id)
+        assert facts["reuse_of"] == first.id and facts["reused_bytes"] == second.size - second.deduplicated_size
+        assert any("look unchanged since backup" in note for note in heard.notes)
+        assert verify.verify(where.server, first).good
+
+
+def older(cluster: Cluster, path: str) -> None:
+    """Give a file of the cluster a time before any backup, as a table has that nobody writes."""
+    place = cluster.data / path
+    os.utime(place, (place.stat().st_atime, place.stat().st_mtime - 3600))
+
+
+def test_a_file_that_changed_around_the_copy_is_never_trusted_by_its_time(postgres: Install) -> None:
+    with running(postgres) as cluster, site(cluster, reuse_backup="link", **LOCAL) as where:
+        odd = cluster.data / "base" / "odd"
+        odd.write_bytes(b"a" * 100)
+        first, _ = take(where)
+        facts = repository.facts(where.server.layout, first.id)
+        begun = datetime.fromisoformat(facts["copy_began"]).timestamp()
+        # As if it had been written twice within one tick of the file system's clock, around its copy.
+        for info, content in ((first, b"a" * 100), (None, b"b" * 100)):
+            path = odd if info is None else where.repo / "base" / info.id / "data" / "base" / "odd"
+            path.write_bytes(content)
+            os.utime(path, (begun + 1, begun + 1))
+        second, _ = take(where)
+        assert (where.repo / "base" / second.id / "data" / "base" / "odd").read_bytes() == b"b" * 100
+        assert (where.repo / "base" / first.id / "data" / "base" / "odd").read_bytes() == b"a" * 100
+
+
+def test_reuse_by_copying(postgres: Install) -> None:
+    with running(postgres) as cluster, site(cluster, reuse_backup="copy", **LOCAL) as where:
+        cluster.sql("CREATE TABLE still AS SELECT n FROM generate_series(1, 20000) n")
+        cluster.sql("CHECKPOINT")
+        older(cluster, cluster.value("SELECT pg_relation_filepath('still')"))
+        take(where)
+        second, _ = take(where)
+        check_whole(where, second)
+        assert second.size == second.deduplicated_size
+
+
+def test_from_a_standby(postgres: Install, tmp_path: Path) -> None:
+    with running(postgres) as primary:
+        place = tmp_path / "standby"
+        place.mkdir()
+        primary.sql("CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n")
+        primary.install.run("pg_basebackup", "-d", primary.conninfo, "-D", str(place / "data"), "-R", "-c", "fast")
+        standby = Cluster(primary.install, place, free_port())
+        standby.configure(port=str(standby.port), unix_socket_directories=str(place))
+        standby.start()
+        try:
+            with site(standby, wal_timeout=60, **LOCAL) as where, switching(primary):
+                info, heard = take(where)
+                check_whole(where, info)
+                assert info.backup_label is not None and "BACKUP FROM: standby" in info.backup_label
+                data = where.repo / "base" / info.id / "data"
+                assert not (data / "standby.signal").exists()
+                assert any("standby ends no WAL segment" in note for note in heard.notes)
+                assert left_behind(standby, where) == []
+        finally:
+            standby.stop("immediate")
+
+
+@contextlib.contextmanager
+def switching(primary: Cluster) -> Iterator[None]:
+    """Have the primary write WAL and end segments, as a busy one does."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(0.3):
+            primary.sql("SELECT pg_create_restore_point('busy'), pg_switch_wal()")
+            primary.sql("CHECKPOINT")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_configuration_that_lies_elsewhere_comes_too(postgres: Install, tmp_path: Path) -> None:
+    with running(postgres) as cluster, site(cluster, **LOCAL) as where:
+        cluster.stop()
+        etc = tmp_path / "etc"
+        etc.mkdir()
+        for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+            shutil.move(cluster.data / name, etc / name)
+        with (etc / "postgresql.conf").open("a") as conf:
+            conf.write(f"data_directory = '{cluster.data}'\nhba_file = '{etc}/pg_hba.conf'\n")
+            conf.write(f"ident_file = '{etc}/pg_ident.conf'\ninclude = 'more.conf'\n")
+        (etc / "more.conf").write_text("work_mem = '5MB'\n")
+        postgres.run("pg_ctl", "-D", str(etc), "-l", str(cluster.root / "log"), "-w", "start")
+        info, _ = take(where)
+        check_whole(where, info)
+        data = where.repo / "base" / info.id / "data"
+        assert (data / "postgresql.conf").read_text() == (etc / "postgresql.conf").read_text()
+        assert (data / "pg_hba.conf").exists() and (data / "pg_ident.conf").exists()
+        assert info.included_files == (f"{etc}/more.conf",)
+
+
+def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: Far) -> None:
+    with (
+        running(postgres, extra=["-k"]) as cluster,
+        site(cluster, backup_method="rsync", reuse_backup="link", more=far.table()) as where,
+    ):
+        cluster.sql("CREATE DATABASE shop")
+        cluster.sql("CREATE TABLE orders AS SELECT n FROM generate_series(1, 20000) n", dbname="shop")
+        cluster.sql("CHECKPOINT", dbname="shop")
+        [(path,)] = cluster.sql("SELECT pg_relation_filepath('orders')", dbname="shop")
+        with (cluster.data / path).open("r+b") as file:
+            file.seek(5 * 8192 + 4000)
+            file.write(b"rotten")
+        older(cluster, path)
+        info, heard = take(where)
+        check_whole(where, info)
+        bad = {"file": path, "block": 5, "relation": "shop: public.orders"}
+        assert repository.facts(where.server.layout, info.id)["bad_pages"] == [bad]
+        assert any(path in note and "block 5" in note and "shop: public.orders" in note for note in heard.notes)
+        # What is linked into the next backup is as bad there, though it is not read again.
+        second, _ = take(where)
+        assert repository.facts(where.server.layout, second.id)["bad_pages"] == [bad]
+        result = rsync.work(where.server, Heard(), job="")
+        assert "1 bad page" in result["summary"] and result["bad_pages"] == [bad]
+
+
+def test_pages_are_read_as_postgresql_reads_them(each_postgres: Install, tmp_path: Path) -> None:
+    """Every page that initdb and a few tables wrote is right, and each one is found out when a bit of it changes."""
+    with running(each_postgres, extra=["-k"]) as cluster:
+        cluster.sql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 30000) n")
+        cluster.sql("CREATE INDEX ON t (n)")
+        cluster.sql("VACUUM t")
+        cluster.stop()
+        each_postgres.run("pg_checksums", "--check", "-D", str(cluster.data))
+        for flip in (False, True):
+            wrong: list[tuple[bytes, int]] = []
+            check = PageCheck(1 << 63, lambda path, block: wrong.append((path, block)))
+            written = 0
+            for place in cluster.data.rglob("*"):
+                path = os.fsencode(place.relative_to(cluster.data))
+                if place.is_file() and segment_of(path) is not None:
+                    data = bytearray(place.read_bytes())
+                    for at in range(0, len(data), 8192):
+                        written += data[at + 14 : at + 16] != b"\0\0"
+                        data[at + 5001] ^= flip
+                    check.add(path, bytes(data), 0)
+            check.flush()
+            assert len(wrong) == (written if flip else 0) and written > 1000
+
+
+def test_what_cannot_work_is_refused_before_anything_is_made(postgres: Install, far: Far, tmp_path: Path) -> None:
+    with running(postgres) as cluster, running(postgres) as other:
+        with site(cluster, **LOCAL) as where:
+            cluster.sql("CREATE ROLE weak LOGIN IN ROLE pg_read_all_settings, pg_read_all_stats")
+            cluster.sql("GRANT EXECUTE ON FUNCTION pg_switch_wal, pg_create_restore_point TO weak")
+            where.configure(conninfo=cluster.conninfo.replace("user=postgres", "user=weak"), **LOCAL)
+            with pytest.raises(Refused) as refused:
+                take(where)
+            assert "GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start" in refused.value.fix
+            assert where.backups() == []
+        # The files of another cluster than the one that answers.
+        with site(cluster, **LOCAL) as where:
+            shutil.copy(other.data / "global" / "pg_control", tmp_path / "pg_control")
+            real = cluster.data / "global" / "pg_control"
+            kept = real.read_bytes()
+            real.write_bytes((other.data / "global" / "pg_control").read_bytes())
+            try:
+                with pytest.raises(Refused) as refused:
+                    take(where)
+            finally:
+                real.write_bytes(kept)
+            assert "another cluster" in refused.value.what and where.backups() == []
+        table = far.table().replace(str(far.port), str(free_port()))
+        with site(cluster, backup_method="rsync", more=table) as where:
+            with pytest.raises(HostError) as unreachable:
+                take(where)
+            assert unreachable.value.kind == "refused" and where.backups() == []
