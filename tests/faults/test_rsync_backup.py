@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from engine.backup import verify
-from engine.repository import repository
 from tests.support.cluster import Cluster, Install, running
 from tests.support.site import Site, eventually, processes, site
 from tests.support.sshd import Far, sshd
@@ -36,16 +35,13 @@ def far(tmp_path: Path) -> Iterator[Far]:
 
 def copying(where: Site) -> bool:
     """Tell whether the newest job copies, and has some of it."""
-    job = where.jobs()[0]
-    state = repository.backups(where.server.layout)
+    jobs = where.jobs()
     copied = list((where.repo / "base").glob("*/data/base/*/*"))
-    return job["phase"] == "copy" and bool(state) and len(copied) > 20
+    return bool(jobs) and jobs[0]["phase"] == "copy" and len(copied) > 20
 
 
 def in_backup_mode(cluster: Cluster) -> int:
-    return int(
-        cluster.value("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'")
-    )
+    return int(cluster.value("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'"))
 
 
 def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
@@ -105,7 +101,7 @@ def test_a_host_that_stays_away_fails_the_backup_naming_host_and_file(cluster: C
         assert "2 more tries" in info.error and str(far.endpoint) in info.error and f"at {cluster.data}/" in info.error
         assert in_backup_mode(cluster) == 0
         assert sum(len(files) for _, _, files in os.walk(where.repo / "base")) == 0
-        assert not processes("rsync", str(where.root))
+        assert not processes("--protect-args", str(where.root))
 
 
 def test_a_cancelled_backup_leaves_nothing(cluster: Cluster, far: Far) -> None:
@@ -116,7 +112,7 @@ def test_a_cancelled_backup_leaves_nothing(cluster: Cluster, far: Far) -> None:
         process.communicate(timeout=60)
         [info] = where.backups()
         assert info.status == "FAILED" and info.error is not None and "cancelled" in info.error
-        assert in_backup_mode(cluster) == 0 and not processes("rsync", str(where.root))
+        assert in_backup_mode(cluster) == 0 and not processes("--protect-args", str(where.root))
 
 
 def test_a_worker_that_is_killed_leaves_nothing_on_the_server(cluster: Cluster, far: Far) -> None:
@@ -127,7 +123,7 @@ def test_a_worker_that_is_killed_leaves_nothing_on_the_server(cluster: Cluster, 
         _, err = process.communicate(timeout=60)
         assert process.returncode == 4 and "died" in err
         eventually(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
-        eventually(lambda: not processes("rsync", str(where.root)), "the rsyncs end")
+        eventually(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
         assert where.run("cron").returncode == 0
         [info] = where.backups()
         assert info.status == "FAILED" and info.error is not None and "died" in info.error

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.backup import rsync, verify
-from engine.errors import Refused
+from engine.errors import CellarmanError, Refused
 from engine.event import Lane, Silent
 from engine.host.problems import HostError
 from engine.postgres.backuplabel import parse_label
@@ -65,7 +65,7 @@ def take(where: Site, **arguments: object) -> tuple[BackupInfo, Heard]:
 def left_behind(cluster: Cluster, where: Site) -> list[object]:
     """Return what a backup must leave nowhere: sessions on the server, rsyncs here."""
     sessions = cluster.sql("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'")
-    return [*sessions, *processes("rsync", str(where.root))]
+    return [*sessions, *processes("--protect-args", str(where.root))]
 
 
 def check_whole(where: Site, info: BackupInfo) -> None:
@@ -150,7 +150,7 @@ def test_unchanged_files_are_linked_and_changed_ones_are_not(postgres: Install, 
         cluster.sql("CREATE TABLE busy AS SELECT n FROM generate_series(1, 20000) n")
         cluster.sql("CHECKPOINT")
         paths = {name: cluster.value(f"SELECT pg_relation_filepath('{name}')") for name in ("still", "busy")}
-        older(cluster, paths["still"])
+        older(cluster)
         first, _ = take(where)
         assert first.deduplicated_size == first.size
         before = {
@@ -173,10 +173,11 @@ def test_unchanged_files_are_linked_and_changed_ones_are_not(postgres: Install, 
         assert verify.verify(where.server, first).good
 
 
-def older(cluster: Cluster, path: str) -> None:
-    """Give a file of the cluster a time before any backup, as a table has that nobody writes."""
-    place = cluster.data / path
-    os.utime(place, (place.stat().st_atime, place.stat().st_mtime - 3600))
+def older(cluster: Cluster) -> None:
+    """Give the cluster's files times long before any backup, as tables have that nobody writes."""
+    for place in (cluster.data / "base").rglob("*"):
+        if place.is_file():
+            os.utime(place, ns=(place.stat().st_atime_ns, place.stat().st_mtime_ns - 3600 * 10**9))
 
 
 def test_a_file_that_changed_around_the_copy_is_never_trusted_by_its_time(postgres: Install) -> None:
@@ -200,7 +201,7 @@ def test_reuse_by_copying(postgres: Install) -> None:
     with running(postgres) as cluster, site(cluster, reuse_backup="copy", **LOCAL) as where:
         cluster.sql("CREATE TABLE still AS SELECT n FROM generate_series(1, 20000) n")
         cluster.sql("CHECKPOINT")
-        older(cluster, cluster.value("SELECT pg_relation_filepath('still')"))
+        older(cluster)
         take(where)
         second, _ = take(where)
         check_whole(where, second)
@@ -280,7 +281,7 @@ def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: 
         with (cluster.data / path).open("r+b") as file:
             file.seek(5 * 8192 + 4000)
             file.write(b"rotten")
-        older(cluster, path)
+        older(cluster)
         info, heard = take(where)
         check_whole(where, info)
         bad = {"file": path, "block": 5, "relation": "shop: public.orders"}
@@ -301,8 +302,9 @@ def test_pages_are_read_as_postgresql_reads_them(each_postgres: Install, tmp_pat
         cluster.sql("VACUUM t")
         cluster.stop()
         each_postgres.run("pg_checksums", "--check", "-D", str(cluster.data))
+        wrong: list[tuple[bytes, int]] = []
         for flip in (False, True):
-            wrong: list[tuple[bytes, int]] = []
+            wrong.clear()
             check = PageCheck(1 << 63, lambda path, block: wrong.append((path, block)))
             written = 0
             for place in cluster.data.rglob("*"):
@@ -317,8 +319,8 @@ def test_pages_are_read_as_postgresql_reads_them(each_postgres: Install, tmp_pat
             assert len(wrong) == (written if flip else 0) and written > 1000
 
 
-def test_what_cannot_work_is_refused_before_anything_is_made(postgres: Install, far: Far, tmp_path: Path) -> None:
-    with running(postgres) as cluster, running(postgres) as other:
+def test_what_cannot_work_is_refused_before_anything_is_made(postgres: Install, far: Far) -> None:
+    with running(postgres) as cluster:
         with site(cluster, **LOCAL) as where:
             cluster.sql("CREATE ROLE weak LOGIN IN ROLE pg_read_all_settings, pg_read_all_stats")
             cluster.sql("GRANT EXECUTE ON FUNCTION pg_switch_wal, pg_create_restore_point TO weak")
@@ -327,20 +329,18 @@ def test_what_cannot_work_is_refused_before_anything_is_made(postgres: Install, 
                 take(where)
             assert "GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start" in refused.value.fix
             assert where.backups() == []
-        # The files of another cluster than the one that answers.
-        with site(cluster, **LOCAL) as where:
-            shutil.copy(other.data / "global" / "pg_control", tmp_path / "pg_control")
-            real = cluster.data / "global" / "pg_control"
-            kept = real.read_bytes()
-            real.write_bytes((other.data / "global" / "pg_control").read_bytes())
-            try:
-                with pytest.raises(Refused) as refused:
-                    take(where)
-            finally:
-                real.write_bytes(kept)
-            assert "another cluster" in refused.value.what and where.backups() == []
         table = far.table().replace(str(far.port), str(free_port()))
         with site(cluster, backup_method="rsync", more=table) as where:
             with pytest.raises(HostError) as unreachable:
                 take(where)
             assert unreachable.value.kind == "refused" and where.backups() == []
+
+
+def test_a_data_directory_that_becomes_another_clusters_is_fatal(postgres: Install) -> None:
+    with running(postgres) as cluster, running(postgres) as other, site(cluster, **LOCAL) as where:
+        # The server's first checkpoint, that of the backup, writes its own again.
+        shutil.copy(other.data / "global" / "pg_control", cluster.data / "global" / "pg_control")
+        with pytest.raises(CellarmanError, match="became another cluster"):
+            take(where)
+        [info] = where.backups()
+        assert info.status == "FAILED" and left_behind(cluster, where) == []
