@@ -1,4 +1,4 @@
-"""Backups by rsync over SSH on loopback, against Barman with the same method in the same run, and a cluster of many files."""
+"""Backups by rsync over SSH on loopback against Barman with the same method, and a cluster of many files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _change(server: cluster.Cluster) -> None:
 
 
 def _many_files(root: Path, server: cluster.Cluster, far: Far) -> Iterator[Result]:
-    """Back up a cluster with the files of many relations: each has a page, a map of free space and one of visibility."""
+    """Back up a cluster with many relations: each has a file of one page and two empty ones."""
     place = server.data / "base" / "99999"
     place.mkdir()
     page = bytes(8192)
