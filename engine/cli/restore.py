@@ -155,7 +155,7 @@ def _print(plan: Plan, stream: TextIO | None = None) -> None:
 def plan_lines(plan: Plan) -> list[str]:
     """Return a plan as lines of text."""
     order = plan.order
-    lines = [f"restore of {order.server} to {order.target}"]
+    lines = [f"restore of {order.server} to {order.target}" + (f" on {plan.endpoint}" if plan.endpoint else "")]
     if plan.info is not None and plan.wal is not None:
         lines += [
             f"  backup    {plan.info.id}, ended {output.when(plan.info.end_time)}, timeline {plan.info.timeline}",

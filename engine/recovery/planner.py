@@ -51,8 +51,12 @@ def make_plan(
     report: Reporter | None = None,
     uid: int | None = None,
     read_only: bool = False,
+    compare: bool = True,
 ) -> Plan:
-    """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist."""
+    """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist.
+
+    `compare` lets the plan of a delta say what it will change, for which every file is looked at on both sides.
+    """
     reporter = report or Silent()
     layout = server.layout
     if not os.path.isdir(layout.home):
@@ -74,7 +78,8 @@ def make_plan(
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
         return Plan(order, False, (refused,), before, after, warnings=tuple(warnings))
-    return _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
+    plan = _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
+    return elsewhere.with_changes(server, plan) if compare and plan.delta and not plan.refusals else plan
 
 
 def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
@@ -217,7 +222,7 @@ def _detail(
         refusals.append(_no_client())
     staged = other.staging.path if other else ""
     written = recovery_settings(server, order, choice, info, found.archive, program, staged)
-    plan = Plan(
+    return Plan(
         order,
         True,
         tuple(refusals),
@@ -239,7 +244,6 @@ def _detail(
         open_end=choice.run.reach.end_kind == "open_end" and _is_last(choice, found, segments),
         staging=staged,
     )
-    return elsewhere.with_changes(server, plan) if plan.delta and not plan.refusals else plan
 
 
 def _ground(order: Order, placed: Sequence[destination.Placed], uid: int) -> Ground:

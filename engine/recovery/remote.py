@@ -130,7 +130,7 @@ def _alone(server: Server, plan: Plan) -> Iterator[None]:
     name = f"restore-{hashlib.sha256(where).hexdigest()[:12]}"
     what = f"restore into {plan.order.destination} on {plan.endpoint}"
     try:
-        lock = locks.hold(server.layout.lock(name), what=what)
+        lock = locks.hold(server.layout.lock(name), what=what, reads=True)
     except Busy as error:
         raise Busy(f"another {what} is running", error.why, "cellarman jobs") from error
     with lock:
@@ -159,7 +159,7 @@ def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
         abandoned = [path for path in left if path not in roots]
         if abandoned or (plan.leftover and plan.info and plan.info.is_tar):
             report.note(f"removing what an interrupted restore left in {destination} on {far.name}")
-            must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=600)
+            must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=3600)
         step("remote.begun")
         yield
     except BaseException:
@@ -175,8 +175,8 @@ def _give_up(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], n
         return
     report.note(f"removing what was restored so far on {far.name}", "warn")
     try:
-        must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=600)
-        must(far, ["sh", "-c", _CLEAR, "sh", "no", *reversed(roots)], "it could not be removed", timeout=600)
+        must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=3600)
+        must(far, ["sh", "-c", _CLEAR, "sh", "no", *reversed(roots)], "it could not be removed", timeout=3600)
         must(far, ["sh", "-c", _REMOVE_EMPTY, "sh", *reversed(new)], "it could not be removed")
     except CellarmanError as error:
         left = f"what was restored stays in {destination} on {far.name}, which cannot start; the next restore there"

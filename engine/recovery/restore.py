@@ -44,7 +44,7 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
     backup and timeline. On any error nothing half-made is left behind.
     """
     order = Order.from_arguments(server.name, arguments)
-    plan = make_plan(server, order, now=datetime.now(timezone.utc), report=report)
+    plan = make_plan(server, order, now=datetime.now(timezone.utc), report=report, compare=False)
     if plan.refused is not None:
         raise plan.refused
     assert plan.info is not None
