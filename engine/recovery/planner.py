@@ -18,7 +18,7 @@ from engine.recovery.candidates import Choice, Miss, choose, keys
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
 from engine.recovery.plan import Order, Plan, WalRange
-from engine.recovery.target import EndOfArchive, NameTarget, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
@@ -26,9 +26,12 @@ from engine.repository.repository import Catalogue
 from engine.wal import index
 from engine.wal.gaps import Archive, Key, history_holes
 from engine.wal.listing import scan
+from engine.wal.scrutiny import invalid_keys
 
 _INDEX_BUDGET = 30.0
 """Seconds that bringing the index up to date may take; what it lacks then is read from the segments."""
+PROVING = 10.0
+"""Seconds of it that may go into verifying every record of what is new."""
 _RESERVE_SEGMENTS = 4
 """WAL that replay keeps in pg_wal at a time, reckoned with the free space."""
 
@@ -50,8 +53,12 @@ def make_plan(
     report: Reporter | None = None,
     uid: int | None = None,
     read_only: bool = False,
+    proving: float = PROVING,
 ) -> Plan:
-    """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist."""
+    """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist.
+
+    Up to `proving` seconds go into verifying every record of WAL that nobody has looked into yet.
+    """
     reporter = report or Silent()
     layout = server.layout
     if not os.path.isdir(layout.home):
@@ -66,9 +73,9 @@ def make_plan(
     except Refused as none:
         return Plan(order, False, (none,))
     system = _system_id(server, infos)
-    if not read_only and isinstance(order.target, TimeTarget | XidTarget | NameTarget):
-        _index(server, reporter)
-    best = _search(server, order, infos, system, reporter)
+    if not read_only:
+        _index(server, reporter, proving)
+    best = _search(server, order, infos, system, reporter, read_only=read_only)
     warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
@@ -142,20 +149,28 @@ def _system_id(server: Server, infos: Sequence[BackupInfo]) -> int | None:
     return newest if newest is not None else identity.system_id(server.layout)
 
 
-def _index(server: Server, report: Reporter) -> None:
+def _index(server: Server, report: Reporter, proving: float) -> None:
     """Bring the derived index up to date, as far as the time allows; without it the segments themselves are read."""
     report.phase("plan", "reading the WAL archive")
     try:
-        index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report)
+        index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report, prove=proving)
     except (CellarmanError, OSError, sqlite3.Error) as error:
         report.note(f"the WAL index could not be brought up to date: {error}", "warn")
 
 
-def _search(server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter) -> _Found:
+def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, keep: bool) -> Archive:
+    """Return the archive with what in it satisfies nothing: by the index, by the audit, or as it is read now."""
+    size = infos[0].xlog_segment_size
+    cores = [(info.begin_wal, info.end_wal) for info in infos if info.xlog_segment_size == size]
+    return replace(scan(layout, size), invalid=invalid_keys(layout, size, cores, system, keep=keep))
+
+
+def _search(
+    server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter, *, read_only: bool
+) -> _Found:
     """Apply the rules until no segment that they rely on turns out to be invalid."""
     size = infos[0].xlog_segment_size
-    archive = scan(server.layout, size)
-    archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
+    archive = sound(server.layout, infos, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         facts = WalFacts(server.layout, archive, system)

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import google_crc32c
+
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.postgres.recordcheck import NOTHING, RecordCheck, Tail, overwrites
@@ -17,6 +19,7 @@ from engine.postgres.timeline import Switch
 from engine.postgres.walfile import SegmentFacts, SegmentHeader, WalFormatError
 
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
+_RECORD = 24  # SizeOfXLogRecord
 _LINK = 16
 """Bytes of a record's header up to the end of xl_prev."""
 _END = struct.Struct("<QQII")
@@ -63,11 +66,12 @@ def check(
     systems: Sequence[int],
     histories: Histories,
     before: tuple[str, Ending] | None = None,
+    facts: SegmentFacts | None = None,
 ) -> Content:
     """Judge the plain content of segment `name`.
 
     `systems` are those whose WAL may be in the archive, its own first; none is any. `before` are the name and the
-    ending of the segment before it; one of another system is none.
+    ending of the segment before it; one of another system is none. `facts` are what its walk found, if it was walked.
     """
     try:
         header = walfile.read_header(data)
@@ -78,8 +82,8 @@ def check(
     problem = problem or _wrong_branch(name, header, histories)
     if problem:
         return Content(problem)
-    facts = walfile.walk(data, header)
-    valid = facts.end_lsn - header.address
+    facts = facts or walfile.walk(data, header)
+    valid = max(0, facts.end_lsn - header.address)
     joined = before if before and _goes_on(header, before[1]) else None
     problem = _broken(data, header, facts, valid) or _wrong_timelines(name, data, header, valid, histories)
     problem = problem or (_torn(data, header, *joined) if joined else None)
@@ -90,6 +94,41 @@ def check(
     if not facts.complete:
         return Content(None, header, None, f"its valid data ends at {facts.end_lsn}: {facts.ended_by}")
     return Content(None, header, _ending(header, facts, records, joined))
+
+
+def ending_of(data: bytes) -> Ending | None:
+    """Return how a segment ends, without verifying what it holds; None when replay cannot go on behind it.
+
+    Of a record that began in an earlier segment and does not end in this one, the checksum is not known.
+    """
+    header = walfile.read_header(data)
+    if len(data) != header.segment_size:
+        return None
+    facts = walfile.walk(data, header)
+    if not facts.complete:
+        return None
+    last = facts.carry.lsn if facts.carry is not None else facts.last_record_lsn
+    return Ending(header.system_id, int(last or 0), _tail_of(data, header, facts))
+
+
+def _tail_of(data: bytes, header: SegmentHeader, facts: SegmentFacts) -> Tail:
+    """Return what the last record lacks, put together from the pages that it begins and goes on in."""
+    carry, block = facts.carry, header.block_size
+    if carry is None:
+        return Tail(_rest_unfinished(data, header), 0, b"") if not facts.switched else NOTHING
+    begin = carry.lsn - header.address
+    parts = [data[begin : begin - begin % block + block]]
+    for page in range(begin - begin % block + block, len(data), block):
+        parts.append(data[page + _SHORT : page + block])
+    contents = b"".join(parts)
+    return Tail(carry.missing, google_crc32c.value(contents[_RECORD:]), contents[:_RECORD])
+
+
+def _rest_unfinished(data: bytes, header: SegmentHeader) -> int:
+    """Return how many bytes the next segment must bring of a record that fills this one from an earlier one on."""
+    page = len(data) - header.block_size
+    info, rest = struct.unpack_from("<2xH12xI", data, page)
+    return max(0, int(rest) - (header.block_size - (_LONG if info & 0x2 else _SHORT)))
 
 
 def predecessor(name: str, header: SegmentHeader, histories: Histories) -> str | None:

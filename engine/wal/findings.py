@@ -27,10 +27,12 @@ from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import MOST_LOOKED_AT, Scrutiny, examine, header_of, unindexed_in
+from engine.wal.scrutiny import MOST_LOOKED_AT, Scrutiny, examine, header_of, matter, unindexed_in
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
+_PROVING = 10.0
+"""Seconds of it that may go into verifying every record of what is new."""
 _INDEXED_HERE = 2048
 """More new segments than this are left to maintenance: the report does not wait for them."""
 _ASSUMED_SIZE = 16 << 20
@@ -108,7 +110,8 @@ def gather(
         return Dossier((), (*found, wrong), tuple(unknown))
     if not read_only and 0 < unindexed_in(layout, names, size)[0] <= _INDEXED_HERE:
         _catch_up(layout, told, unknown)
-    scrutiny = examine(layout, names, inventory, _matter(infos, inventory), system)
+    first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
+    scrutiny = examine(layout, names, inventory, first, system, good)
     _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
     archive = Archive(size, inventory.segments, good, {}, bad)
@@ -123,7 +126,7 @@ def gather(
 
 def _catch_up(layout: Layout, told: Reporter, unknown: list[str]) -> None:
     try:
-        index.catch_up(layout, budget=_INDEX_BUDGET, report=told)
+        index.catch_up(layout, budget=_INDEX_BUDGET, report=told, prove=_PROVING)
     except (CellarmanError, OSError, sqlite3.Error) as error:
         unknown.append(f"the index of the archive could not be brought up to date: {error}")
 
@@ -185,21 +188,6 @@ def _segment_size(
     if infos:
         return infos[0].xlog_segment_size, "backup"
     return _ASSUMED_SIZE, "assumed"
-
-
-def _matter(infos: Sequence[BackupInfo], inventory: Inventory) -> list[tuple[int, Span]]:
-    """Return what is looked at first: what backups need to be consistent, then the rest, newest first."""
-    wanted: list[tuple[int, Span]] = []
-    for info in infos:
-        if info.xlog_segment_size == inventory.segment_size and info.begin_wal and info.end_wal:
-            try:
-                timeline, first = segment.parse_segment(info.begin_wal, inventory.segment_size)
-                wanted.append((timeline, (first, segment.parse_segment(info.end_wal, inventory.segment_size)[1])))
-            except ValueError:
-                continue
-    for timeline in sorted(inventory.segments, reverse=True):
-        wanted += [(timeline, span) for span in sorted(inventory.segments[timeline].spans(), reverse=True)[:1000]]
-    return wanted
 
 
 def _unseen(names: Names, size: int) -> dict[int, Runs]:
