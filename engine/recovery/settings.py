@@ -86,8 +86,8 @@ def restore_command(program: str, server: str, config_file: str) -> str:
     error; 143 stays, by which PostgreSQL knows its own SIGTERM.
 
     >>> command = restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
-    >>> command.removesuffix(f" {GUARD}")
-    '\'/opt/my tools/cellarman-wal\' get %f "%p" --server main --config /etc/100%%.toml --guarded'
+    >>> print(command.removesuffix(f" {GUARD}"))
+    '/opt/my tools/cellarman-wal' get %f "%p" --server main --config /etc/100%%.toml --guarded
     """
 
     def word(text: str) -> str:
