@@ -76,6 +76,8 @@ class Transfer:
     """The program on the far side; "" for the one on its PATH."""
     links: Literal["keep", "follow"] = "keep"
     """Follow: what a symbolic link leads to is copied in its place."""
+    partial: bool = False
+    """Keep what came of a file when the link is lost, under its own name, for the next run to go on with."""
     whole_file: bool = False
     """Send changed files whole rather than what changed in them."""
 
@@ -175,6 +177,7 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--ignore-times"] if transfer.ignore_times else []
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
+    words += ["--partial"] if transfer.partial else []
     words += ["--whole-file"] if transfer.whole_file else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
