@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -83,11 +83,10 @@ class _Run(run.Run):
     _inventory: Inventory = field(init=False)
     _begun: Begun = field(init=False)
 
-    def attached(self) -> AbstractContextManager[object]:
-        stack = contextlib.ExitStack()
-        self._inventory = stack.enter_context(Inventory())
-        self._session = stack.enter_context(Bracket(self.server, self.client))
-        return stack
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        with Inventory() as self._inventory, Bracket(self.server, self.client) as self._session:
+            yield
 
     def begin(self) -> None:
         parent = self.ready.parent
