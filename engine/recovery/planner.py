@@ -213,10 +213,13 @@ def _detail(
         refusals.append(refused)
     wal = _wal_range(choice, found)
     segments = _staged(choice, found) if other else ()
-    if content is not None and not refusals and left is None and not delta:
-        refusals += _space(ground, content, placed, found.archive.segment_size)
-    if other is not None and not refusals:
-        refusals += _room(ground, {other.staging.device: (other.staging, len(segments) * found.archive.segment_size)})
+    if content is not None and not refusals:
+        # What is there already, of an interrupted restore or to be changed, is not reckoned.
+        fresh = left is None and not delta
+        size = found.archive.segment_size
+        parts = _needs(ground, content, placed, size) if fresh else []
+        parts += [(other.staging, len(segments) * size)] if other else []
+        refusals += _space(ground, parts)
     program = settings.client_program()
     if not program and not other:
         refusals.append(_no_client())
@@ -298,20 +301,21 @@ def _no_client() -> Refused:
     )
 
 
-def _space(
+def _needs(
     ground: Ground, content: source.Source, placed: Sequence[destination.Placed], segment_size: int
-) -> list[Refused]:
-    """Return which file systems have too little room."""
+) -> list[tuple[Place, int]]:
+    """Return the bytes that each place needs."""
     spaces: Mapping[int, int] = content.spaces or {}
-    needs: dict[str, tuple[Place, int]] = {}
+    rest = content.bytes - sum(spaces.values()) + _RESERVE_SEGMENTS * segment_size
     parts = [(there, spaces.get(space.oid, 0)) for space, there in zip(placed, ground.spaces, strict=True)]
-    parts.append((ground.destination, content.bytes - sum(spaces.values()) + _RESERVE_SEGMENTS * segment_size))
+    return [*parts, (ground.destination, rest)]
+
+
+def _space(ground: Ground, parts: Sequence[tuple[Place, int]]) -> list[Refused]:
+    """Return which file systems have too little room for all that goes to them."""
+    needs: dict[str, tuple[Place, int]] = {}
     for there, count in parts:
         needs[there.device] = (there, needs.get(there.device, (there, 0))[1] + count)
-    return _room(ground, needs)
-
-
-def _room(ground: Ground, needs: Mapping[str, tuple[Place, int]]) -> list[Refused]:
     on = f" on {ground.host}" if ground.host else ""
     return [
         Refused(
