@@ -1,7 +1,7 @@
 """`cellarman.toml` as frozen values, each knowing the file and line that it came from."""
 
 from engine.config.load import InvalidConfig, describe, load
-from engine.config.values import DEFAULT, BackupMethod, Compressor, Config, Problem, Server, Source, Ssh
+from engine.config.values import DEFAULT, BackupMethod, Compressor, Config, Problem, Server, Source
 
 __all__ = [
     "DEFAULT",
@@ -12,7 +12,6 @@ __all__ = [
     "Problem",
     "Server",
     "Source",
-    "Ssh",
     "describe",
     "load",
 ]

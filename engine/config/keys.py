@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from engine.errors import UsageError
+from engine.host.endpoint import Endpoint
 from engine.postgres import dsn
 
 Parser = Callable[[object], Any]
@@ -87,6 +88,18 @@ def _one_of(*choices: str) -> Parser:
         if value not in choices:
             raise ValueError(wanted)
         return str(value)
+
+    return parse
+
+
+def _ssh_name(field: str) -> Parser:
+    def parse(value: object) -> str:
+        text = _text(value)
+        try:
+            Endpoint(**{"host": "", field: text})
+        except ValueError:
+            raise ValueError("a name without blanks, not beginning with a dash") from None
+        return text
 
     return parse
 
@@ -199,11 +212,12 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "errors_directory": _path,
     "xlogdb_directory": _path,
     "barman_lock_directory": _path,
-    "ssh.host": _text,
-    "ssh.user": _text,
+    "ssh.host": _ssh_name("host"),
+    "ssh.user": _ssh_name("user"),
     "ssh.port": _integer(1, 65535),
     "ssh.identity_file": _path,
     "ssh.known_hosts": _path,
+    "ssh.connect_timeout": _integer(1, 3600),
 }
 """Keys of [servers.NAME], and of [cellarman] as the default for all; "ssh.…" stand in the table [….ssh]."""
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config import document, keys, places, rules
-from engine.config.values import DEFAULT, Config, Problem, Server, Source, Ssh, nearest
+from engine.config.values import DEFAULT, Config, Problem, Server, Source, nearest
 from engine.errors import ConfigError
+from engine.host.endpoint import Endpoint
 from engine.postgres import dsn
 
 Said = dict[str, tuple[Any, Source]]
@@ -167,7 +168,7 @@ class _Reading:
         sources[name, "name"] = self.places[name]
         ssh = {key.removeprefix("ssh."): value for key, (value, _) in merged.items() if key.startswith("ssh.")}
         plain = {key: value for key, (value, _) in merged.items() if not key.startswith("ssh.")}
-        return Server(name, home, ssh=Ssh(**ssh) if ssh else None, **plain)
+        return Server(name, home, ssh=Endpoint(**{"host": "", **ssh}) if ssh else None, **plain)
 
 
 def _unknown_table(name: str, place: Source) -> Problem:
@@ -224,6 +225,6 @@ def describe(config: Config) -> list[tuple[str, str, Any, Source]]:
         owner: Any = config if part == "" else config.servers[part]
         if key == "name" or (part == "" and key not in keys.GLOBAL_KEYS):
             continue  # the table's own line; a default for servers is shown with each server
-        value = getattr(owner.ssh or Ssh(), key[4:]) if key.startswith("ssh.") else getattr(owner, key)
+        value = getattr(owner.ssh or Endpoint(""), key[4:]) if key.startswith("ssh.") else getattr(owner, key)
         rows.append((part, key, dsn.redact(value) if "conninfo" in key else value, source))
     return rows

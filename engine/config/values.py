@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.errors import NotFound
+from engine.host.endpoint import Endpoint
 from engine.repository.layout import Layout
 
 BackupMethod = Literal["postgres", "rsync", "local-rsync"]
@@ -26,17 +27,6 @@ class Source:
 
 
 DEFAULT = Source("built-in default")
-
-
-@dataclass(frozen=True, slots=True)
-class Ssh:
-    """How to reach the server's host, for rsync and remote restore."""
-
-    host: str = ""
-    user: str = ""
-    port: int = 22
-    identity_file: str = ""
-    known_hosts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,8 @@ class Server:
     errors_directory: str = ""
     xlogdb_directory: str = ""
     barman_lock_directory: str = ""
-    ssh: Ssh | None = None
+    ssh: Endpoint | None = None
+    """How to reach the server's host, for rsync and remote restore."""
 
     @property
     def layout(self) -> Layout:

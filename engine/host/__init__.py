@@ -1,1 +1,1 @@
-"""Where a command runs."""
+"""Where a command runs: this host, or one behind SSH."""

@@ -1,4 +1,4 @@
-"""Programs run on this host that must not outlive the process that started them."""
+"""This host: a Machine, and programs that must not outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import ctypes
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import IO
+
+from engine import oserrors
+from engine.errors import CellarmanError
+from engine.host.machine import Done
+from engine.host.problems import HostError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,3 +64,73 @@ def stop(process: subprocess.Popen[bytes], *, patience: float = 10.0) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
     return process.wait()
+
+
+class ThisHost:
+    """The host that this process runs on, as a Machine."""
+
+    name = "this host"
+    endpoint = None
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> Done:
+        """Run a program to its end (`Machine.run`)."""
+        try:
+            done = subprocess.run(
+                list(argv), input=stdin, capture_output=True, timeout=timeout, env={**os.environ, "LC_ALL": "C"}
+            )
+        except FileNotFoundError as error:
+            return Done(127, b"", f"{argv[0]}: {error.strerror}".encode())
+        except OSError as error:
+            return Done(126, b"", f"{argv[0]}: {error.strerror}".encode())
+        except subprocess.TimeoutExpired as error:
+            why = f"{argv[0]} had {timeout:g} s"
+            raise HostError("timeout", self.name, f"{argv[0]} did not end in time", why, "try it by hand") from error
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
+        """Return a file's bytes (`Machine.read`)."""
+        try:
+            with open(path, "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise oserrors.explain(error) from error
+        if len(data) > limit:
+            raise CellarmanError(f"{path} is too long", f"more than {limit} bytes", "see what it is")
+        return data
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o600) -> None:
+        """Write a file whole or not at all (`Machine.write`)."""
+        directory = os.path.dirname(path)
+        temporary = ""
+        try:
+            fd, temporary = tempfile.mkstemp(prefix=".cellarman-", dir=directory)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            os.replace(temporary, path)
+            temporary = ""
+            parent = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            raise oserrors.explain(error) from error
+        finally:
+            if temporary:
+                os.unlink(temporary)
+
+    def close(self) -> None:
+        """Do nothing: there is no link."""
+
+    def __enter__(self) -> ThisHost:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

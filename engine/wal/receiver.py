@@ -17,9 +17,10 @@ import sys
 import time
 from dataclasses import asdict
 
-from engine.config import Server, Ssh
+from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Level, Reporter, Silent
+from engine.host.endpoint import Endpoint
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.repository.locks import Holder
@@ -152,7 +153,7 @@ def _detached() -> int:
     if os.fork():
         return 0
     ssh = document.pop("ssh")
-    server = Server(**document, ssh=Ssh(**ssh) if ssh else None)
+    server = Server(**document, ssh=Endpoint(**ssh) if ssh else None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log = LogReporter()
     try:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import tomli
 
-from engine.config import DEFAULT, Config, Server, Source, Ssh, describe, load, places
+from engine.config import DEFAULT, Config, Server, Source, describe, load, places
 from engine.config.keys import GLOBAL_KEYS, SERVER_KEYS
 from engine.config.load import InvalidConfig
 from engine.errors import ConfigError, NotFound
+from engine.host.endpoint import Endpoint
 
 Write = Callable[[str], str]
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
@@ -72,7 +73,7 @@ def test_values_and_where_they_were_said(write: Write) -> None:
     assert (main.barman_home, main.compression, other.compression) == ("/srv/barman", "lz4", "none")
     assert main.streaming_conninfo == main.conninfo
     assert main.bandwidth_limit == 20480
-    assert main.ssh == Ssh(host="pg", port=2222)
+    assert main.ssh == Endpoint("pg", port=2222)
     assert other.ssh is None
     assert config.files == (path,)
     assert config.sources["", "barman_home"] == Source(path, 2)
@@ -88,7 +89,7 @@ def test_values_and_where_they_were_said(write: Write) -> None:
 def test_every_field_of_a_server_can_be_said_and_every_key_is_a_field() -> None:
     plain = {key for key in SERVER_KEYS if not key.startswith("ssh.")}
     assert plain == {f.name for f in fields(Server)} - {"name", "barman_home", "ssh"}
-    assert {key[4:] for key in SERVER_KEYS if key.startswith("ssh.")} == {f.name for f in fields(Ssh)}
+    assert {key[4:] for key in SERVER_KEYS if key.startswith("ssh.")} == {f.name for f in fields(Endpoint)}
     assert set(GLOBAL_KEYS) <= {f.name for f in fields(Config)}
 
 
@@ -293,7 +294,7 @@ def test_home_directories_are_expanded(write: Write, monkeypatch: pytest.MonkeyP
         write("[cellarman]\nbarman_home = '~/barman'\n[servers.main]\nssh.identity_file = '~/.ssh/id'\n"), env={}
     )
     assert config.barman_home == "/home/someone/barman"
-    assert config.server("main").ssh == Ssh(identity_file="/home/someone/.ssh/id")
+    assert config.server("main").ssh == Endpoint("", identity_file="/home/someone/.ssh/id")
 
 
 def test_the_example_has_every_key_with_its_default() -> None:
@@ -302,7 +303,7 @@ def test_the_example_has_every_key_with_its_default() -> None:
     assert config.warnings == ()
     for key in [*GLOBAL_KEYS, *SERVER_KEYS]:
         assert f"\n{key.removeprefix('ssh.')} = " in text or f"\n# {key} = " in text, key
-    defaults = {**{f.name: f.default for f in fields(Server)}, **{f"ssh.{f.name}": f.default for f in fields(Ssh)}}
+    defaults = {**{f.name: f.default for f in fields(Server)}, **{f"ssh.{f.name}": f.default for f in fields(Endpoint)}}
     main = tomli.loads(text)["servers"]["main"]
     said = {**{k: v for k, v in main.items() if k != "ssh"}, **{f"ssh.{k}": v for k, v in main["ssh"].items()}}
     lines = text.splitlines()

@@ -1,0 +1,73 @@
+"""The OpenSSH client's command line, from the same settings that paramiko's connection uses."""
+
+from __future__ import annotations
+
+from engine.host.endpoint import Endpoint
+
+ALIVE_INTERVAL = 2
+ALIVE_COUNT = 3
+"""A link without an answer is given up after their product, in seconds."""
+
+
+def command(endpoint: Endpoint) -> list[str]:
+    """Return ssh and its options, without the destination: no questions, no new host keys, no waiting for ever.
+
+    >>> command(Endpoint("pg", "postgres", 2222))[:3]
+    ['ssh', '-p', '2222']
+    """
+    words = ["ssh"]
+    words += ["-p", str(endpoint.port)] if endpoint.port is not None else []
+    options = [
+        *_files(endpoint),
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        "UpdateHostKeys=no",
+        f"ServerAliveInterval={ALIVE_INTERVAL}",
+        f"ServerAliveCountMax={ALIVE_COUNT}",
+        f"ConnectTimeout={endpoint.connect_timeout}",
+        "ConnectionAttempts=1",
+        "ControlPath=none",  # a shared connection would not have our keepalive
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+    ]
+    for option in options:
+        words += ["-o", option]
+    return [*words, "-a", "-x", "-T"]
+
+
+def destination(endpoint: Endpoint) -> str:
+    """Return "user@host" as ssh takes it, to follow `command`'s words."""
+    return f"{endpoint.user}@{endpoint.host}" if endpoint.user else endpoint.host
+
+
+def rsync_host(endpoint: Endpoint) -> str:
+    """Return "user@host" as rsync takes it before ":path": an IPv6 address in brackets.
+
+    >>> rsync_host(Endpoint("::1", "postgres"))
+    'postgres@[::1]'
+    """
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"{endpoint.user}@{host}" if endpoint.user else host
+
+
+def _files(endpoint: Endpoint) -> list[str]:
+    """Return the options that name files; ssh_config(5) expands % in them and splits at blanks outside quotes."""
+    found = []
+    if endpoint.identity_file:
+        found += [f"IdentityFile={_quoted(endpoint.identity_file)}", "IdentitiesOnly=yes"]
+    if endpoint.known_hosts:
+        found += [f"UserKnownHostsFile={_quoted(endpoint.known_hosts)}"]
+    return found
+
+
+def _quoted(path: str) -> str:
+    r"""Return a path as one word of ssh_config.
+
+    >>> print(_quoted("/home/a b/100%"))
+    "/home/a b/100%%"
+    """
+    text = path.replace("%", "%%")
+    if not any(sign in text for sign in " \t\"'\\#"):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
