@@ -42,6 +42,8 @@ class Reach:
     clock_doubt: float
     rsync: str
     """Its version; "" when there is none."""
+    public_key: str
+    """The first public key of that account; "" when it has none."""
     back: Back | None
     """None when nothing there has to reach this host."""
 
@@ -65,7 +67,7 @@ def look(endpoint: Endpoint, server: Server) -> Reach:
         skew, doubt = _clock(host)
         rsync = RSYNC.search(host.run(["rsync", "--version"]).out.decode(errors="replace"))
         back = _back(host, server) if needs_way_back(server) else None
-        return Reach(login.out.decode(errors="replace").strip(), skew, doubt, rsync[1] if rsync else "", back)
+        return Reach(login.out.decode(errors="replace").strip(), skew, doubt, rsync[1] if rsync else "", _key(host), back)
 
 
 def _clock(host: Machine) -> tuple[float | None, float]:
@@ -76,6 +78,12 @@ def _clock(host: Machine) -> tuple[float | None, float]:
         return float(said) - (before + half), half
     except ValueError:  # a date(1) without %N
         return None, half
+
+
+def _key(host: Machine) -> str:
+    said = host.run(["sh", "-c", "cat ~/.ssh/id_ed25519.pub ~/.ssh/id_*.pub 2>/dev/null"]).out.decode(errors="replace")
+    line = said.partition("\n")[0].strip()
+    return line if line.isprintable() else ""
 
 
 def _back(host: Machine, server: Server) -> Back:
