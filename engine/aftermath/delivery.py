@@ -53,9 +53,7 @@ def watch(link: Connection, server: Server, segment: str, end: str, patience: fl
     return [_step(lane, server, segment, patience) for lane in lanes]
 
 
-def _came(
-    lane: Lane, link: Connection, server: Server, segment: str, end: str, failures: int, *, ask: bool
-) -> bool:
+def _came(lane: Lane, link: Connection, server: Server, segment: str, end: str, failures: int, *, ask: bool) -> bool:
     """Tell whether a lane has delivered: by the file where only it puts one, or by the server's own word."""
     if lane.name == "streaming":
         if os.path.lexists(os.path.join(server.layout.streaming, segment)):
@@ -88,4 +86,6 @@ def _step(lane: Lane, server: Server, segment: str, patience: float) -> Step:
     trouble = lane.trouble
     if not trouble and lane.name == "streaming" and receiver.alive(server.layout) is None:
         trouble = "no receiver runs: cellarman cron starts it"
-    return Step(name, "fail", patience, f"{segment} did not come within {patience:.0f} s" + (f"; {trouble}" if trouble else ""))
+    return Step(
+        name, "fail", patience, f"{segment} did not come within {patience:.0f} s" + (f"; {trouble}" if trouble else "")
+    )

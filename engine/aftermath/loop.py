@@ -77,7 +77,9 @@ class Loop:
         if os.geteuid() == 0:
             raise Refused("the proof starts PostgreSQL", "which refuses root", "run it as the repository's owner")
         if not server.active or not server.conninfo:
-            raise Refused(f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check")
+            raise Refused(
+                f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check"
+            )
         if not (server.archiver or server.streaming_archiver):
             raise Refused(
                 f"{server.name} cannot be proven",
@@ -94,7 +96,9 @@ class Loop:
             stack.enter_context(marker.removed_afterwards(self.server, written.oid))
             self.report.phase("lanes", written.segment)
             self.steps += delivery.watch(link, self.server, written.segment, str(written.lsn), self.patience)
-            self._step("archive it", lambda: ingest(self.server, self.report), lambda done: f"{len(done.stored)} archived")
+            self._step(
+                "archive it", lambda: ingest(self.server, self.report), lambda done: f"{len(done.stored)} archived"
+            )
             return self._restore(stack, found, written)
 
     def _backup(self, found: ServerFacts) -> None:
@@ -119,7 +123,11 @@ class Loop:
         state = follow.find(self.config.state_directory, job)
         if state.status != "done":
             error = state.result.get("error", {})
-            raise CellarmanError(error.get("what", f"backup job {job} is {state.status}"), error.get("why", state.reason), error.get("fix", ""))
+            raise CellarmanError(
+                error.get("what", f"backup job {job} is {state.status}"),
+                error.get("why", state.reason),
+                error.get("fix", ""),
+            )
         return repository.catalogue(self.server.layout).usable[0].id
 
     def _restore(self, stack: ExitStack, found: ServerFacts, written: Marker) -> bool:
@@ -134,7 +142,9 @@ class Loop:
         )
         assert agreed.info is not None
         self.backup = agreed.info.id
-        self._step("restore", lambda: sandbox.bring(server, agreed, root, self.report), lambda _: f"backup {self.backup}")
+        self._step(
+            "restore", lambda: sandbox.bring(server, agreed, root, self.report), lambda _: f"backup {self.backup}"
+        )
         verdict = self._step(
             "start it",
             lambda: stack.enter_context(sandbox.started(server, agreed, self.report)),

@@ -63,7 +63,12 @@ def write(link: Connection, found: ServerFacts, stamp: str) -> Marker:
 
 def remove(link: Connection, oid: int) -> None:
     """Remove a marker from the server; nothing happens when it is not there."""
-    _value(link, "SELECT CASE WHEN EXISTS (SELECT FROM pg_largeobject_metadata WHERE oid = %s) THEN lo_unlink(%s) END", oid, oid)
+    _value(
+        link,
+        "SELECT CASE WHEN EXISTS (SELECT FROM pg_largeobject_metadata WHERE oid = %s) THEN lo_unlink(%s) END",
+        oid,
+        oid,
+    )
 
 
 def read(link: Connection, oid: int) -> str:

@@ -67,7 +67,9 @@ def plan(server: Server, root: str, marker: Marker, timeline: int, now: datetime
 def _tablespaces(server: Server, root: str) -> dict[str, str]:
     """Return a place in the sandbox for every tablespace that the newest good backup has."""
     usable = repository.catalogue(server.layout).usable
-    return {space.name: os.path.join(root, f"tablespace-{space.oid}") for space in (usable[0].tablespaces if usable else ())}
+    return {
+        space.name: os.path.join(root, f"tablespace-{space.oid}") for space in (usable[0].tablespaces if usable else ())
+    }
 
 
 def bring(server: Server, agreed: Plan, root: str, report: Reporter) -> None:
@@ -94,7 +96,9 @@ def started(server: Server, agreed: Plan, report: Reporter) -> Iterator[Verdict]
     verdict = start.start(server, agreed, report)
     try:
         if verdict.state == "failed":
-            raise CellarmanError("the copy did not recover", verdict.text, f"see its log before it is removed: {verdict.log}")
+            raise CellarmanError(
+                "the copy did not recover", verdict.text, f"see its log before it is removed: {verdict.log}"
+            )
         yield verdict
     finally:
         if verdict.pid is not None:

@@ -6,7 +6,8 @@ import os
 import shlex
 
 from engine.check.account import account as own_account
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.postgres import UNREACHED, ident
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres import dsn, pgpass
@@ -26,7 +27,7 @@ def account(facts: Facts) -> CheckResult:
 
 
 def passwords(facts: Facts) -> CheckResult:
-    """A password file that others may read is passed over by libpq without failing; then its lines are as good as none."""
+    """A password file that others may read is passed over by libpq; its lines are then as good as none."""
     name = ".pgpass"
     file, asked = facts.passwords, _asked(facts)
     if file is None or not facts.server.active:

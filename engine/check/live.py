@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 _CONFIGURE = "SELECT coalesce((SELECT setting FROM pg_catalog.pg_config WHERE name = 'CONFIGURE'), '')"
 _CHECKPOINT_SETTINGS = """
 SELECT name, setting FROM pg_settings
- WHERE name IN ('checkpoint_timeout', 'checkpoint_completion_target', 'max_wal_size', 'wal_segment_size', 'wal_keep_size')
+ WHERE name IN ('checkpoint_timeout', 'checkpoint_completion_target', 'max_wal_size')
 """
 _CHECKPOINTS = "SELECT num_timed, num_requested FROM pg_stat_checkpointer"
 _CHECKPOINTS_BEFORE_17 = "SELECT checkpoints_timed, checkpoints_req FROM pg_stat_bgwriter"
 _WAL_RATE = """
-SELECT (wal_bytes / extract(epoch FROM clock_timestamp() - stats_reset))::float8, extract(epoch FROM now() - stats_reset)
+SELECT (wal_bytes / extract(epoch FROM clock_timestamp() - stats_reset))::float8,
+       extract(epoch FROM clock_timestamp() - stats_reset)
   FROM pg_stat_wal WHERE clock_timestamp() > stats_reset
 """
 _MAY_SEE_HBA = """
@@ -60,7 +61,7 @@ class Live:
     checkpoints: tuple[int, int] = (0, 0)
     """Those by time, and those that something asked for, since the statistics began."""
     checkpoint_settings: Mapping[str, str] | None = None
-    """checkpoint_timeout in seconds, checkpoint_completion_target, max_wal_size in megabytes, as pg_settings has them."""
+    """checkpoint_timeout in seconds, checkpoint_completion_target, max_wal_size in megabytes."""
 
 
 def look(server: Server, patience: int) -> Live:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.postgres import UNREACHED
 from engine.check.repository import age, size
 from engine.check.result import CheckResult, ok, skip, warn

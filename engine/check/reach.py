@@ -55,7 +55,9 @@ def backup_host(server: Server) -> Endpoint:
 
 def needs_way_back(server: Server) -> bool:
     """Tell whether PostgreSQL has to send its WAL here by SSH: its host is another one, and files are to arrive."""
-    return server.archiver and server.ssh is not None and bool(server.ssh.host) and server.backup_method != "local-rsync"
+    return (
+        server.archiver and server.ssh is not None and bool(server.ssh.host) and server.backup_method != "local-rsync"
+    )
 
 
 def look(endpoint: Endpoint, server: Server) -> Reach:
@@ -67,7 +69,9 @@ def look(endpoint: Endpoint, server: Server) -> Reach:
         skew, doubt = _clock(host)
         rsync = RSYNC.search(host.run(["rsync", "--version"]).out.decode(errors="replace"))
         back = _back(host, server) if needs_way_back(server) else None
-        return Reach(login.out.decode(errors="replace").strip(), skew, doubt, rsync[1] if rsync else "", _key(host), back)
+        return Reach(
+            login.out.decode(errors="replace").strip(), skew, doubt, rsync[1] if rsync else "", _key(host), back
+        )
 
 
 def _clock(host: Machine) -> tuple[float | None, float]:

@@ -7,7 +7,8 @@ import os
 from datetime import timedelta
 
 from engine.check.account import account, login
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.check.storage import READ_ONLY
 from engine.config.keys import interval

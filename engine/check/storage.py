@@ -126,7 +126,7 @@ def _free(places: Mapping[str, str], count: Callable[[os.statvfs_result], int | 
 
 
 def mount_of(path: str) -> tuple[str, str]:
-    """Return where the file system of an existing path is mounted, and its type (proc(5), mountinfo); "" for unknown."""
+    """Return where an existing path's file system is mounted, and its type (proc(5), mountinfo); "" for unknown."""
     real = os.path.realpath(path)
     found = ("", "")
     try:

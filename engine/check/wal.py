@@ -6,7 +6,8 @@ import re
 import shlex
 from datetime import datetime
 
-from engine.check.facts import Facts, Home, Live, Unknown
+from engine.check.facts import Facts, Home, Unknown
+from engine.check.live import Live
 from engine.check.postgres import UNREACHED, literal
 from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
@@ -113,7 +114,7 @@ def archiving(facts: Facts) -> CheckResult:
         verdict = warn if empty else fail
         return verdict(
             name,
-            f"PostgreSQL was told that {archiver.last_archived_wal} is stored, and it is neither in incoming/ nor in wals/",
+            f"PostgreSQL was told that {archiver.last_archived_wal} is stored; neither incoming/ nor wals/ has it",
             f"SELECT pg_switch_wal(); then check again. If it stays so, archive_command stores elsewhere, or see "
             f"{facts.server.layout.errors}",
         )

@@ -44,7 +44,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _print(report: Report) -> None:
-    print(f"{report.server}: {'proven' if report.proven else 'NOT proven'}, {report.began.astimezone():%Y-%m-%d %H:%M:%S %z}")
+    print(f"{report.server}: {'proven' if report.proven else 'NOT proven'}, {output.when(report.began)}")
     width = max(len(step.name) for step in report.steps)
     for step in report.steps:
         lines = step.detail.splitlines() or [""]

@@ -118,7 +118,7 @@ VERBS = {
         True,
     ),
     "aftermath": Verb(
-        "Prove the whole loop: a marker through every WAL lane, a backup, a restore in a sandbox, the marker read back.",
+        "Prove the whole loop: a marker through every WAL lane, a restore in a sandbox, the marker read back.",
         ("cellarman aftermath main", "cellarman aftermath main --no-backup --sandbox /srv/sandbox"),
         True,
     ),

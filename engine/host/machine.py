@@ -30,7 +30,7 @@ class Machine(Protocol):
 
     @property
     def name(self) -> str:
-        """"this host", or the endpoint's text."""
+        """ "this host", or the endpoint's text."""
         ...
 
     @property

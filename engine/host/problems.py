@@ -72,7 +72,9 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
         case "refused":
             return f"start sshd there, or name its port in [servers.NAME.ssh]; then try it: {ssh}"
         case "unknown_name":
-            return f"correct host in [servers.NAME.ssh], or give it an address: getent hosts {shlex.quote(endpoint.host)}"
+            return (
+                f"correct host in [servers.NAME.ssh], or give it an address: getent hosts {shlex.quote(endpoint.host)}"
+            )
         case "unknown_host_key":
             scan = shlex.join(["ssh-keyscan", *_port(endpoint), endpoint.host])
             return (

@@ -31,9 +31,9 @@ class Login:
         >>> Login("pg", "5432", "postgres", "a:b").line("PASSWORD")
         'pg:5432:postgres:a\\\\:b:PASSWORD'
         """
-        return ":".join(re.sub(r"([:\\])", r"\\\1", part) for part in (self.host, self.port, self.database, self.user)) + (
-            f":{password}"
-        )
+        return ":".join(
+            re.sub(r"([:\\])", r"\\\1", part) for part in (self.host, self.port, self.database, self.user)
+        ) + (f":{password}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import socket
 
 from engine.check.access import logins, tls
 from engine.check.account import account
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.config import Config
 from engine.postgres import dsn
 from engine.postgres.pgpass import Login
@@ -52,7 +53,12 @@ def _word(name: str) -> str:
     >>> _word("barman"), _word("all"), _word("replication"), _word("a b")
     ('barman', '"all"', 'replication', '"a b"')
     """
-    plain = name.replace("_", "").replace("-", "").isalnum() and name not in ("all", "samerole", "sameuser", "samegroup")
+    plain = name.replace("_", "").replace("-", "").isalnum() and name not in (
+        "all",
+        "samerole",
+        "sameuser",
+        "samegroup",
+    )
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 

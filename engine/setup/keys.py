@@ -94,13 +94,19 @@ def _known(endpoint: Endpoint, where: str, state: State, *, of: str) -> Piece:
     scan = shlex.join(["ssh-keyscan", "-t", "ed25519", *port, endpoint.host])
     file = problems.known_hosts_file(endpoint)
     text = f"{scan} >> {file}\nssh-keygen -l -F {shlex.quote(problems.known_name(endpoint))} -f {file}"
-    note = f"compare the fingerprint with the one that this prints {of}: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    note = (
+        f"compare the fingerprint with the one that this prints {of}: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    )
     return Piece(f"host key of {endpoint.host}", where, text, "sh", state, note)
 
 
 def _authorize(user: str, key: str, options: str) -> str:
     """Return the commands, for root, that let a key in; the home is found by the shell, so that it may lie anywhere."""
-    home = f"~{user}" if user.replace("-", "").replace("_", "").isalnum() else f"$(getent passwd {shlex.quote(user)} | cut -d: -f6)"
+    home = (
+        f"~{user}"
+        if user.replace("-", "").replace("_", "").isalnum()
+        else f"$(getent passwd {shlex.quote(user)} | cut -d: -f6)"
+    )
     line = shlex.quote(f"{options} {key}")
     return (
         f"install -d -o {user} -g $(id -gn {user}) -m 0700 {home}/.ssh\n"

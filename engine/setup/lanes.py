@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from engine.check.facts import Facts, Live
+from engine.check.facts import Facts
+from engine.check.live import Live
 from engine.check.pace import exposure, size_of
 from engine.check.repository import age
 
@@ -21,7 +22,7 @@ def answer(facts: Facts) -> str:
         return _archiving(live)
     if server.streaming_archiver:
         return _streaming(live)
-    return "You have neither: no WAL reaches the archive, so no backup can be restored. Either lane is enough to begin with."
+    return "You have neither: no WAL reaches the archive, so no backup can be restored. Either one is enough to begin."
 
 
 _NO_CONFLICT = "They do not conflict: a segment that comes by both is compared and stored once."
@@ -30,17 +31,17 @@ _NO_CONFLICT = "They do not conflict: a segment that comes by both is compared a
 def _both(live: Live | None) -> str:
     return (
         f"You have both. {_NO_CONFLICT} Streaming is the one that loses least: a commit is here within a second or so, "
-        f"while archive_command brings whole segments only{_alone(live)}. Archiving is the one that goes on when the slot "
-        "is lost or the receiver is down. Either alone would be enough to restore; together one may fail unnoticed by "
-        "your recovery, not by check."
+        f"while archive_command brings whole segments only{_alone(live)}. Archiving is the one that goes on when the "
+        "slot is lost or the receiver is down. Either alone is enough to restore; with both, one may fail and nothing "
+        "is lost, and check says so."
     )
 
 
 def _archiving(live: Live | None) -> str:
     return (
         "You do not need streaming to restore: archiving delivers every segment. What it leaves on the server is the "
-        f"segment being filled{_alone(live)}; that is what losing the server costs. Streaming brings it down to a second or "
-        f"so, for one WAL sender and a slot. {_NO_CONFLICT}"
+        f"segment being filled{_alone(live)}; that is what losing the server costs. Streaming brings it down to a "
+        f"second or so, for one WAL sender and a slot. {_NO_CONFLICT}"
     )
 
 
@@ -49,8 +50,8 @@ def _streaming(live: Live | None) -> str:
     bound = "; but a limit is set (max_slot_wal_keep_size), beyond which the slot is lost and a new backup needed"
     limited = live is not None and live.facts.settings.get("max_slot_wal_keep_size", "-1") != "-1"
     return (
-        f"You have streaming and do not need archiving. {slot}{bound if limited else ''}. Archiving beside it is a second, "
-        f"independent way that needs no slot, for the price of sending each segment twice. {_NO_CONFLICT}"
+        f"You have streaming and do not need archiving. {slot}{bound if limited else ''}. Archiving beside it is a "
+        f"second, independent way that needs no slot, for the price of sending each segment twice. {_NO_CONFLICT}"
     )
 
 

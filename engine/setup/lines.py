@@ -8,7 +8,8 @@ import shlex
 import sys
 
 from engine.check.account import account
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.postgres import literal
 from engine.check.reach import backup_host, needs_way_back
 from engine.check.repository import MISSED_MAINTENANCE
@@ -66,7 +67,7 @@ def _over_ssh(facts: Facts) -> tuple[str, str, str]:
     to = str(backup_host(facts.server))
     words = ["cellarman-wal", "push", "%p", "--server", _word(facts.server.name), "--over", _word(to)]
     note = (
-        "Cellarman is installed on both hosts; the file goes with its SHA-256, and 0 is returned for the receipt alone, "
+        "Cellarman is installed on both hosts; the file goes with its SHA-256, and only the receipt counts as stored, "
         "which is given when it is verified and durable here"
     )
     return "push over SSH", " ".join(words), note

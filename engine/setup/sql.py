@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from engine.check.access import logins
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.pace import LONGEST_EXPOSURE, exposure
 from engine.check.postgres import ident, literal
 from engine.setup.piece import Piece, found
@@ -75,7 +76,9 @@ def grants(facts: Facts) -> list[Piece]:
     if isinstance(facts.live, Live):
         missing = facts.live.facts.missing_privileges + (facts.live.facts.missing_for_copy if copies else ())
         truth = not missing
-        note = f"missing: {'; '.join(missing)}" if missing else "it is a superuser" if facts.live.facts.superuser else ""
+        note = (
+            f"missing: {'; '.join(missing)}" if missing else "it is a superuser" if facts.live.facts.superuser else ""
+        )
     return [Piece(f"rights of {named[0].user}", superuser(facts), "\n".join(lines), "sql", found(truth), note)]
 
 

@@ -3,7 +3,7 @@
 ::
 
     cellarman-wal push PATH --server S [--config FILE]
-    cellarman-wal push PATH --server S --over DESTINATION [--identity FILE] [--program PATH] [--config FILE]
+    cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE] [--program PATH] [--config FILE]
     cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
     cellarman-wal only-push --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: cellarman-wal push PATH --server S [--config FILE]
-       cellarman-wal push PATH --server S --over DESTINATION [--identity FILE]
+       cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
            [--program PATH] [--config FILE]
        cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
        cellarman-wal only-push --server S [--config FILE]

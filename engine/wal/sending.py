@@ -1,4 +1,4 @@
-"""The near end of a push over SSH: one WAL file streamed, with its SHA-256, to `cellarman-wal push -` at the backup host.
+"""The near end of a push over SSH: one WAL file, with its SHA-256, to `cellarman-wal push -` at the backup host.
 
 ssh reads the file itself; what it and the far side print is kept until it is known how it ended. Only the far side's
 receipt, which names the file and its checksum, counts as stored: an exit code of 0 alone could come from anything that
@@ -13,10 +13,6 @@ import os
 from engine.errors import CellarmanError
 from engine.postgres import segment
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 SSH_OPTIONS = (
     "-T",
     "-o",
@@ -29,6 +25,12 @@ SSH_OPTIONS = (
     "ServerAliveInterval=2",
     "-o",
     "ServerAliveCountMax=3",
+    "-o",
+    "UpdateHostKeys=no",
+    "-o",
+    "ControlPath=none",
+    "-o",
+    "ClearAllForwardings=yes",
 )
 """Nobody is asked, no host is trusted unseen, and a link that is cut is noticed within seconds."""
 _PIECE = 1 << 20
@@ -58,8 +60,8 @@ def quote(word: str) -> str:
 def send(path: str, *, server: str, over: str, config: str = "", program: str = "", identity: str = "") -> None:
     """Return once the file at `path` is durable at the SSH destination `over`; it stays where it is.
 
-    `over` is [user@]host or ssh://[user@]host[:port]; `config` and `program` are the far side's, `identity` a private
-    key of this side. Raises CellarmanError with what ssh or the far side said.
+    `over` is [user@]host[:port] (an IPv6 address in brackets), or the same after ssh://; `config` and `program` are
+    the far side's, `identity` a private key of this side. Raises CellarmanError with what ssh or the far side said.
     """
     name = os.path.basename(path)
     if segment.kind_of(name) == segment.FOREIGN:
@@ -73,13 +75,22 @@ def send(path: str, *, server: str, over: str, config: str = "", program: str = 
         far = [program or "cellarman-wal", "push", "-", "--server", server, "--name", name, "--sha256", checksum]
         far += ["--receipt", *(("--config", config) if config else ())]
         keys = ("-i", identity, "-o", "IdentitiesOnly=yes") if identity else ()
-        status, words = _run(("ssh", *SSH_OPTIONS, *keys, "--", over, " ".join(map(quote, far))), source)
+        status, words = _run(["ssh", *SSH_OPTIONS, *keys, "--", _destination(over), " ".join(map(quote, far))], source)
     except OSError as error:
         raise CellarmanError(f"cannot send {name} to {over}", str(error)) from error
     finally:
         os.close(source)
     if status != 0 or receipt(name, checksum) not in words.splitlines():
         raise _failed(name, over, far[0], status, words)
+
+
+def _destination(over: str) -> str:
+    """Return the destination as ssh takes one: with a port only in a URI.
+
+    >>> _destination("barman@backup"), _destination("barman@backup:2222")
+    ('barman@backup', 'ssh://barman@backup:2222')
+    """
+    return over if "://" in over or ":" not in over else f"ssh://{over}"
 
 
 def _checksum(descriptor: int) -> str:
@@ -90,7 +101,7 @@ def _checksum(descriptor: int) -> str:
     return digest.hexdigest()
 
 
-def _run(argv: Sequence[str], source: int) -> tuple[int, str]:
+def _run(argv: list[str], source: int) -> tuple[int, str]:
     """Run a program with `source` as its standard input; return its exit status and the end of what it printed."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
@@ -114,11 +125,7 @@ def _failed(name: str, over: str, program: str, status: int, words: str) -> Cell
     """Return the error for a push that was not acknowledged, in the words of the program that failed."""
     said = words.strip() or "it said nothing"
     if status == _NO_LINK:
-        return CellarmanError(
-            f"cannot send {name}: {over} was not reached, or the link was cut",
-            said,
-            f"see that this works as the account that runs PostgreSQL: ssh -o BatchMode=yes {quote(over)} true",
-        )
+        return _no_link(name, over, said)
     if status in _NOT_FOUND:
         return CellarmanError(
             f"cannot send {name}: {program} is not at {over}", said, "install it there, or name it: --program PATH"
@@ -130,3 +137,18 @@ def _failed(name: str, over: str, program: str, status: int, words: str) -> Cell
         f"the program there ended well and gave no receipt: {said}",
         "see which command the key is bound to in authorized_keys there; it must be cellarman-wal",
     )
+
+
+def _no_link(name: str, over: str, said: str) -> CellarmanError:
+    """Return the error for a host that was not reached, by the name that its problem has everywhere."""
+    from engine.errors import UsageError
+    from engine.host import problems
+    from engine.host.endpoint import Endpoint
+
+    try:
+        told: CellarmanError = problems.explain_openssh(
+            Endpoint.parse(over.partition("://")[2] or over), _NO_LINK, said
+        )
+    except UsageError:
+        told = CellarmanError("the link was lost", said)
+    return CellarmanError(f"cannot send {name}: {told.what}", told.why, told.fix)
