@@ -18,6 +18,8 @@ from engine.recovery.planner import make_plan
 from engine.recovery.target import EndOfArchive, parse_target
 
 _REFUSED = Refused.exit_code
+_SHOWN = 20
+"""Lines of a delta that are shown; removals first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print the plan and touch nothing")
     parser.add_argument("--start", action="store_true", help="start PostgreSQL there and report how it ends")
     parser.add_argument("--port", type=int, help="for --start: this port")
+    parser.add_argument("--on", metavar="HOST", help="restore on another host, by SSH: [user@]host[:port]")
+    parser.add_argument("--delta", action="store_true", help="--on: change the stopped data directory that is there")
+    parser.add_argument("--checksum", action="store_true", help="--delta: compare contents, not sizes and times")
     parser.add_argument("--detach", action="store_true", help="print the job's id and leave")
     parser.add_argument("--yes", metavar="DEST", help="agree to it without being asked: the destination again")
 
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     order = _order(args, config, now)
     if not args.plan:
         require("restore", server.name, read_only=config.read_only)
-        if args.yes is not None and os.path.abspath(args.yes) != order.destination:
+        if args.yes is not None and _directory(args.yes, args.on) != order.destination:
             raise UsageError("--yes names another directory", f"{args.yes} is not {args.destination}", order.command())
     plan = make_plan(server, order, now=now, read_only=config.read_only)
     if args.plan:
@@ -85,20 +90,35 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
         )
     if not args.destination:
         raise UsageError("no destination", "the directory's name is empty", "name a directory that is to be made")
+    if (args.delta and not args.on) or (args.checksum and not args.delta):
+        said, needs = ("--delta", "--on HOST") if args.delta else ("--checksum", "--delta")
+        raise UsageError(f"{said} needs {needs}", "", f"add {needs}, or leave {said} out")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise UsageError(f"not a port: {args.port}", "", "a number from 1 to 65535")
     return Order(
         server=args.server,
-        destination=os.path.abspath(os.path.expanduser(args.destination)),
+        destination=_directory(args.destination, args.on),
         backup=args.backup,
         target=target,
         timeline=_timeline(args.timeline),
         action=args.action or "pause",
-        tablespaces=dict(_tablespace(text) for text in args.tablespace),
+        tablespaces=dict(_tablespace(text, args.on) for text in args.tablespace),
         start=args.start,
         port=args.port,
         config_file=os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
+        on=args.on or "",
+        delta=args.delta,
+        checksum=args.checksum,
     )
+
+
+def _directory(text: str, on: str | None) -> str:
+    """Return a directory's absolute path; on another host, whose home and place we do not know, it has to be one."""
+    if on is None:
+        return os.path.abspath(os.path.expanduser(text))
+    if not text.startswith("/"):
+        raise UsageError(f"not a directory on {on}: {text!r}", "", "write its whole path, from / on")
+    return os.path.normpath("/" + text.lstrip("/"))
 
 
 def _timeline(text: str) -> str:
@@ -113,7 +133,7 @@ def _timeline(text: str) -> str:
     return str(number)
 
 
-def _tablespace(text: str) -> tuple[str, str]:
+def _tablespace(text: str, on: str | None = None) -> tuple[str, str]:
     """Return a tablespace and its new directory; what is before "=/" is all name, which may have a "=" in it.
 
     >>> _tablespace("one=/srv/a=b"), _tablespace("a=b=/srv/c")
@@ -123,7 +143,7 @@ def _tablespace(text: str) -> tuple[str, str]:
     name, equals, directory = text[:at], text[at : at + 1], text[at + 1 :]
     if not (name and equals and directory):
         raise UsageError(f"not a tablespace's new place: {text!r}", "", "write --tablespace NAME=DIR")
-    return name, os.path.abspath(os.path.expanduser(directory))
+    return name, _directory(directory, on)
 
 
 def _print(plan: Plan, stream: TextIO | None = None) -> None:
@@ -150,9 +170,25 @@ def plan_lines(plan: Plan) -> list[str]:
         lines.append(
             f"  first dropped  {plan.dropped.at.isoformat(' ')}  xid {plan.dropped.xid}  LSN {plan.dropped.lsn}"
         )
+    lines += _change_lines(plan)
     if plan.reachable:
         lines += [f"  {number}. {step}" for number, step in enumerate(plan.steps, 1)]
     lines += [f"  note: {warning}" for warning in plan.warnings]
     for refusal in plan.refusals:
         lines += [f"refused: {line}" if i == 0 else f"  {line}" for i, line in enumerate(refusal.lines())]
     return lines
+
+
+def _change_lines(plan: Plan) -> list[str]:
+    """Return what a delta would do to the files there."""
+    changes = plan.changes
+    if changes is None:
+        return []
+    lines = [
+        f"  delta     {changes.sent} files to send, {output.size(changes.bytes)} at most; {changes.removed} to remove"
+    ]
+    return (
+        lines
+        + [f"            {line}" for line in changes.lines[:_SHOWN]]
+        + ([f"            … and more: --json has {len(changes.lines)}"] if len(changes.lines) > _SHOWN else [])
+    )

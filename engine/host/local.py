@@ -36,17 +36,18 @@ def start_leashed(
     *,
     env: Mapping[str, str] | None = None,
     cwd: str = "/",
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a program that the kernel kills when this process dies, whatever kills it.
 
-    Call it from the main thread: the kernel watches the thread that forked, not the process. `env` is added to
-    this process's environment. Raises OSError when the program cannot be started.
+    The kernel watches the thread that forked, not the process: call it from the main thread, or from one that waits
+    for the program. `env` is added to this process's environment. Raises OSError when the program cannot be started.
     """
     return subprocess.Popen(
         list(argv),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from engine.host.endpoint import Endpoint
 
 ALIVE_INTERVAL = 2
@@ -38,6 +41,17 @@ def command(endpoint: Endpoint) -> list[str]:
 def destination(endpoint: Endpoint) -> str:
     """Return "user@host" as ssh takes it, to follow `command`'s words."""
     return f"{endpoint.user}@{endpoint.host}" if endpoint.user else endpoint.host
+
+
+def remote_command(argv: Sequence[str]) -> str:
+    """Return what the shell on the far side is given to run a program: every word quoted, in the C locale.
+
+    >>> remote_command(["ls", "--", "a b", "$(reboot)", ""])
+    "exec env LC_ALL=C ls -- 'a b' '$(reboot)' ''"
+    """
+    if any("\0" in word for word in argv):
+        raise ValueError(f"a program's argument cannot hold a NUL: {list(argv)!r}")
+    return f"exec env LC_ALL=C {shlex.join(argv)}"
 
 
 def rsync_host(endpoint: Endpoint) -> str:

@@ -25,6 +25,10 @@ Kind = Literal[
 ]
 
 
+LINK: frozenset[Kind] = frozenset(("dropped", "timeout", "no_route", "refused"))
+"""Kinds that may pass by themselves."""
+
+
 class HostError(CellarmanError):
     """A host that cannot be worked with: `kind` is why, `host` its name."""
 

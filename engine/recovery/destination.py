@@ -1,19 +1,19 @@
-"""Where a restore may write, and why not: looked at before anything is made."""
+"""Where a restore may write, and why not: pure, from what was found there before anything is made."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.config import Server
 from engine.errors import Refused
+from engine.recovery.place import Ground, Place
 
-MARKER = "cellarman-restore-incomplete.json"
-"""In a data directory from its first byte until it is whole; holds the tablespace directories made with it."""
+_SPACE = re.compile(r"PG_\d+(\.\d+)?_\d+")
+"""What PostgreSQL makes in a tablespace's directory, and nothing else (src/common/relpath.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,165 +29,107 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
-    """What an interrupted restore left at the destination; it cannot start and may be removed."""
+class _Rules:
+    """What holds for every directory of one restore."""
 
-    directories: tuple[str, ...]
-
-
-def leftover(destination: str) -> Leftover | None:
-    """Return what an interrupted restore left here, or None when there is no such thing."""
-    try:
-        with open(os.path.join(destination, MARKER), encoding="utf-8") as file:
-            made = json.load(file)["directories"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        made = []
-    if os.path.exists(os.path.join(destination, "global", "pg_control")):
-        return None
-    return Leftover(tuple(str(d) for d in made))
+    server: Server
+    ground: Ground
+    delta: bool
 
 
-def in_work(destination: str) -> bool:
-    """Tell whether another process restores into this directory right now."""
-    try:
-        fd = os.open(os.path.join(destination, MARKER), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+def refusals(server: Server, ground: Ground, tablespaces: Sequence[Placed], *, delta: bool = False) -> list[Refused]:
+    """Return why nothing may be written there; empty when it may.
 
-
-def refusals(server: Server, destination: str, tablespaces: Sequence[Placed], *, uid: int) -> list[Refused]:
-    """Return why nothing may be written there; empty when it may. Changes nothing."""
+    `delta` lets the restore change a stopped server's data directory into what the backup holds.
+    """
+    rules = _Rules(server, ground, delta)
     found: list[Refused] = []
-    if uid == 0:
-        found.append(
-            Refused(
-                "a restore is not done as root",
-                "PostgreSQL starts neither as root nor in a directory that root owns",
-                "run it as the account that PostgreSQL runs as: sudo -u postgres cellarman restore …",
-            )
-        )
-    left = leftover(destination)
-    if in_work(destination):
-        found.append(Refused(f"another restore into {destination} is running", "", "cellarman jobs"))
-    found += _directory(server, destination, "the destination", uid, ours=left is not None)
-    seen: dict[str, str] = {os.path.realpath(destination): "the destination"}
-    for space in tablespaces:
+    if ground.uid == 0:
+        found.append(_as_root(ground))
+    place = ground.destination
+    left = place.leftover
+    if place.busy:
+        found.append(Refused(f"another restore into {place.path} is running", "", "cellarman jobs"))
+    found += _directory(rules, place, "the destination", ours=left is not None)
+    seen: dict[str, str] = {place.real: "the destination"}
+    for space, there in zip(tablespaces, ground.spaces, strict=True):
         what = f"the place of tablespace {space.name}"
-        owned = left is not None and os.path.realpath(space.directory) in left.directories
-        found += _directory(
-            server, space.directory, what, uid, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR"
-        )
-        found += _overlap(os.path.realpath(space.directory), what, seen)
-        seen[os.path.realpath(space.directory)] = what
+        owned = left is not None and there.real in left.directories
+        owned = owned or (delta and all(_SPACE.fullmatch(name) for name in there.names))
+        found += _directory(rules, there, what, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR")
+        found += _overlap(there.real, what, seen)
+        seen[there.real] = what
     return found
 
 
-def _directory(
-    server: Server, path: str, what: str, uid: int, *, ours: bool = False, option: str = ""
-) -> list[Refused]:
-    """Return why a new cluster's files cannot go to `path`."""
+def _as_root(ground: Ground) -> Refused:
+    fix = "run it as the account that PostgreSQL runs as: sudo -u postgres cellarman restore …"
+    if ground.host:
+        fix = "name the account that PostgreSQL runs as there: --on postgres@HOST"
+    why = "PostgreSQL starts neither as root nor in a directory that root owns"
+    return Refused("a restore is not done as root", why, fix)
+
+
+def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, option: str = "") -> list[Refused]:
+    """Return why a new cluster's files cannot go to a place."""
+    path, uid = place.path, rules.ground.uid
     fix = f"choose another directory with {option}" if option else "choose a directory that is empty or does not exist"
-    inside = _inside_repository(server, path)
+    inside = _inside_repository(rules.server, place) if rules.ground.holds_repository else ""
     if inside:
         return [Refused(f"{what} {path} lies in the repository", f"{inside} holds backups", fix)]
-    cluster = _inside_cluster(path)
-    if cluster:
-        return [
-            Refused(f"{what} {path} lies in a PostgreSQL data directory", f"{cluster} is one, with a PG_VERSION", fix)
-        ]
-    if not os.path.lexists(path):
-        return _parent(path, what, fix)
-    if not os.path.exists(path):
-        why = f"it is a symbolic link to {os.readlink(path)}, and there is nothing"
+    if place.inside:
+        why = f"{place.inside} is one, with a PG_VERSION"
+        return [Refused(f"{what} {path} lies in a PostgreSQL data directory", why, fix)]
+    if not place.there:
+        return _parent(rules, place, what, fix)
+    if place.leads_to:
+        why = f"it is a symbolic link to {place.leads_to}, and there is nothing"
         return [Refused(f"{what} {path} leads nowhere", why, fix)]
-    if not os.path.isdir(path):
+    if not place.directory:
         return [Refused(f"{what} {path} is not a directory", "", fix)]
-    if os.stat(path).st_uid != uid and uid != 0:
-        why = f"it belongs to account {os.stat(path).st_uid}; PostgreSQL runs only in a directory of its own"
+    if place.owner != uid and uid != 0:
+        why = f"it belongs to account {place.owner}; PostgreSQL runs only in a directory of its own"
         return [
             Refused(f"{what} {path} belongs to another account", why, f"{fix}, or sudo chown {uid} {shlex.quote(path)}")
         ]
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    if not place.usable:
         return [Refused(f"{what} {path} is not writable", "permission denied", fix)]
-    names = os.listdir(path)
-    return [] if not names or ours else [_occupied(path, what, names, fix)]
+    return [] if not place.names or ours else _occupied(rules, place, what, fix)
 
 
-def _parent(path: str, what: str, fix: str) -> list[Refused]:
-    """Return why `path` cannot be made."""
-    parent = os.path.dirname(path)
-    while not os.path.lexists(parent):
-        parent = os.path.dirname(parent)
-    if not os.path.isdir(parent):
-        return [Refused(f"{what} {path} cannot be made", f"{parent} is not a directory", fix)]
-    if not os.access(parent, os.W_OK | os.X_OK):
-        fix = f"make it as root: install -d -o {os.geteuid()} -m 0700 {shlex.quote(path)}; or {fix}"
-        return [Refused(f"{what} {path} cannot be made", f"{parent} is not writable by this account", fix)]
+def _parent(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:
+    """Return why a place cannot be made."""
+    if not place.parent_directory:
+        return [Refused(f"{what} {place.path} cannot be made", f"{place.parent} is not a directory", fix)]
+    if not place.parent_usable:
+        fix = f"make it as root: install -d -o {rules.ground.uid} -m 0700 {shlex.quote(place.path)}; or {fix}"
+        why = f"{place.parent} is not writable by this account"
+        return [Refused(f"{what} {place.path} cannot be made", why, fix)]
     return []
 
 
-def _occupied(path: str, what: str, names: Sequence[str], fix: str) -> Refused:
-    pid = running(path)
-    if pid:
-        return Refused(
-            f"{what} {path} is a running server's data directory",
-            f"its postmaster.pid names process {pid}, which runs",
-            fix,
-        )
+def _occupied(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:
+    path, names = place.path, place.names
+    if place.server_pid:
+        why = f"its postmaster.pid names process {place.server_pid}, which runs"
+        stop = f"; or stop it: pg_ctl -D {shlex.quote(path)} stop" if rules.delta else ""
+        return [Refused(f"{what} {path} is a running server's data directory", why, fix + stop)]
     if "PG_VERSION" in names:
-        return Refused(f"{what} {path} is not empty", "it holds a PostgreSQL data directory", fix)
-    shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-    return Refused(f"{what} {path} is not empty", f"it holds {shown}", fix)
+        if rules.delta:
+            return []
+        changed = "; or change it into what the backup holds: --delta" if rules.ground.host else ""
+        return [Refused(f"{what} {path} is not empty", "it holds a PostgreSQL data directory", fix + changed)]
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return [Refused(f"{what} {path} is not empty", f"it holds {shown}", fix)]
 
 
-def running(directory: str) -> int | None:
-    """Return the pid of the server that runs in a data directory, or None."""
-    try:
-        with open(os.path.join(directory, "postmaster.pid"), encoding="utf-8", errors="replace") as file:
-            pid = int(file.readline())
-    except (OSError, ValueError):
-        return None
-    return pid if alive(pid) else None
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _inside_repository(server: Server, path: str) -> str:
-    """Return the directory of the repository that `path` is in, or that is in `path`; empty when neither."""
-    real = os.path.realpath(path)
+def _inside_repository(server: Server, place: Place) -> str:
+    """Return the directory of the repository that a place is in, or that is in it; empty when neither."""
     layout = server.layout
     for directory in (server.barman_home, *layout.directories()):
         holder = os.path.realpath(directory) if directory else ""
-        if holder and (_within(real, holder) or _within(holder, real)):
+        if holder and (_within(place.real, holder) or _within(holder, place.real)):
             return directory
-    return ""
-
-
-def _inside_cluster(path: str) -> str:
-    """Return the data directory (or the database's in it) that `path` is below; empty when there is none."""
-    below = os.path.dirname(os.path.realpath(path))
-    while below != os.path.dirname(below):
-        if os.path.isfile(os.path.join(below, "PG_VERSION")):
-            return below
-        below = os.path.dirname(below)
     return ""
 
 
@@ -200,18 +142,3 @@ def _overlap(path: str, what: str, seen: Mapping[str, str]) -> list[Refused]:
         if _within(path, other) or _within(other, path):
             return [Refused(f"{what} {path} and {name} {other} overlap", "", "give each its own directory")]
     return []
-
-
-def free_bytes(path: str) -> int:
-    """Return the bytes that an unprivileged account may still write on the file system that `path` is or will be on."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
-
-
-def device(path: str) -> int:
-    """Return the file system that `path` is or will be on."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return os.stat(path).st_dev

@@ -120,6 +120,47 @@ def extract(
     return made
 
 
+def pieces(tar: TarFile, meter: Meter, *, skip: Callable[[str], bool], rename: Callable[[str], str]) -> Iterator[bytes]:
+    """Yield a tar file anew, plain, for another host's tar: members as `extract` would make them, and an end.
+
+    Raises CellarmanError as `extract` does; what was yielded until then has no end, which tar takes for an error.
+    """
+    try:
+        with _opened(tar, meter) as read:
+            for member in _members(read):
+                name = _inside(member.name, tar)
+                wanted = bool(name) and not skip(name)
+                if not (member.isdir() or member.isreg() or member.issym()):
+                    raise _damaged(tar, f"member {member.name!r} is of a kind that pg_basebackup does not write")
+                if wanted and not member.issym():
+                    yield _anew(member, rename(name))
+                if member.isreg():
+                    yield from (data for data in _data_of(read, member.size) if wanted)
+    except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
+        raise _damaged(tar, str(error)) from error
+    yield bytes(2 * _BLOCK)
+
+
+def _anew(member: tarfile.TarInfo, name: str) -> bytes:
+    """Return a member's header with another name and modes that PostgreSQL accepts, without owners."""
+    made = tarfile.TarInfo(name)
+    made.size, made.mtime, made.type = member.size, member.mtime, member.type
+    made.mode = 0o700 if member.isdir() else 0o600
+    return made.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _data_of(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Yield a member's data and its padding."""
+    left = size
+    while left:
+        data = read(min(left, BUFFER))
+        if not data:
+            raise EOFError("it ends too early")
+        yield data
+        left -= len(data)
+    yield _exactly(read, -size % _BLOCK)
+
+
 def read_member(tar: TarFile, name: str, meter: Meter) -> bytes | None:
     """Return one member's bytes, or None; the file is read up to it."""
     try:

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import Refused
+from engine.host.endpoint import Endpoint
 from engine.postgres.lsn import Lsn
-from engine.recovery.destination import Leftover, Placed
+from engine.recovery.destination import Placed
 from engine.recovery.facts import Mark
+from engine.recovery.place import Leftover
 from engine.recovery.settings import Action
 from engine.recovery.target import EndOfArchive, Target, from_document, options, to_document
 from engine.repository.backupinfo import BackupInfo
@@ -35,6 +37,12 @@ class Order:
     port: int | None = None
     config_file: str = ""
     """The configuration that the restore_command names; empty for the usual places."""
+    on: str = ""
+    """Another host, "[user@]host[:port]"; empty for this one."""
+    delta: bool = False
+    """Change an existing, stopped data directory there into what the backup holds."""
+    checksum: bool = False
+    """Compare the files of a delta by content, not by size and time."""
 
     def command(self, *changed: str, backup: str | None = None, target: bool = True) -> str:
         """Return the command line that asks for this, with another backup, and other target options if told."""
@@ -46,6 +54,9 @@ class Order:
             words += ["--tablespace", f"{name}={directory}"]
         words += ["--start"] if self.start else []
         words += ["--port", str(self.port)] if self.port else []
+        words += ["--on", self.on] if self.on else []
+        words += ["--delta"] if self.delta else []
+        words += ["--checksum"] if self.checksum else []
         return shlex.join(words)
 
     def to_arguments(self) -> dict[str, Any]:
@@ -60,6 +71,9 @@ class Order:
             "start": self.start,
             "port": self.port,
             "config_file": self.config_file,
+            "on": self.on,
+            "delta": self.delta,
+            "checksum": self.checksum,
         }
 
     @classmethod
@@ -94,6 +108,19 @@ class WalRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What a delta would do to the files that are there."""
+
+    bytes: int
+    """Of the files that differ or are missing; rsync sends less of those that differ in part."""
+    sent: int
+    """Files."""
+    removed: int
+    lines: tuple[str, ...]
+    """rsync's itemised lines, the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a restore would do, or why it will not."""
 
@@ -117,6 +144,17 @@ class Plan:
     steps: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    endpoint: Endpoint | None = None
+    """The other host that it goes to; None for this one."""
+    delta: bool = False
+    """The destination is a data directory that will be changed."""
+    changes: Changes | None = None
+    segments: tuple[str, ...] = ()
+    """The names of the WAL that is staged on the other host."""
+    open_end: bool = True
+    """The archive ended after those when the plan was made."""
+    staging: str = ""
+    """The directory on the other host that WAL is staged in."""
 
     @property
     def refused(self) -> Refused | None:
@@ -129,6 +167,18 @@ class Plan:
         return {
             "server": self.order.server,
             "destination": self.order.destination,
+            "host": str(self.endpoint) if self.endpoint else None,
+            "staging": self.staging or None,
+            "changes": (
+                {
+                    "bytes": self.changes.bytes,
+                    "sent_files": self.changes.sent,
+                    "removed_files": self.changes.removed,
+                    "lines": list(self.changes.lines),
+                }
+                if self.changes
+                else None
+            ),
             "reachable": self.reachable,
             "reason": str(why) if why else None,
             "fix": why.fix if why else None,

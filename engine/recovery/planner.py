@@ -13,10 +13,11 @@ from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
-from engine.recovery import destination, nearest, settings, source
+from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
 from engine.recovery.candidates import Choice, Miss, choose, keys
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
+from engine.recovery.place import Ground, Leftover, Place
 from engine.recovery.plan import Order, Plan, WalRange
 from engine.recovery.target import EndOfArchive, NameTarget, TimeTarget, XidTarget
 from engine.repository import identity, repository
@@ -193,7 +194,12 @@ def _detail(
     """Return the plan of a target that can be reached: what is copied and written, and what stands in the way."""
     info = next(info for info in infos if info.id == choice.run.base.id)
     placed = source.placed_tablespaces(info, order.tablespaces)
-    refusals = destination.refusals(server, order.destination, placed, uid=uid)
+    other = elsewhere.look(server, order, info, placed) if order.on else None
+    ground = other.ground if other else _ground(order, placed, uid)
+    left = ground.destination.leftover
+    delta = other is not None and other.delta and order.delta and left is None
+    refusals = destination.refusals(server, ground, placed, delta=order.delta)
+    refusals += other.refusals if other else ()
     content: source.Source | None = None
     try:
         content = source.look(server.layout, info, order.destination, placed)
@@ -201,15 +207,17 @@ def _detail(
     except Refused as refused:
         refusals.append(refused)
     wal = _wal_range(choice, found)
-    left = destination.leftover(order.destination)
-    free = destination.free_bytes(order.destination)
-    if content is not None and not refusals:
-        refusals += _space(order, content, placed, found.archive.segment_size, left)
+    segments = _staged(choice, found) if other else ()
+    if content is not None and not refusals and left is None and not delta:
+        refusals += _space(ground, content, placed, found.archive.segment_size)
+    if other is not None and not refusals:
+        refusals += _room(ground, {other.staging.device: (other.staging, len(segments) * found.archive.segment_size)})
     program = settings.client_program()
-    if not program:
+    if not program and not other:
         refusals.append(_no_client())
-    written = recovery_settings(server, order, choice, info, found.archive, program)
-    return Plan(
+    staged = other.staging.path if other else ""
+    written = recovery_settings(server, order, choice, info, found.archive, program, staged)
+    plan = Plan(
         order,
         True,
         tuple(refusals),
@@ -219,29 +227,54 @@ def _detail(
         kept=choice.kept,
         dropped=choice.dropped,
         copy_bytes=content.bytes if content else None,
-        free_bytes=free,
+        free_bytes=ground.destination.free,
         placed=placed,
         leftover=left,
-        steps=tuple(_steps(order, info, choice, placed, wal, content, left)),
+        steps=tuple(_steps(order, info, choice, placed, wal, content, left, staged)),
         settings=written,
         warnings=(*warnings, *_warnings(order, choice, found, content)),
+        endpoint=other.endpoint if other else None,
+        delta=delta,
+        segments=segments,
+        open_end=choice.run.reach.end_kind == "open_end" and _is_last(choice, found, segments),
+        staging=staged,
     )
+    return elsewhere.with_changes(server, plan) if plan.delta and not plan.refusals else plan
+
+
+def _ground(order: Order, placed: Sequence[destination.Placed], uid: int) -> Ground:
+    return Ground(uid, place.look(order.destination), tuple(place.look(space.directory) for space in placed))
+
+
+def _staged(choice: Choice, found: _Found) -> tuple[str, ...]:
+    """Return the segments that replay reads, and one more: the record it stops at may end there."""
+    archive = found.archive
+    first = segment_of(choice.run.base.start, archive.segment_size)
+    return tuple(archive.name(*key) for key in keys(choice.run, archive, first, choice.stop_segment + 1))
+
+
+def _is_last(choice: Choice, found: _Found, segments: Sequence[str]) -> bool:
+    """Tell whether these go to the end of what can be replayed."""
+    last = choice.run.reach.last
+    return last is None or not segments or parse_segment(segments[-1], found.archive.segment_size)[1] >= last
 
 
 def recovery_settings(
-    server: Server, order: Order, choice: Choice, info: BackupInfo, archive: Archive, program: str
+    server: Server, order: Order, choice: Choice, info: BackupInfo, archive: Archive, program: str, staged: str = ""
 ) -> dict[str, str]:
-    """Return what is written to postgresql.auto.conf."""
+    """Return what is written to postgresql.auto.conf; `staged` is where WAL lies ready on another host."""
     run = choice.run
     timeline = "current" if run.lineage.timeline == run.base.timeline else str(run.lineage.timeline)
-    return settings.recovery_settings(
+    command = staging.command(staged) if staged else settings.restore_command(program, server.name, order.config_file)
+    written = settings.recovery_settings(
         order.target,
         timeline=timeline,
         action=order.action,
-        command=settings.restore_command(program, server.name, order.config_file),
+        command=command,
         major=info.major or 0,
-        stop_before_hole=run.reach.end_kind != "open_end",
+        stop_before_hole=run.reach.end_kind != "open_end" or (bool(staged) and order.target != EndOfArchive()),
     )
+    return {**written, "recovery_end_command": staging.clean_up(staged)} if staged else written
 
 
 def _wal_range(choice: Choice, found: _Found) -> WalRange:
@@ -262,30 +295,28 @@ def _no_client() -> Refused:
 
 
 def _space(
-    order: Order,
-    content: source.Source,
-    placed: Sequence[destination.Placed],
-    segment_size: int,
-    left: destination.Leftover | None,
+    ground: Ground, content: source.Source, placed: Sequence[destination.Placed], segment_size: int
 ) -> list[Refused]:
-    """Return which file systems have too little room; what an interrupted restore left there does not count."""
-    if left is not None:
-        return []
+    """Return which file systems have too little room."""
     spaces: Mapping[int, int] = content.spaces or {}
-    needs: dict[int, tuple[str, int]] = {}
-    parts = [(space.directory, spaces.get(space.oid, 0)) for space in placed]
-    parts.append((order.destination, content.bytes - sum(spaces.values()) + _RESERVE_SEGMENTS * segment_size))
-    for path, count in parts:
-        device = destination.device(path)
-        needs[device] = (path, needs.get(device, (path, 0))[1] + count)
+    needs: dict[str, tuple[Place, int]] = {}
+    parts = [(there, spaces.get(space.oid, 0)) for space, there in zip(placed, ground.spaces, strict=True)]
+    parts.append((ground.destination, content.bytes - sum(spaces.values()) + _RESERVE_SEGMENTS * segment_size))
+    for there, count in parts:
+        needs[there.device] = (there, needs.get(there.device, (there, 0))[1] + count)
+    return _room(ground, needs)
+
+
+def _room(ground: Ground, needs: Mapping[str, tuple[Place, int]]) -> list[Refused]:
+    on = f" on {ground.host}" if ground.host else ""
     return [
         Refused(
-            f"there is too little room for {path}",
-            f"{need} bytes are needed, {free} are free",
+            f"there is too little room for {there.path}{on}",
+            f"{need} bytes are needed, {there.free} are free",
             "free some, or choose a directory on another file system",
         )
-        for path, need in needs.values()
-        if (free := destination.free_bytes(path)) < need
+        for there, need in needs.values()
+        if there.free < need
     ]
 
 
@@ -296,13 +327,17 @@ def _steps(
     placed: Sequence[destination.Placed],
     wal: WalRange,
     content: source.Source | None,
-    left: destination.Leftover | None,
+    left: Leftover | None,
+    staged: str,
 ) -> list[str]:
-    steps = [f"remove what an interrupted restore left in {order.destination}"] if left else []
+    where = f"{order.destination} on {order.on}" if order.on else order.destination
+    goes_on = order.on and not info.is_tar
+    steps = [f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"] if left else []
     how = "extract" if info.is_tar else "copy"
     amount = f", {content.bytes} bytes" if content else ""
-    steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {order.destination}")
+    steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {where}")
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]
+    steps += [f"stage the WAL that replay needs, verified, in {staged}"] if staged else []
     steps.append("write recovery.signal and the settings of recovery, archiving off; global/pg_control last")
     if order.start:
         steps.append(f"start PostgreSQL {info.major} there" + (f" on port {order.port}" if order.port else ""))

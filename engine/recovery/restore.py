@@ -15,12 +15,14 @@ from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter, Silent
 from engine.faults import step
+from engine.host.local import ThisHost
 from engine.postgres.controlfile import ControlFile, read_control
-from engine.recovery import copying, source, start
+from engine.recovery import copying, farstart, remote, source, start
 from engine.recovery.copying import Item, Meter
-from engine.recovery.destination import MARKER, Placed
+from engine.recovery.destination import Placed
 from engine.recovery.extraction import extract
 from engine.recovery.furnish import furnish
+from engine.recovery.place import MARKER
 from engine.recovery.plan import Order, Plan
 from engine.recovery.planner import make_plan
 from engine.repository import files, locks, repository
@@ -54,20 +56,19 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
     lock = server.layout.lock(plan.info.id)
     with locks.hold(lock, wait=server.lock_timeout, what=what, shared=True, reads=True):
         try:
-            _restore(server, plan, report)
+            remote.restore(server, plan, report) if plan.endpoint else _restore(server, plan, report)
         except OSError as error:
             again = "put right what is named, and run the restore again; nothing half-made is left"
             raise CellarmanError(f"the restore into {order.destination} failed", str(error), again) from error
     document = {**_outcome(plan), "good": True}
+    where = f"{order.destination} on {plan.endpoint}" if plan.endpoint else order.destination
     if not order.start:
-        summary = (
-            f"{order.destination} holds backup {plan.info.id}, to be recovered to {order.target} when it is started"
-        )
+        summary = f"{where} holds backup {plan.info.id}, to be recovered to {order.target} when it is started"
         return {**document, "summary": summary}
-    verdict = start.start(server, plan, report)
+    verdict = farstart.start_there(server, plan, report) if plan.endpoint else start.start(server, plan, report)
     if verdict.state == "failed":
         raise CellarmanError(
-            f"PostgreSQL did not recover {order.destination} to {order.target}",
+            f"PostgreSQL did not recover {where} to {order.target}",
             verdict.text,
             f"see its log, {verdict.log}, and what is wrong with the WAL: cellarman wal gaps {server.name}",
         )
@@ -87,7 +88,7 @@ def _agreed(plan: Plan, planned: Mapping[str, Any] | None) -> None:
 
 def _outcome(plan: Plan) -> dict[str, Any]:
     full = plan.to_json()
-    return {key: full[key] for key in ("destination", "backup", "timeline", "target", "wal", "copy_bytes")}
+    return {key: full[key] for key in ("destination", "host", "backup", "timeline", "target", "wal", "copy_bytes")}
 
 
 def _restore(server: Server, plan: Plan, report: Reporter) -> None:
@@ -100,7 +101,7 @@ def _restore(server: Server, plan: Plan, report: Reporter) -> None:
         step("restore.copied")
         control = _control(server, plan)
         facts = repository.facts(server.layout, info.id)
-        for line in furnish(plan, control, facts.get("restore_settings", {})):
+        for line in furnish(plan, control, facts.get("restore_settings", {}), ThisHost()):
             report.note(line)
         step("restore.furnished")
         _sync(server, made, _directories(order.destination, plan.placed), report)

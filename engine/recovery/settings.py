@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from engine.postgres.clock import pg_literal
@@ -198,21 +198,21 @@ def setting_of(line: str) -> tuple[str, str]:
     return match["key"].lower(), value
 
 
-def neutralised(text: str, directory: str) -> tuple[str, list[str]]:
-    """Return a postgresql.conf whose lines that lead outside this data directory are comments, and those lines.
+def neutralised(text: str, present: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """Return a postgresql.conf whose lines that lead outside its data directory are comments, and those lines.
 
-    Files named relatively stay. An include of a file that is not here would keep the copy from starting.
+    Files named relatively stay. An include of a file that is not `present` would keep the copy from starting.
     """
     lines: list[str] = []
     removed: list[str] = []
     for line in text.splitlines():
         key, value = setting_of(line)
-        if (key in _OUTSIDE and os.path.isabs(value)) or _lost_include(key, value, directory):
+        if (key in _OUTSIDE and os.path.isabs(value)) or _lost_include(key, value, present):
             removed.append(line.strip())
             line = f"#cellarman# {line}"
         lines.append(line)
     return "".join(f"{line}\n" for line in lines), removed
 
 
-def _lost_include(key: str, value: str, directory: str) -> bool:
-    return key in ("include", "include_dir") and not os.path.exists(os.path.join(directory, value))
+def _lost_include(key: str, value: str, present: Callable[[str], bool]) -> bool:
+    return key in ("include", "include_dir") and not present(value)

@@ -7,6 +7,7 @@ src/include/utils/pidfile.h.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from engine.config import Server
 from engine.errors import CellarmanError, Refused
@@ -31,7 +32,7 @@ from engine.recovery.target import EndOfArchive
 
 LOG = "cellarman-start.log"
 _POLL = 0.1
-_LONGEST_SOCKET = 90
+LONGEST_SOCKET = 90
 """Bytes of a directory in which a socket's path still fits."""
 _STOP = 60.0
 
@@ -110,31 +111,82 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     for note in notes:
         report.note(note, "warn")
     report.phase("start", f"{program.path} on port {port}")
-    options = _options(port, sockets, plan.info.major or 0) + _earlier_stop(plan)
+    options = start_options(port, sockets, plan.info.major or 0) + earlier_stop(plan)
     log = os.path.join(directory, LOG)
-    process = _launch(program.path, directory, options, log)
+    running = _Here(_launch(program.path, directory, options, log), directory, log)
     try:
-        found = _watch(process, directory, log, plan, report)
+        state, text, words = watch(running, plan, report)
     except BaseException:
-        _stop(process)
+        running.stop()
         raise
-    if found[0] == "failed":
-        _stop(process)
-    elif process.poll() is None:
-        _OUTLIVE.append(process)
-    state, text, words = found
-    return Verdict(
-        state,
-        text,
-        port,
-        sockets.split(",")[0].strip(),
-        process.pid if process.poll() is None else None,
-        log,
-        _last(_STOPPING, words),
-        _last(_LAST_TRANSACTION, words),
-        _last(_REDO_DONE, words),
-        notes,
-    )
+    if state == "failed":
+        running.stop()
+    elif not running.gone:
+        _OUTLIVE.append(running.process)
+    pid = None if running.gone else running.pid
+    return verdict(state, text, words, port, sockets.split(",")[0].strip(), pid, log, notes)
+
+
+def verdict(
+    state: State,
+    text: str,
+    words: list[str],
+    port: int,
+    sockets: str,
+    pid: int | None,
+    log: str,
+    notes: tuple[str, ...],
+) -> Verdict:
+    """Return what became of a cluster, with what its log says of how far it got."""
+    reached = (_last(_STOPPING, words), _last(_LAST_TRANSACTION, words), _last(_REDO_DONE, words))
+    return Verdict(state, text, port, sockets, pid, log, *reached, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a server that was started."""
+
+    gone: bool
+    text: str
+    """What its log says since the last look."""
+    pid_file: str
+    control: bytes
+    """pg_control, perhaps caught while it was being written."""
+
+
+class Running(Protocol):
+    """A server that was started, here or on another host."""
+
+    pid: int
+
+    def look(self) -> Look: ...
+
+
+class _Here:
+    """A server on this host."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: str, log: str) -> None:
+        self.process, self._directory = process, directory
+        self.pid = process.pid
+        self._log = open(log, encoding="utf-8", errors="replace")
+
+    @property
+    def gone(self) -> bool:
+        return self.process.poll() is not None
+
+    def look(self) -> Look:
+        gone = self.gone
+        pid_file, control = "", b""
+        with contextlib.suppress(FileNotFoundError):
+            with open(os.path.join(self._directory, "postmaster.pid"), encoding="utf-8", errors="replace") as file:
+                pid_file = file.read()
+        with contextlib.suppress(OSError), open(os.path.join(self._directory, "global", "pg_control"), "rb") as raw:
+            control = raw.read()
+        return Look(gone, self._log.read(), pid_file, control)
+
+    def stop(self) -> None:
+        self._log.close()
+        _stop(self.process)
 
 
 def configuration(directory: str) -> dict[str, str]:
@@ -189,13 +241,13 @@ def _sockets(effective: Mapping[str, str], directory: str) -> tuple[str, str]:
     if wanted and all(part.startswith("@") or os.access(os.path.join(directory, part), os.W_OK) for part in wanted):
         return configured, ""
     for place in (directory, "/tmp"):
-        if len(os.fsencode(place)) <= _LONGEST_SOCKET and os.access(place, os.W_OK):
+        if len(os.fsencode(place)) <= LONGEST_SOCKET and os.access(place, os.W_OK):
             why = f"{configured} is not writable here: this start has its socket in {place}" if wanted else ""
             return place, why
     return "", "no directory for a socket: this start listens on TCP only"
 
 
-def _options(port: int, sockets: str, major: int) -> list[str]:
+def start_options(port: int, sockets: str, major: int) -> list[str]:
     """Return settings of this start alone: where it listens, and a log that can be read whatever is configured."""
     chosen = {
         "port": str(port),
@@ -213,7 +265,7 @@ def _options(port: int, sockets: str, major: int) -> list[str]:
     return [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
 
 
-def _earlier_stop(plan: Plan) -> list[str]:
+def earlier_stop(plan: Plan) -> list[str]:
     """Return options that stop right after the last commit that stays, where the next one's lock would block readers.
 
     The rows are the same. All five targets are given: an empty one in a file, read later, counts as a second target.
@@ -245,31 +297,28 @@ def _launch(program: str, directory: str, options: list[str], log: str) -> subpr
         os.close(sink)
 
 
-def _watch(
-    process: subprocess.Popen[bytes], directory: str, log: str, plan: Plan, report: Reporter
-) -> tuple[State, str, list[str]]:
+def watch(running: Running, plan: Plan, report: Reporter, *, pause: float = _POLL) -> tuple[State, str, list[str]]:
     """Wait for the end of recovery; return the state, PostgreSQL's words for it, and all the words of its log."""
     report.phase("replay", f"to {plan.order.target}")
     words: list[str] = []
     replayed, lines = _Replayed(plan, report), _Lines()
-    with open(log, encoding="utf-8", errors="replace") as file:
-        while True:
-            gone = process.poll() is not None
-            for line in lines.take(file.read()):
-                words.append(line)
-                replayed.take(line)
-            found = _state(directory, process.pid, words, gone=gone)
-            if found is not None:
-                words += lines.take(file.read())  # it may have been decided after the last look at the log
-                short = _fell_short(plan, words) if found[0] == "open" else None
-                return (*(short or found), words)
-            time.sleep(_POLL)
+    while True:
+        seen = running.look()
+        for line in lines.take(seen.text):
+            words.append(line)
+            replayed.take(line)
+        found = _state(seen, running.pid, words)
+        if found is not None:
+            words += lines.take(running.look().text)  # it may have been decided after the last look at the log
+            short = _fell_short(plan, words) if found[0] == "open" else None
+            return (*(short or found), words)
+        time.sleep(pause)
 
 
-def _state(directory: str, pid: int, words: list[str], *, gone: bool) -> tuple[State, str] | None:
+def _state(seen: Look, pid: int, words: list[str]) -> tuple[State, str] | None:
     """Return what the log, postmaster.pid and pg_control say together; None when it is not decided."""
     fatal = [match[1] for line in words if (match := _FATAL.search(line))]
-    if gone:
+    if seen.gone:
         if any(_SHUT_DOWN in line for line in words):
             return "shutdown", next(line for line in words if _SHUT_DOWN in line)
         text = next((f for f in fatal if "starting up" not in f), "") or (words[-1] if words else "it said nothing")
@@ -279,7 +328,7 @@ def _state(directory: str, pid: int, words: list[str], *, gone: bool) -> tuple[S
         return "failed", starved
     if any(_PAUSED in line for line in words):
         return "paused", next(line for line in words if _PAUSED in line)
-    if _pid_status(directory, pid) == "ready" and _control_state(directory) == "in production":
+    if _pid_status(seen.pid_file, pid) == "ready" and _control_state(seen.control) == "in production":
         return "open", next(
             (line for line in reversed(words) if "ready to accept connections" in line), "in production"
         )
@@ -309,21 +358,16 @@ def _with_details(text: str, words: list[str]) -> str:
     return "\n".join([text, *(re.sub(r"^.*?(DETAIL|HINT|CONTEXT):", r"\1:", line) for line in more)])
 
 
-def _pid_status(directory: str, pid: int) -> str:
+def _pid_status(text: str, pid: int) -> str:
     """Return the last line of postmaster.pid: starting, ready, standby or stopping; empty for another server's."""
-    try:
-        with open(os.path.join(directory, "postmaster.pid"), encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return ""
+    lines = text.splitlines()
     return lines[7].strip() if len(lines) > 7 and lines[0].strip() == str(pid) else ""
 
 
-def _control_state(directory: str) -> str:
+def _control_state(data: bytes) -> str:
     try:
-        with open(os.path.join(directory, "global", "pg_control"), "rb") as file:
-            return read_control(file.read()).state
-    except (OSError, CellarmanError):
+        return read_control(data).state
+    except CellarmanError:
         return ""
 
 

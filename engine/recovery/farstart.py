@@ -1,0 +1,210 @@
+"""Starting a restored cluster on another host and watching it from here: the same reading of the same three files.
+
+The server is a session of its own there: it goes on when the link is lost, and so does the watching once it is back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from engine.config import Server
+from engine.errors import CellarmanError, Refused
+from engine.event import Reporter
+from engine.host import problems
+from engine.host.machine import Machine, machine, must
+from engine.host.problems import HostError
+from engine.recovery import settings, start
+from engine.recovery.farside import ALIVE
+from engine.recovery.plan import Plan
+from engine.recovery.start import LOG, Look, Verdict
+
+_POLL = 0.5
+_LONGEST_OUTAGE = 300.0
+"""Seconds that the watching waits for a lost link to come back."""
+_LARGEST_CONTROL = 8192
+
+_FIND = """major=$1; shift
+for d in "$@" "/usr/lib/postgresql/$major/bin" "/usr/pgsql-$major/bin" "/opt/postgresql/$major/bin" \
+    "$(pg_config --bindir 2>/dev/null)" "$(dirname -- "$(command -v postgres || echo /)")"; do
+    [ -x "$d/postgres" ] && printf '%s\\0%s\\0' "$d/postgres" "$("$d/postgres" --version 2>/dev/null)"
+done
+exit 0"""
+_LISTENING = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
+_SOCKETS = """port=$1; shift
+for d in "$@"; do [ -e "$d/.s.PGSQL.$port.lock" ] && exit 1; done; exit 0"""
+_WRITABLE = 'cd -- "$1" && shift && for d in "$@"; do [ -d "$d" ] && [ -w "$d" ] || exit 1; done'
+_LAUNCH = """umask 077; log=$1; shift
+for v in $(env | sed -n 's/^\\(PG[A-Z_]*\\)=.*/\\1/p'); do unset "$v"; done
+cd / && : >"$log" || exit 1
+if command -v setsid >/dev/null; then setsid "$@" </dev/null >>"$log" 2>&1 & else nohup "$@" </dev/null >>"$log" 2>&1 & fi
+echo $!"""
+_LOOK = (
+    ALIVE
+    + f"""d=$1 pid=$2 offset=$3
+if alive "$pid"; then echo alive; else echo gone; fi
+head -c {_LARGEST_CONTROL} -- "$d/global/pg_control" 2>/dev/null | wc -c | tr -d ' '
+head -c {_LARGEST_CONTROL} -- "$d/global/pg_control" 2>/dev/null
+head -c 4096 -- "$d/postmaster.pid" 2>/dev/null; printf '\\0'
+tail -c +"$offset" -- "$d/{LOG}" 2>/dev/null | head -c 1048576; exit 0"""
+)
+_STOP = (
+    ALIVE
+    + """kill -QUIT "$1" 2>/dev/null
+for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do alive "$1" || exit 0; sleep 1; done
+kill -KILL "$1" 2>/dev/null; exit 0"""
+)
+
+
+def start_there(server: Server, plan: Plan, report: Reporter) -> Verdict:
+    """Start the restored cluster on the plan's host and wait until it is open, paused, shut down, or has failed."""
+    assert plan.endpoint is not None and plan.info is not None
+    directory, major = plan.order.destination, plan.info.major or 0
+    with machine(plan.endpoint) as far:
+        program = find(far, server.path_prefix, major)
+        effective = _configuration(far, directory)
+        sockets, socket_note = _sockets(far, effective, directory)
+        port, port_note = _port(far, effective, plan.order.port, directory, sockets)
+        notes = tuple(note for note in (port_note, socket_note) if note)
+        for note in notes:
+            report.note(note, "warn")
+        report.phase("start", f"{program} on port {port} of {far.name}")
+        options = start.start_options(port, sockets, major) + start.earlier_stop(plan)
+        log = os.path.join(directory, LOG)
+        words = ["sh", "-c", _LAUNCH, "sh", log, program, "-D", directory, *options]
+        pid = int(must(far, words, f"{program} could not be started on {far.name}"))
+        running = _There(far, directory, pid, report)
+        try:
+            state, text, said = start.watch(running, plan, report, pause=_POLL)
+        except BaseException:
+            running.stop()
+            raise
+        if state == "failed":
+            running.stop()
+        gone = state == "failed" or running.look().gone
+        there = sockets.split(",")[0].strip()
+        return start.verdict(state, text, said, port, there, None if gone else pid, log, notes)
+
+
+def find(far: Machine, path_prefix: str, major: int) -> str:
+    """Return the path of this major version's postgres on a host; raises Refused when it has none."""
+    wanted = [part for part in path_prefix.split(os.pathsep) if part]
+    out = must(far, ["sh", "-c", _FIND, "sh", str(major), *wanted], f"no postgres could be looked for on {far.name}")
+    words = [word.decode(errors="replace") for word in out.split(b"\0")]
+    found = dict(zip(words[::2], words[1::2], strict=False))
+    for path, version in found.items():
+        match = re.search(r"\) (\d+)", version)
+        if match and int(match[1]) == major:
+            return path
+    have = ", ".join(f"{path} ({version})" for path, version in found.items() if path)
+    raise Refused(
+        f"there is no PostgreSQL {major} on {far.name}",
+        have or "no postgres was found there",
+        f"install it there (Debian: apt install postgresql-{major}), or leave out --start",
+    )
+
+
+class _There:
+    """A server on another host."""
+
+    def __init__(self, far: Machine, directory: str, pid: int, report: Reporter) -> None:
+        self._far, self._directory, self.pid, self._report = far, directory, pid, report
+        self._read = 0
+
+    def look(self) -> Look:
+        words = ["sh", "-c", _LOOK, "sh", self._directory, str(self.pid), str(self._read + 1)]
+        out = self._patiently(words)
+        state, size, rest = out.split(b"\n", 2)
+        control, rest = rest[: int(size)], rest[int(size) :]
+        pid_file, _, text = rest.partition(b"\0")
+        whole = text[: text.rfind(b"\n") + 1] if state != b"gone" else text
+        self._read += len(whole)
+        return Look(state == b"gone", whole.decode(errors="replace"), pid_file.decode(errors="replace"), control)
+
+    def stop(self) -> None:
+        try:
+            self._far.run(["sh", "-c", _STOP, "sh", str(self.pid)], timeout=60)
+        except CellarmanError as error:
+            where = f"process {self.pid} on {self._far.name}"
+            self._report.note(f"the server could not be stopped, {where}: {error}", "warn")
+
+    def _patiently(self, words: list[str]) -> bytes:
+        deadline = time.monotonic() + _LONGEST_OUTAGE
+        told = False
+        while True:
+            try:
+                return must(self._far, words, f"the server on {self._far.name} could not be looked at")
+            except HostError as error:
+                if error.kind not in problems.LINK or time.monotonic() > deadline:
+                    raise
+                if not told:
+                    self._report.note(f"{error.what}; the server there goes on, and is looked for again", "warn")
+                    told = True
+                time.sleep(2.0)
+
+
+def _configuration(far: Machine, directory: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("postgresql.conf", "postgresql.auto.conf"):
+        try:
+            text = far.read(os.path.join(directory, name)).decode(errors="replace")
+        except FileNotFoundError:
+            continue
+        found.update(setting for line in text.splitlines() if (setting := settings.setting_of(line))[0])
+    return found
+
+
+def _sockets(far: Machine, effective: dict[str, str], directory: str) -> tuple[str, str]:
+    """Return the directories for sockets, and why when they are not the configured ones."""
+    configured = effective.get("unix_socket_directories", "")
+    wanted = [part.strip().strip('"') for part in configured.split(",") if part.strip()]
+
+    def writable(*places: str) -> bool:
+        return far.run(["sh", "-c", _WRITABLE, "sh", directory, *places]).status == 0
+
+    if wanted and writable(*(part for part in wanted if not part.startswith("@"))):
+        return configured, ""
+    for place in (directory, "/tmp"):
+        if len(os.fsencode(place)) <= start.LONGEST_SOCKET and writable(place):
+            why = f"{configured} is not writable there: this start has its socket in {place}" if wanted else ""
+            return place, why
+    return "", "no directory for a socket: this start listens on TCP only"
+
+
+def _port(far: Machine, effective: dict[str, str], wanted: int | None, directory: str, sockets: str) -> tuple[int, str]:
+    """Return the port to use for this start, and why when it is not the configured one."""
+    taken = listening(must(far, ["sh", "-c", _LISTENING], "its ports").decode(errors="replace"))
+    places = [os.path.join(directory, part.strip().strip('"')) for part in sockets.split(",")]
+
+    def is_free(port: int) -> bool:
+        return port not in taken and far.run(["sh", "-c", _SOCKETS, "sh", str(port), *places]).status == 0
+
+    if wanted is not None:
+        if not is_free(wanted):
+            why = f"another process on {far.name} listens on it"
+            raise Refused(f"port {wanted} is taken", why, "choose another one with --port")
+        return wanted, ""
+    text = effective.get("port", "5432")
+    configured = int(text) if text.isdigit() else 5432
+    if is_free(configured):
+        return configured, ""
+    for port in range(configured + 1, 65536):
+        if is_free(port):
+            return port, f"port {configured} is taken: this start uses {port}"
+    raise Refused("no port is free", f"from {configured} on, on {far.name}", "name one with --port")
+
+
+def listening(text: str) -> set[int]:
+    """Return the ports that something listens on, from /proc/net/tcp and tcp6 (proc_net_tcp(5): state 0A).
+
+    >>> line = "  0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1"
+    >>> listening("  sl  local_address rem_address   st\\n" + line)
+    {5432}
+    """
+    found = set()
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[3] == "0A":
+            found.add(int(fields[1].rpartition(":")[2], 16))
+    return found

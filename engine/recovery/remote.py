@@ -1,0 +1,301 @@
+"""Doing what a plan says on another host: the files by rsync or tar, WAL staged, pg_control last, all of it synced.
+
+The order is that of a restore on this host (`engine.recovery.restore`), and so is the promise: a directory that is not
+whole has the marker in it and no pg_control. A link that is lost is tried again; rsync goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from engine.config import Server
+from engine.errors import Busy, CellarmanError, Refused
+from engine.event import Reporter
+from engine.faults import step
+from engine.host import pipe, rsync
+from engine.host.endpoint import Endpoint
+from engine.host.machine import Machine, machine, must
+from engine.host.problems import LINK, HostError
+from engine.host.rsync import Tick, Transfer
+from engine.postgres.controlfile import ControlFile, read_control
+from engine.recovery import farside, source, staging
+from engine.recovery.copying import Meter
+from engine.recovery.extraction import TarFile, pieces
+from engine.recovery.furnish import furnish
+from engine.recovery.place import MARKER
+from engine.recovery.plan import Plan
+from engine.repository import locks, repository
+
+LAST = source.CONTROL + ".cellarman"
+"""pg_control under the name that no server looks for, until the rest is on disk."""
+_PAUSES = (2.0, 5.0, 15.0)
+"""Seconds between tries after a lost link."""
+_OCCUPIED, _RUNS = 46, 47
+
+_BEGIN = (
+    farside.ALIVE
+    + f"""
+umask 077
+mode=$1 dest=$2; shift
+for d in "$@"; do [ -d "$d" ] || printf '%s\\0' "$d"; done
+mkdir -p -- "$dest" && chmod 700 -- "$dest" || exit 1
+if [ $mode = new ]; then
+    for f in "$dest"/* "$dest"/.[!.]* "$dest"/..?*; do
+        if [ -e "$f" ] || [ -L "$f" ]; then echo "${{f##*/}}" >&2; exit {_OCCUPIED}; fi
+    done
+fi
+if [ -f "$dest/postmaster.pid" ]; then
+    n=$(head -n 1 -- "$dest/postmaster.pid" | tr -cd 0-9)
+    if [ -n "$n" ] && alive "$n"; then echo "process $n" >&2; exit {_RUNS}; fi
+fi
+cat >"$dest/{MARKER}.new" && mv -f -- "$dest/{MARKER}.new" "$dest/{MARKER}" || exit 1
+sync -- "$dest/{MARKER}" "$dest" 2>/dev/null || sync
+cd -- "$dest" || exit 1
+rm -f -- {source.CONTROL} {LAST} {" ".join(sorted(source.LEFT_OUT))} || exit 1
+for f in pg_tblspc/*; do [ ! -L "$f" ] || rm -f -- "$f" || exit 1; done
+sync -- global "$dest" 2>/dev/null || sync
+shift
+for d in "$@"; do mkdir -p -- "$d" && chmod 700 -- "$d" || exit 1; done
+"""
+)
+"""$1 new, leftover or delta; $2 the data directory, then the tablespaces'; the marker is the input. Prints what is new."""
+_CLEAR = f"""
+keep=$1; shift
+for d in "$@"; do
+    [ -d "$d" ] || continue
+    find "$d" -mindepth 1 -maxdepth 1 ! -name {MARKER} -exec rm -rf -- {{}} + || exit 1
+    [ $keep = yes ] || rm -f -- "$d/{MARKER}" || exit 1
+done
+"""
+_REMOVE_EMPTY = 'for d in "$@"; do [ ! -d "$d" ] || rmdir -- "$d"; done'
+_SYNC = 'for d in "$@"; do chmod 700 -- "$d"; sync -f -- "$d" 2>/dev/null || sync || exit 1; done'
+_FINISH = f"""
+cd -- "$1" && mv -f -- {LAST} {source.CONTROL} && {{ sync -- {source.CONTROL} global 2>/dev/null || sync; }} || exit 1
+rm -f -- {MARKER} && {{ sync -- . 2>/dev/null || sync; }}
+"""
+
+
+def restore(server: Server, plan: Plan, report: Reporter) -> None:
+    """Make the data directory and the tablespaces on the plan's host; raises what stopped it.
+
+    A new directory that could not be finished is removed again. An existing one that was being changed (a delta) stays,
+    marked and without pg_control, for the next try to go on with.
+    """
+    assert plan.endpoint is not None and plan.info is not None
+    repository.load(server.layout, plan.info.id)  # under the lock: it has not been deleted since the plan was made
+    content = source.look(server.layout, plan.info, plan.order.destination, plan.placed)
+    with machine(plan.endpoint) as far, _alone(server, plan), _making(plan, far, report):
+        _bring(server, plan, content, report)
+        step("remote.copied")
+        control = _control(server, plan, far)
+        facts = repository.facts(server.layout, plan.info.id)
+        for line in furnish(plan, control, facts.get("restore_settings", {}), far):
+            report.note(line)
+        staging.stage(server, plan, far, report)
+        step("remote.staged")
+        report.phase("sync", f"on {far.name}")
+        roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+        what = f"what was written could not be put on disk on {far.name}"
+        must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
+        step("remote.synced")
+        must(far, ["sh", "-c", _FINISH, "sh", plan.order.destination], what, timeout=600)
+        step("remote.complete")
+
+
+def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
+    """Return what a delta would send, in bytes, and rsync's itemised lines of all that it would change and remove."""
+    assert plan.info is not None
+    size, lines = 0, []
+    for transfer in _transfers(
+        server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)
+    ):
+        moved = rsync.move(_but(transfer, dry_run=True), lambda tick: None)
+        size += moved.sent_bytes
+        lines += moved.changed
+    return size, lines
+
+
+@contextmanager
+def _alone(server: Server, plan: Plan) -> Iterator[None]:
+    """Let no second restore from this repository go to the same place at the same time."""
+    import hashlib
+
+    where = f"{plan.endpoint}\0{plan.order.destination}".encode(errors="surrogateescape")
+    name = f"restore-{hashlib.sha256(where).hexdigest()[:12]}"
+    what = f"restore into {plan.order.destination} on {plan.endpoint}"
+    try:
+        lock = locks.hold(server.layout.lock(name), what=what)
+    except Busy as error:
+        raise Busy(f"another {what} is running", error.why, "cellarman jobs") from error
+    with lock:
+        yield
+
+
+@contextmanager
+def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
+    """Make the directories and the marker that says they are not whole; when something goes wrong, clean up."""
+    destination = plan.order.destination
+    roots = [destination, *(space.directory for space in plan.placed)]
+    left = plan.leftover.directories if plan.leftover else ()
+    mode = "leftover" if plan.leftover else "delta" if plan.delta else "new"
+    document = json.dumps({"backup": plan.info.id if plan.info else "", "directories": sorted({*roots[1:], *left})})
+    done = far.run(["sh", "-c", _BEGIN, "sh", mode, *roots], stdin=document.encode(), timeout=120)
+    if done.status == _OCCUPIED:
+        why = f"it holds {done.words}"
+        raise Refused(f"{destination} on {far.name} is not empty any more", why, "choose another directory")
+    if done.status == _RUNS:
+        fix = "stop it, or choose another directory"
+        raise Refused(f"{destination} on {far.name} is a running server's data directory", done.words, fix)
+    if done.status != 0:
+        raise CellarmanError(f"{destination} could not be made on {far.name}", done.words, "put right what is named")
+    new = [os.fsdecode(path) for path in done.out.split(b"\0") if path]
+    try:
+        abandoned = [path for path in left if path not in roots]
+        if abandoned or (plan.leftover and plan.info and plan.info.is_tar):
+            report.note(f"removing what an interrupted restore left in {destination} on {far.name}")
+            must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=600)
+        step("remote.begun")
+        yield
+    except BaseException:
+        _give_up(plan, far, report, roots, new)
+        raise
+
+
+def _give_up(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], new: Sequence[str]) -> None:
+    """Remove what was made; a delta, and what cannot be reached any more, stays as it is: it cannot start."""
+    destination = plan.order.destination
+    if plan.delta:
+        report.note(f"{destination} on {far.name} is half changed and cannot start: run the restore again", "warn")
+        return
+    report.note(f"removing what was restored so far on {far.name}", "warn")
+    try:
+        must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=600)
+        must(far, ["sh", "-c", _CLEAR, "sh", "no", *reversed(roots)], "it could not be removed", timeout=600)
+        must(far, ["sh", "-c", _REMOVE_EMPTY, "sh", *reversed(new)], "it could not be removed")
+    except CellarmanError as error:
+        left = f"what was restored stays in {destination} on {far.name}, which cannot start; the next restore there"
+        report.note(f"{left} removes it or goes on with it: {error}", "warn")
+
+
+def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter) -> None:
+    """Send the backup's files."""
+    report.phase("copy", f"to {plan.order.destination} on {plan.endpoint}")
+    assert plan.endpoint is not None
+    if content.tars:
+        meter = Meter(report, content.read_bytes)
+        for tar, directory in content.tars:
+            _extract(plan.endpoint, tar, directory, meter)
+        meter.finish()
+        return
+    done = 0
+    for transfer in _transfers(server, plan, content):
+
+        def tick(now: Tick, before: int = done) -> None:
+            report.progress(before + now.done_bytes, content.bytes)
+
+        done += _patiently(transfer, tick, report)
+
+
+def _patiently(transfer: Transfer, tick: rsync.Callable[[Tick], None], report: Reporter) -> int:
+    """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
+    name = ""
+
+    def note(now: Tick) -> None:
+        nonlocal name
+        name = now.name or name
+        tick(now)
+
+    for pause in (*_PAUSES, None):
+        try:
+            return rsync.move(transfer, note).sent_bytes
+        except HostError as error:
+            if error.kind not in LINK:
+                raise
+            at = f" at {name}" if name else ""
+            if pause is None:
+                what = f"the restore to {error.host} stopped{at}: {error.what}"
+                raise HostError(error.kind, error.host, what, error.why, error.fix) from error
+            report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _transfers(server: Server, plan: Plan, content: source.Source) -> list[Transfer]:
+    """Return the rsync runs that make the directories what the backup holds."""
+    assert plan.info is not None and plan.endpoint is not None
+    odd = [f"/{_literal(path)}" for path in content.odd]
+    out = [f"/{name}" for name in (*sorted(source.LEFT_OUT), LAST, MARKER, staging.INSIDE)]
+    out += [f"/pg_tblspc/{space.oid}" for space in plan.placed]
+    base = Transfer(
+        source.data_directory(server.layout, plan.info),
+        plan.order.destination,
+        plan.endpoint,
+        "destination",
+        exclude=(*out, *odd),
+        checksum=plan.order.checksum,
+        delete=plan.delta or plan.leftover is not None,
+        bandwidth_limit=server.bandwidth_limit,
+    )
+    spaces = [
+        _but(base, source=server.layout.tablespace(plan.info.id, space.oid), destination=space.directory, exclude=())
+        for space in plan.placed
+    ]
+    return [base, *spaces]
+
+
+def _but(transfer: Transfer, **changed: object) -> Transfer:
+    from dataclasses import replace
+
+    return replace(transfer, **changed)  # type: ignore[arg-type]
+
+
+def _literal(path: str) -> str:
+    r"""Return a path as an rsync pattern that matches it alone; a backslash is one only beside a wildcard.
+
+    >>> print(_literal("a[1]"), _literal("a\\b"))
+    a\[1] a\b
+    """
+    return re.sub(r"([*?\[\\])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
+
+
+def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> None:
+    def rename(name: str) -> str:
+        return LAST if name == source.CONTROL else name
+
+    def skip(name: str) -> bool:
+        return name in source.LEFT_OUT and name != source.CONTROL
+
+    what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
+    pipe.feed(endpoint, ["tar", "-xf", "-", "-C", directory], pieces(tar, meter, skip=skip, rename=rename), what)
+
+
+def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:
+    """Put pg_control in place under its temporary name, and return it; it is the right system's."""
+    info = plan.info
+    assert info is not None
+    path = os.path.join(plan.order.destination, LAST)
+    if info.is_tar:
+        try:
+            data = far.read(path)
+        except FileNotFoundError as error:
+            raise CellarmanError(
+                f"backup {info.id} holds no {source.CONTROL}", str(error), "restore another backup"
+            ) from error
+    else:
+        with open(os.path.join(source.data_directory(server.layout, info), source.CONTROL), "rb") as file:
+            data = file.read()
+        must(far, ["mkdir", "-p", "--", os.path.dirname(path)], f"{path} cannot be written on {far.name}")
+        far.write(path, data)
+    control = read_control(data)
+    if info.systemid is not None and control.system_id != info.systemid:
+        raise CellarmanError(
+            f"the files of backup {info.id} are of another system",
+            f"pg_control says {control.system_id}, backup.info {info.systemid}",
+            "restore another backup",
+        )
+    return control
