@@ -3,7 +3,8 @@
 ::
 
     cellarman-wal push PATH --server S [--config FILE]
-    cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE] [--program PATH] [--config FILE]
+    cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
+        [--known-hosts FILE] [--program PATH] [--config FILE]
     cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
     cellarman-wal only-push --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
-           [--program PATH] [--config FILE]
+           [--known-hosts FILE] [--program PATH] [--config FILE]
        cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
        cellarman-wal only-push --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
@@ -39,20 +40,20 @@ push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive
 While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
 the recovery; --no-prefetch goes without.
 
---over sends the file by ssh to [USER@]HOST or ssh://[USER@]HOST[:PORT]; --program and --config
-are then those of that host, --identity a private key of this one. There, `push -` takes the file
-from standard input; with nothing but ssh and sha256sum on the database host:
+--over sends the file by ssh; --program and --config are then those of that host, --identity and
+--known-hosts files of this one, in place of ssh's own. There, `push -` takes the file from standard
+input; with nothing but ssh and sha256sum on the database host:
 archive_command = 'ssh -T -o BatchMode=yes DESTINATION cellarman-wal push - --server S --name %f
     --sha256 $(sha256sum %p | cut -c1-64) < %p || exit 1'
 only-push is for authorized_keys, so that a key can do nothing else:
 restrict,command="cellarman-wal only-push --server S" ssh-ed25519 …
 """
 
-_VALUED = ("--server", "--config", "--on-hole", "--over", "--identity", "--program", "--name", "--sha256")
 _OPERANDS = {"push": 1, "get": 2, "only-push": 0}
 _FAILURE = {"push": 1, "get": 255, "only-push": 1}
-_SENDING = ("--over", "--identity", "--program")
+_SENDING = ("--over", "--identity", "--known-hosts", "--program")
 _RECEIVING = ("--name", "--sha256", "--receipt")
+_VALUED = ("--server", "--config", "--on-hole", *_SENDING, *_RECEIVING[:2])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -204,6 +205,7 @@ def _send(path: str, options: dict[str, str]) -> int:
             config=options.get("--config", ""),
             program=options.get("--program", ""),
             identity=options.get("--identity", ""),
+            known_hosts=options.get("--known-hosts", ""),
         )
     except CellarmanError as error:
         _complain(error)

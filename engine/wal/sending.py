@@ -57,11 +57,14 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def send(path: str, *, server: str, over: str, config: str = "", program: str = "", identity: str = "") -> None:
+def send(
+    path: str, *, server: str, over: str, config: str = "", program: str = "", identity: str = "", known_hosts: str = ""
+) -> None:
     """Return once the file at `path` is durable at the SSH destination `over`; it stays where it is.
 
     `over` is [user@]host[:port] (an IPv6 address in brackets), or the same after ssh://; `config` and `program` are
-    the far side's, `identity` a private key of this side. Raises CellarmanError with what ssh or the far side said.
+    the far side's, `identity` a private key of this side, `known_hosts` its list of hosts. Raises CellarmanError with
+    what ssh or the far side said.
     """
     name = os.path.basename(path)
     if segment.kind_of(name) == segment.FOREIGN:
@@ -74,7 +77,8 @@ def send(path: str, *, server: str, over: str, config: str = "", program: str = 
         checksum = _checksum(source)
         far = [program or "cellarman-wal", "push", "-", "--server", server, "--name", name, "--sha256", checksum]
         far += ["--receipt", *(("--config", config) if config else ())]
-        keys = ("-i", identity, "-o", "IdentitiesOnly=yes") if identity else ()
+        keys = ["-i", identity, "-o", "IdentitiesOnly=yes"] if identity else []
+        keys += ["-o", f"UserKnownHostsFile={_quoted(known_hosts)}"] if known_hosts else []
         status, words = _run(["ssh", *SSH_OPTIONS, *keys, "--", _destination(over), " ".join(map(quote, far))], source)
     except OSError as error:
         raise CellarmanError(f"cannot send {name} to {over}", str(error)) from error
@@ -82,6 +86,11 @@ def send(path: str, *, server: str, over: str, config: str = "", program: str = 
         os.close(source)
     if status != 0 or receipt(name, checksum) not in words.splitlines():
         raise _failed(name, over, far[0], status, words)
+
+
+def _quoted(path: str) -> str:
+    """Return a path as one word of ssh_config(5), where % and blanks mean something."""
+    return '"' + path.replace("%", "%%") + '"'
 
 
 def _destination(over: str) -> str:
