@@ -107,7 +107,7 @@ def _ssh_name(field: str) -> Parser:
     def parse(value: object) -> str:
         text = _text(value)
         try:
-            Endpoint(**{"host": "", field: text})
+            _ = Endpoint(text) if field == "host" else Endpoint("", text)
         except ValueError:
             raise ValueError("a name without blanks, not beginning with a dash") from None
         return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -79,10 +80,10 @@ class ThisHost:
             done = subprocess.run(
                 list(argv), input=stdin, capture_output=True, timeout=timeout, env={**os.environ, "LC_ALL": "C"}
             )
-        except FileNotFoundError as error:
-            return Done(127, b"", f"{argv[0]}: {error.strerror}".encode())
         except OSError as error:
-            return Done(126, b"", f"{argv[0]}: {error.strerror}".encode())
+            # A directory of PATH that may not be read is no reason to call a missing program forbidden.
+            status = 127 if shutil.which(argv[0]) is None else 126
+            return Done(status, b"", f"{argv[0]}: {error.strerror}".encode())
         except subprocess.TimeoutExpired as error:
             why = f"{argv[0]} had {timeout:g} s"
             raise HostError("timeout", self.name, f"{argv[0]} did not end in time", why, "try it by hand") from error

@@ -96,7 +96,8 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
             return "install it there, or put it on the PATH that a shell without terminal has"
         case "noisy_shell":
             return (
-                "let it print nothing without a terminal; first line of ~/.bashrc there: case $- in *i*) ;; *) return;; esac\n"
+                "let it print nothing without a terminal; "
+                "the first line of ~/.bashrc there: case $- in *i*) ;; *) return;; esac\n"
                 f"this must print nothing: {ssh}"
             )
         case "disk_full":

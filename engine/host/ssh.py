@@ -234,7 +234,8 @@ class _Link:
         """Start the program that leads there and return our end of its socket."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._proxy = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+            end = theirs.fileno()
+            self._proxy = subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.PIPE)
         return ours
 
 
@@ -405,7 +406,10 @@ def _check_shell(endpoint: Endpoint, transport: paramiko.Transport, timeout: flo
 
 
 def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Done:
-    """Feed a command its input and read it to its end. Raises TimeoutError, and EOFError when the link was lost."""
+    """Feed a command its input and read it to its end. Raises TimeoutError, and EOFError when the link was lost.
+
+    The status of a command that a signal ended is -1: paramiko does not tell which.
+    """
     writer = threading.Thread(target=_feed, args=(channel, stdin), name="ssh-stdin", daemon=True)
     writer.start()
     out, err = bytearray(), bytearray()
@@ -428,7 +432,7 @@ def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Done:
             channel.status_event.wait(min(left, 0.02))
     while data := _rest(channel):
         out += data
-    if not channel.exit_status_ready() or channel.exit_status == -1:
+    if channel.exit_status == -1 and not channel.get_transport().is_active():
         raise EOFError("the connection ended before the command did")
     return Done(channel.exit_status, bytes(out), bytes(err))
 

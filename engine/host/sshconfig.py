@@ -33,7 +33,7 @@ class Effective:
 
 
 def effective(endpoint: Endpoint, *, config_file: str = "") -> Effective:
-    """Ask ssh what it makes of an endpoint; `config_file` instead of ~/.ssh/config and the system's. Raises HostError."""
+    """Ask ssh what it makes of an endpoint; `config_file` stands for ssh's own files. Raises HostError."""
     words = openssh.command(endpoint)
     words[1:1] = ["-F", config_file] if config_file else []
     try:

@@ -38,7 +38,8 @@ _WRITABLE = 'cd -- "$1" && shift && for d in "$@"; do [ -d "$d" ] && [ -w "$d" ]
 _LAUNCH = """umask 077; log=$1; shift
 for v in $(env | sed -n 's/^\\(PG[A-Z_]*\\)=.*/\\1/p'); do unset "$v"; done
 cd / && : >"$log" || exit 1
-if command -v setsid >/dev/null; then setsid "$@" </dev/null >>"$log" 2>&1 & else nohup "$@" </dev/null >>"$log" 2>&1 & fi
+apart=nohup; command -v setsid >/dev/null && apart=setsid
+$apart "$@" </dev/null >>"$log" 2>&1 &
 echo $!"""
 _LOOK = (
     ALIVE
@@ -76,15 +77,15 @@ def start_there(server: Server, plan: Plan, report: Reporter) -> Verdict:
         pid = int(must(far, words, f"{program} could not be started on {far.name}"))
         running = _There(far, directory, pid, report)
         try:
-            state, text, said = start.watch(running, plan, report, pause=_POLL)
+            found = start.watch(running, plan, report, pause=_POLL)
         except BaseException:
             running.stop()
             raise
-        if state == "failed":
+        if found[0] == "failed":
             running.stop()
-        gone = state == "failed" or running.look().gone
+        gone = found[0] == "failed" or running.look().gone
         there = sockets.split(",")[0].strip()
-        return start.verdict(state, text, said, port, there, None if gone else pid, log, notes)
+        return start.verdict(found, port, there, None if gone else pid, log, notes)
 
 
 def find(far: Machine, path_prefix: str, major: int) -> str:

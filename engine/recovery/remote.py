@@ -6,12 +6,14 @@ whole has the marker in it and no pg_control. A link that is lost is tried again
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
@@ -63,7 +65,7 @@ shift
 for d in "$@"; do mkdir -p -- "$d" && chmod 700 -- "$d" || exit 1; done
 """
 )
-"""$1 new, leftover or delta; $2 the data directory, then the tablespaces'; the marker is the input. Prints what is new."""
+"""$1 new, leftover or delta; $2 the data directory, then tablespaces'; the marker is the input. Prints what is new."""
 _CLEAR = f"""
 keep=$1; shift
 for d in "$@"; do
@@ -110,7 +112,8 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
 def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
     """Return what a delta would send, in bytes, and rsync's itemised lines of all that it would change and remove."""
     assert plan.info is not None
-    size, lines = 0, []
+    size = 0
+    lines: list[str] = []
     for transfer in _transfers(
         server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)
     ):
@@ -123,8 +126,6 @@ def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
 @contextmanager
 def _alone(server: Server, plan: Plan) -> Iterator[None]:
     """Let no second restore from this repository go to the same place at the same time."""
-    import hashlib
-
     where = f"{plan.endpoint}\0{plan.order.destination}".encode(errors="surrogateescape")
     name = f"restore-{hashlib.sha256(where).hexdigest()[:12]}"
     what = f"restore into {plan.order.destination} on {plan.endpoint}"
@@ -201,7 +202,7 @@ def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter)
         done += _patiently(transfer, tick, report)
 
 
-def _patiently(transfer: Transfer, tick: rsync.Callable[[Tick], None], report: Reporter) -> int:
+def _patiently(transfer: Transfer, tick: Callable[[Tick], None], report: Reporter) -> int:
     """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
     name = ""
 
@@ -249,8 +250,6 @@ def _transfers(server: Server, plan: Plan, content: source.Source) -> list[Trans
 
 
 def _but(transfer: Transfer, **changed: object) -> Transfer:
-    from dataclasses import replace
-
     return replace(transfer, **changed)  # type: ignore[arg-type]
 
 

@@ -115,29 +115,23 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     log = os.path.join(directory, LOG)
     running = _Here(_launch(program.path, directory, options, log), directory, log)
     try:
-        state, text, words = watch(running, plan, report)
+        found = watch(running, plan, report)
     except BaseException:
         running.stop()
         raise
-    if state == "failed":
+    if found[0] == "failed":
         running.stop()
     elif not running.gone:
         _OUTLIVE.append(running.process)
     pid = None if running.gone else running.pid
-    return verdict(state, text, words, port, sockets.split(",")[0].strip(), pid, log, notes)
+    return verdict(found, port, sockets.split(",")[0].strip(), pid, log, notes)
 
 
 def verdict(
-    state: State,
-    text: str,
-    words: list[str],
-    port: int,
-    sockets: str,
-    pid: int | None,
-    log: str,
-    notes: tuple[str, ...],
+    found: tuple[State, str, list[str]], port: int, sockets: str, pid: int | None, log: str, notes: tuple[str, ...]
 ) -> Verdict:
     """Return what became of a cluster, with what its log says of how far it got."""
+    state, text, words = found
     reached = (_last(_STOPPING, words), _last(_LAST_TRANSACTION, words), _last(_REDO_DONE, words))
     return Verdict(state, text, port, sockets, pid, log, *reached, notes)
 
@@ -177,9 +171,9 @@ class _Here:
     def look(self) -> Look:
         gone = self.gone
         pid_file, control = "", b""
-        with contextlib.suppress(FileNotFoundError):
-            with open(os.path.join(self._directory, "postmaster.pid"), encoding="utf-8", errors="replace") as file:
-                pid_file = file.read()
+        name = os.path.join(self._directory, "postmaster.pid")
+        with contextlib.suppress(FileNotFoundError), open(name, encoding="utf-8", errors="replace") as file:
+            pid_file = file.read()
         with contextlib.suppress(OSError), open(os.path.join(self._directory, "global", "pg_control"), "rb") as raw:
             control = raw.read()
         return Look(gone, self._log.read(), pid_file, control)

@@ -181,7 +181,8 @@ def _config(far: Far) -> str:
 def _with_a_shell(root: Path) -> list[str]:
     """Return the words before sshd that give this account a shell, when it has none that runs commands.
 
-    sshd takes the shell from the account's entry. An account such as nobody gets another entry in a mount namespace.
+    sshd takes the shell from the account's entry. An account such as nobody gets another entry in a mount namespace,
+    where only files are asked for accounts: systemd's module would call it locked.
     """
     entry = pwd.getpwuid(os.geteuid())
     if os.path.basename(entry.pw_shell) not in _NO_SHELL:
@@ -190,9 +191,12 @@ def _with_a_shell(root: Path) -> list[str]:
         others = [line for line in file if not line.startswith(f"{entry.pw_name}:")]
     ours = f"{entry.pw_name}:x:{entry.pw_uid}:{entry.pw_gid}::{root}/home:/bin/bash\n"
     (root / "passwd").write_text("".join([*others, ours]))
-    script = 'mount --bind "$1" /etc/passwd && shift && exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
-    words = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount"]
-    words += ["sh", "-c", script, "sh", str(root / "passwd")]
+    (root / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n")
+    script = (
+        'for file in passwd nsswitch.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done; shift; '
+        'exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
+    )
+    words = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c", script, "sh", str(root)]
     tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         pytest.skip(f"{entry.pw_name} has no shell, and cannot be given one: {tried.stderr.strip()}")
