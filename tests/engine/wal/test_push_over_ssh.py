@@ -273,5 +273,6 @@ def test_postgresql_archives_over_ssh(hosts: Hosts, postgres: cluster.Install) -
         hosts.ingest()
         archived = sorted(os.listdir(os.path.dirname(hosts.layout.wal(before))))
         assert archived[-1] == before
-        assert archived == [segment.segment_name(1, number, 1 << 20) for number in range(1, len(archived) + 1)]
+        first = segment.parse_segment(archived[0], 1 << 20)[1]
+        assert archived == [segment.segment_name(1, first + at, 1 << 20) for at in range(len(archived))]
         assert server.value("SELECT failed_count FROM pg_stat_archiver") == 0
