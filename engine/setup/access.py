@@ -36,7 +36,7 @@ def host_based(facts: Facts) -> list[Piece]:
         truth = False if any(_TURNED_AWAY in text for text in words) else None
     hba = facts.live.facts.hba_file if isinstance(facts.live, Live) else None
     where = f"on {host_of(facts)}, in {hba or 'pg_hba.conf'}, before lines that match the same"
-    note = "then: SELECT pg_reload_conf();"
+    note = "then: SELECT pg_reload_conf();" + (f"\nnot known: {words[0]}" if truth is None else "")
     return [Piece("pg_hba.conf", where, "\n".join(lines), "text", found(truth), note)]
 
 
