@@ -14,10 +14,12 @@ import select
 import shlex
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import IO
 
 import paramiko
 from paramiko.agent import Agent
@@ -30,8 +32,10 @@ from engine.host.machine import Done
 from engine.host.problems import HostError, Kind, host_error
 from engine.host.sshconfig import Effective, effective
 
-_SESSIONS = 8
-"""At a time on one connection; sshd's MaxSessions is 10."""
+_SESSIONS = 6
+"""At a time on one connection; sshd's MaxSessions is 10, and counts one for some moments after its end."""
+_SESSION_WAIT = 60.0
+"""Seconds that a session is waited for when sshd has no more to give."""
 _DEAD_MS = openssh.ALIVE_INTERVAL * openssh.ALIVE_COUNT * 1000
 _AGENT_PATIENCE = 5.0
 _CHUNK = 1 << 16
@@ -93,7 +97,7 @@ class SshHost:
         """Run a program to its end (`Machine.run`)."""
         if self._link is None:
             raise AssertionError("this host was closed")
-        command = openssh.remote_command(argv)
+        command = os.fsencode(openssh.remote_command(argv))
         deadline = time.monotonic() + timeout
         with self._link.session() as channel:
             try:
@@ -158,6 +162,7 @@ class _Link:
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
         self._transport: paramiko.Transport | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
+        self._proxy_said: IO[bytes] | None = None
 
     def transport(self, timeout: float) -> paramiko.Transport:
         """Return the connection, alive as far as is known."""
@@ -174,17 +179,25 @@ class _Link:
         if not self._sessions.acquire(timeout=600):
             raise host_error("timeout", self.endpoint, f"{_SESSIONS} commands run there already")
         try:
-            transport = self.transport(timeout)
-            try:
-                channel = transport.open_session(timeout=timeout)
-            except (SSHException, OSError, EOFError) as error:
-                raise host_error("dropped", self.endpoint, _text(error)) from error
+            channel = self._open(timeout)
             try:
                 yield channel
             finally:
                 channel.close()
         finally:
             self._sessions.release()
+
+    def _open(self, timeout: float) -> paramiko.Channel:
+        deadline = time.monotonic() + _SESSION_WAIT
+        while True:
+            try:
+                return self.transport(timeout).open_session(timeout=timeout)
+            except paramiko.ChannelException as error:  # sshd has as many as it allows
+                if time.monotonic() > deadline:
+                    raise host_error("timeout", self.endpoint, f"{error}: see MaxSessions there") from error
+                time.sleep(0.05)
+            except (SSHException, OSError, EOFError) as error:
+                raise host_error("dropped", self.endpoint, _text(error)) from error
 
     def disconnect(self) -> None:
         with self._lock:
@@ -198,6 +211,9 @@ class _Link:
             self._proxy.kill()
             self._proxy.wait()
             self._proxy = None
+        if self._proxy_said is not None:
+            self._proxy_said.close()
+            self._proxy_said = None
 
     def _connect(self, timeout: float) -> paramiko.Transport:
         settings = effective(self.endpoint, config_file=self.config_file)
@@ -224,18 +240,22 @@ class _Link:
             transport.start_client(timeout=timeout)
         except (SSHException, OSError, EOFError) as error:
             words = _text(error)
-            if self._proxy is not None and self._proxy.stderr is not None and self._proxy.poll() is not None:
-                words = self._proxy.stderr.read().decode(errors="replace") or words
+            if self._proxy is not None and self._proxy_said is not None and self._proxy.poll() is not None:
+                self._proxy_said.seek(0)
+                words = self._proxy_said.read().decode(errors="replace") or words
                 raise problems.explain_openssh(self.endpoint, self._proxy.returncode, words) from error
             late = "imeout" in words or "timed out" in words or "banner" in words
             raise host_error("timeout" if late else "dropped", self.endpoint, words) from error
+        if not transport.initial_kex_done:  # paramiko returns when the time is up
+            raise host_error("timeout", self.endpoint, "it does not speak SSH, or not in time")
 
     def _through(self, argv: Sequence[str]) -> socket.socket:
         """Start the program that leads there and return our end of its socket."""
         ours, theirs = socket.socketpair()
         with theirs:
             end = theirs.fileno()
-            self._proxy = subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.PIPE)
+            self._proxy_said = tempfile.TemporaryFile()
+            self._proxy = subprocess.Popen(argv, stdin=end, stdout=end, stderr=self._proxy_said)
         return ours
 
 
@@ -322,15 +342,22 @@ def _check_key(endpoint: Endpoint, settings: Effective, known: Sequence[tuple[st
 def _authenticate(endpoint: Endpoint, settings: Effective, transport: paramiko.Transport) -> None:
     """Try the agent's keys and then the key files; raises HostError when none is accepted."""
     files, notes = _file_keys(settings.identity_files)
-    agent = _agent_keys()
-    if settings.identities_only:
-        ours = {blob for path in settings.identity_files if (blob := _public_blob(path))}
-        agent = [key for key in agent if key.get_base64() in ours]
+    with _agent_keys() as agent:
+        if settings.identities_only:
+            ours = {blob for path in settings.identity_files if (blob := _public_blob(path))}
+            agent = [key for key in agent if key.get_base64() in ours]
+        if _try([*((key, "agent") for key in agent), *files], settings.user, transport, notes):
+            return
+    raise host_error("key_rejected", endpoint, "\n".join(notes))
+
+
+def _try(keys: Sequence[tuple[paramiko.PKey, str]], user: str, transport: paramiko.Transport, notes: list[str]) -> bool:
+    """Tell whether one of these keys, each with where it is from, lets us in; `notes` get what was tried."""
     tried: list[str] = []
-    for key, label in [*((key, "agent") for key in agent), *files]:
+    for key, label in keys:
         tried.append(f"{label} ({key.get_name()} {key.fingerprint})")
         try:
-            transport.auth_publickey(settings.user, key)
+            transport.auth_publickey(user, key)
         except paramiko.BadAuthenticationType as error:
             notes.append(f"it takes {', '.join(error.allowed_types)}")
             break
@@ -339,9 +366,9 @@ def _authenticate(endpoint: Endpoint, settings: Effective, transport: paramiko.T
             if not transport.is_active():
                 break  # too many keys, or too late
         if transport.is_authenticated():
-            return
-    why = f"as {settings.user} with " + (", ".join(tried) or "no key at all")
-    raise host_error("key_rejected", endpoint, "\n".join([why, *notes]))
+            return True
+    notes.insert(0, f"as {user} with " + (", ".join(tried) or "no key at all"))
+    return False
 
 
 def _file_keys(paths: Sequence[str]) -> tuple[list[tuple[paramiko.PKey, str]], list[str]]:
@@ -360,20 +387,26 @@ def _file_keys(paths: Sequence[str]) -> tuple[list[tuple[paramiko.PKey, str]], l
     return found, notes
 
 
-def _agent_keys() -> list[paramiko.PKey]:
-    """Return the agent's keys; none when there is no agent, or it does not answer."""
+@contextlib.contextmanager
+def _agent_keys() -> Iterator[list[paramiko.PKey]]:
+    """Give the agent's keys while they can be used; none when there is no agent, or it does not answer."""
     if "SSH_AUTH_SOCK" not in os.environ:
-        return []
-    found: list[paramiko.PKey] = []
+        yield []
+        return
+    agents: list[Agent] = []
 
     def ask() -> None:
         with contextlib.suppress(SSHException, OSError):
-            found.extend(Agent().get_keys())
+            agents.append(Agent())
 
     asking = threading.Thread(target=ask, name="ssh-agent", daemon=True)
     asking.start()
     asking.join(_AGENT_PATIENCE)
-    return list(found)
+    try:
+        yield list(agents[0].get_keys()) if agents else []
+    finally:
+        for agent in agents:
+            agent.close()
 
 
 def _public_blob(path: str) -> str:

@@ -11,7 +11,7 @@ from engine.errors import CellarmanError, Refused
 from engine.host import rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine
-from engine.recovery import farside, farstart, remote, staging
+from engine.recovery import farside, remote, staging
 from engine.recovery.destination import Placed
 from engine.recovery.place import Ground, Place
 from engine.recovery.plan import Changes, Order, Plan
@@ -68,7 +68,7 @@ def _programs(far: Machine, order: Order, info: BackupInfo, server: Server) -> l
         if far.run(["tar", "--version"]).status == 127:
             found.append(Refused(f"there is no tar on {far.name}", "WAL is sent with it", "install tar there"))
         if order.start:
-            farstart.find(far, server.path_prefix, info.major or 0)
+            farside.find_postgres(far, server.path_prefix, info.major or 0)
     except CellarmanError as error:
         found.append(Refused(error.what, error.why, error.fix))
     return found

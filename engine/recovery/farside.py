@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 
-from engine.errors import CellarmanError
+from engine.errors import CellarmanError, Refused
 from engine.host.machine import Machine, must
 from engine.recovery.place import MARKER, Ground, Place, parse_leftover
 
@@ -64,6 +65,12 @@ for path in "$@"; do look "$path"; done
 """
 )
 _FACTS = 16
+_FIND = """major=$1; shift
+for d in "$@" "/usr/lib/postgresql/$major/bin" "/usr/pgsql-$major/bin" "/opt/postgresql/$major/bin" \
+    "$(pg_config --bindir 2>/dev/null)" "$(dirname -- "$(command -v postgres || echo /)")"; do
+    [ -x "$d/postgres" ] && printf '%s\\0%s\\0' "$d/postgres" "$("$d/postgres" --version 2>/dev/null)"
+done
+exit 0"""
 
 
 def survey(far: Machine, destination: str, spaces: Sequence[str]) -> Ground:
@@ -77,6 +84,24 @@ def survey(far: Machine, destination: str, spaces: Sequence[str]) -> Ground:
     if not head.isdigit():
         raise CellarmanError(what, f"id -u said {head!r}", "see what the account's shell does there")
     return Ground(int(head), places[0], tuple(places[1:]), far.name, boot.strip() == _boot_id())
+
+
+def find_postgres(far: Machine, path_prefix: str, major: int) -> str:
+    """Return the path of this major version's postgres on a host; raises Refused when it has none."""
+    wanted = [part for part in path_prefix.split(os.pathsep) if part]
+    out = must(far, ["sh", "-c", _FIND, "sh", str(major), *wanted], f"no postgres could be looked for on {far.name}")
+    words = [word.decode(errors="replace") for word in out.split(b"\0")]
+    found = dict(zip(words[::2], words[1::2], strict=False))
+    for path, version in found.items():
+        match = re.search(r"\) (\d+)", version)
+        if match and int(match[1]) == major:
+            return path
+    have = ", ".join(f"{path} ({version})" for path, version in found.items() if path)
+    raise Refused(
+        f"there is no PostgreSQL {major} on {far.name}",
+        have or "no postgres was found there",
+        f"install it there (Debian: apt install postgresql-{major}), or leave out --start",
+    )
 
 
 def _plain(path: str) -> str:

@@ -6,7 +6,6 @@ The server is a session of its own there: it goes on when the link is lost, and 
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from engine.config import Server
@@ -16,7 +15,7 @@ from engine.host import problems
 from engine.host.machine import Machine, machine, must
 from engine.host.problems import HostError
 from engine.recovery import settings, start
-from engine.recovery.farside import ALIVE
+from engine.recovery.farside import ALIVE, find_postgres
 from engine.recovery.plan import Plan
 from engine.recovery.start import LOG, Look, Verdict
 
@@ -25,12 +24,6 @@ _LONGEST_OUTAGE = 300.0
 """Seconds that the watching waits for a lost link to come back."""
 _LARGEST_CONTROL = 8192
 
-_FIND = """major=$1; shift
-for d in "$@" "/usr/lib/postgresql/$major/bin" "/usr/pgsql-$major/bin" "/opt/postgresql/$major/bin" \
-    "$(pg_config --bindir 2>/dev/null)" "$(dirname -- "$(command -v postgres || echo /)")"; do
-    [ -x "$d/postgres" ] && printf '%s\\0%s\\0' "$d/postgres" "$("$d/postgres" --version 2>/dev/null)"
-done
-exit 0"""
 _LISTENING = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
 _SOCKETS = """port=$1; shift
 for d in "$@"; do [ -e "$d/.s.PGSQL.$port.lock" ] && exit 1; done; exit 0"""
@@ -63,7 +56,7 @@ def start_there(server: Server, plan: Plan, report: Reporter) -> Verdict:
     assert plan.endpoint is not None and plan.info is not None
     directory, major = plan.order.destination, plan.info.major or 0
     with machine(plan.endpoint) as far:
-        program = find(far, server.path_prefix, major)
+        program = find_postgres(far, server.path_prefix, major)
         effective = _configuration(far, directory)
         sockets, socket_note = _sockets(far, effective, directory)
         port, port_note = _port(far, effective, plan.order.port, directory, sockets)
@@ -86,24 +79,6 @@ def start_there(server: Server, plan: Plan, report: Reporter) -> Verdict:
         gone = found[0] == "failed" or running.look().gone
         there = sockets.split(",")[0].strip()
         return start.verdict(found, port, there, None if gone else pid, log, notes)
-
-
-def find(far: Machine, path_prefix: str, major: int) -> str:
-    """Return the path of this major version's postgres on a host; raises Refused when it has none."""
-    wanted = [part for part in path_prefix.split(os.pathsep) if part]
-    out = must(far, ["sh", "-c", _FIND, "sh", str(major), *wanted], f"no postgres could be looked for on {far.name}")
-    words = [word.decode(errors="replace") for word in out.split(b"\0")]
-    found = dict(zip(words[::2], words[1::2], strict=False))
-    for path, version in found.items():
-        match = re.search(r"\) (\d+)", version)
-        if match and int(match[1]) == major:
-            return path
-    have = ", ".join(f"{path} ({version})" for path, version in found.items() if path)
-    raise Refused(
-        f"there is no PostgreSQL {major} on {far.name}",
-        have or "no postgres was found there",
-        f"install it there (Debian: apt install postgresql-{major}), or leave out --start",
-    )
 
 
 class _There:

@@ -117,10 +117,12 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     try:
         found = watch(running, plan, report)
     except BaseException:
-        running.stop()
+        _stop(running.process)
         raise
+    finally:
+        running.close()
     if found[0] == "failed":
-        running.stop()
+        _stop(running.process)
     elif not running.gone:
         _OUTLIVE.append(running.process)
     pid = None if running.gone else running.pid
@@ -178,9 +180,8 @@ class _Here:
             control = raw.read()
         return Look(gone, self._log.read(), pid_file, control)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._log.close()
-        _stop(self.process)
 
 
 def configuration(directory: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +32,15 @@ class Far:
     port: int
     process: subprocess.Popen[bytes] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+    within: Sequence[str] = ()
+    """Words before the command, which run it in a network of its own."""
+    small: int = 0
+    """Megabytes of a file system at `disk`, on that host alone; 0: none."""
+
+    @property
+    def disk(self) -> Path:
+        return self.root / "disk"
 
     @property
     def home(self) -> Path:
@@ -51,7 +60,7 @@ class Far:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint("127.0.0.1", account(), self.port, str(self.key), str(self.known_hosts))
+        return Endpoint(self.address, account(), self.port, str(self.key), str(self.known_hosts))
 
     def but(self, **changed: object) -> Endpoint:
         """Return the endpoint with some values changed."""
@@ -94,10 +103,10 @@ class Far:
         (self.root / "sshd_config").write_text(_config(self))
         (self.root / "sshd.log").write_text("")
         argv = [str(SSHD), "-D", "-f", str(self.root / "sshd_config"), "-E", str(self.root / "sshd.log")]
-        self.process = subprocess.Popen([*_with_a_shell(self.root), *argv], stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*self.within, *_with_a_shell(self), *argv], stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + _READY
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1):
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -115,13 +124,16 @@ class Far:
 
 
 @contextlib.contextmanager
-def sshd(root: Path, **environment: str) -> Iterator[Far]:
+def sshd(
+    root: Path, *, address: str = "127.0.0.1", within: Sequence[str] = (), small: int = 0, **environment: str
+) -> Iterator[Far]:
     """Run sshd with its files in `root`; `environment` is its sessions'. Skips where there is no sshd or no shell."""
     if SSHD is None:
         pytest.skip("no sshd here")
     root.mkdir(parents=True, exist_ok=True)
-    far = Far(root, free_port(), environment=environment)
-    far.home.mkdir(exist_ok=True)
+    far = Far(root, free_port(), None, environment, address, within, small)
+    for place in (far.home, far.disk):
+        place.mkdir(exist_ok=True)
     _host_keys(root)
     _keygen(far.key, "ed25519")
     (root / "authorized_keys").write_text((root / "client_key.pub").read_text())
@@ -139,7 +151,7 @@ def write_known_hosts(far: Far, *, hashed: bool = False, only: str = "") -> None
     for kind in ("ed25519", "ecdsa"):
         if only in ("", kind):
             words = (far.root / f"host_{kind}.pub").read_text().split()
-            lines.append(f"[127.0.0.1]:{far.port} {words[0]} {words[1]}\n")
+            lines.append(f"[{far.address}]:{far.port} {words[0]} {words[1]}\n")
     far.known_hosts.write_text("".join(lines))
     if hashed:
         subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(far.known_hosts)], check=True, capture_output=True)
@@ -161,7 +173,7 @@ def _keygen(path: Path, kind: str, passphrase: str = "") -> None:
 
 def _config(far: Far) -> str:
     lines = {
-        "ListenAddress": "127.0.0.1",
+        "ListenAddress": far.address,
         "Port": str(far.port),
         "HostKey": f"{far.root}/host_ed25519\nHostKey {far.root}/host_ecdsa",
         "PidFile": "none",
@@ -178,14 +190,14 @@ def _config(far: Far) -> str:
     return "".join(f"{key} {value}\n" for key, value in lines.items()) + f"SetEnv {environment}\n"
 
 
-def _with_a_shell(root: Path) -> list[str]:
-    """Return the words before sshd that give this account a shell, when it has none that runs commands.
+def _with_a_shell(far: Far) -> list[str]:
+    """Return the words before sshd that give this account a shell, when it has none, and the host its small disk.
 
     sshd takes the shell from the account's entry. An account such as nobody gets another entry in a mount namespace,
     where only files are asked for accounts: systemd's module would call it locked.
     """
-    entry = pwd.getpwuid(os.geteuid())
-    if os.path.basename(entry.pw_shell) not in _NO_SHELL:
+    root, entry = far.root, pwd.getpwuid(os.geteuid())
+    if os.path.basename(entry.pw_shell) not in _NO_SHELL and not far.small:
         return []
     with open("/etc/passwd", encoding="utf-8") as file:
         others = [line for line in file if not line.startswith(f"{entry.pw_name}:")]
@@ -193,11 +205,13 @@ def _with_a_shell(root: Path) -> list[str]:
     (root / "passwd").write_text("".join([*others, ours]))
     (root / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n")
     script = (
-        'for file in passwd nsswitch.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done; shift; '
+        'for file in passwd nsswitch.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done; '
+        '[ "$2" = 0 ] || mount -t tmpfs -o "size=$2m,mode=0700" small "$1/disk" || exit 1; shift 2; '
         'exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
     )
-    words = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c", script, "sh", str(root)]
+    words = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount"]
+    words += ["sh", "-c", script, "sh", str(root), str(far.small)]
     tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
-        pytest.skip(f"{entry.pw_name} has no shell, and cannot be given one: {tried.stderr.strip()}")
+        pytest.skip(f"{entry.pw_name} cannot have a host of its own: {tried.stderr.strip()}")
     return words

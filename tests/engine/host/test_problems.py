@@ -186,7 +186,7 @@ def test_a_full_disk(far: Far) -> None:
     with connect(far.endpoint) as host, pytest.raises(HostError) as caught:
         from engine.host.machine import must
 
-        must(host, ["sh", "-c", "echo x > /dev/full"], "the file could not be written")
+        must(host, ["sh", "-c", "head -c 9 /dev/zero > /dev/full"], "the file could not be written")
     assert caught.value.kind == "disk_full" and caught.value.host == str(far.endpoint)
 
 

@@ -16,7 +16,8 @@ import pytest
 from engine.errors import Cancelled, NotFound, Refused
 from engine.event import Silent
 from engine.recovery import copying
-from engine.recovery.destination import MARKER, refusals
+from engine.recovery.destination import refusals
+from engine.recovery.place import MARKER, Ground, look
 from engine.recovery.plan import Order
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, NameTarget, TimeTarget, XidTarget
@@ -82,9 +83,9 @@ def test_not_writable(stage: Scene, tmp_path: Path) -> None:
 
 
 def test_root_and_other_accounts(stage: Scene, tmp_path: Path) -> None:
-    found = refusals(stage.server, str(tmp_path / "x"), (), uid=0)
+    found = refusals(stage.server, Ground(0, look(str(tmp_path / "x"))), ())
     assert found and "root" in found[0].what
-    found = refusals(stage.server, str(tmp_path), (), uid=os.getuid() + 1)
+    found = refusals(stage.server, Ground(os.getuid() + 1, look(str(tmp_path))), ())
     assert found and "another account" in found[0].what
 
 

@@ -1,0 +1,514 @@
+"""Restoring on another host: a real sshd, real rsync and tar, a PostgreSQL that starts there and has the rows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Server, load
+from engine.errors import CellarmanError, Refused
+from engine.event import Silent
+from engine.host.machine import machine, must
+from engine.host.problems import HostError
+from engine.recovery import farside, remote, start
+from engine.recovery.place import MARKER
+from engine.recovery.plan import Order
+from engine.recovery.planner import make_plan
+from engine.recovery.restore import execute
+from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
+from tests.engine.recovery.scene import Scene, scene, value
+from tests.support.cluster import Install
+from tests.support.sshd import Far, account, sshd
+
+
+class Said(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str, level: Any = "info") -> None:
+        self.notes.append(text)
+
+
+def reach(made: Scene, far: Far) -> None:
+    """Let the scene's configuration lead to a host."""
+    toml = made.root / "cellarman.toml"
+    toml.write_text(toml.read_text() + far.table())
+    made.config = load(str(toml))
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    with sshd(tmp_path_factory.mktemp("far")) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def stage(postgres: Install, far: Far) -> Iterator[Scene]:
+    """Two backups, and WAL up to an end that the archive proves."""
+    with scene(postgres) as made:
+        reach(made, far)
+        made.insert()
+        made.backup()
+        made.insert()
+        made.archive_all()
+        made.insert()
+        made.archive_all()
+        yield made
+
+
+def order(stage: Scene, destination: Path | str, target: Target | None = None, **changes: Any) -> Order:
+    on = changes.pop("on", f"{account()}@127.0.0.1")
+    return stage.order(target, destination=str(destination), on=on, **changes)
+
+
+def run(stage: Scene, wanted: Order, report: Silent | None = None) -> dict[str, Any]:
+    return execute(wanted.to_arguments(), stage.server, report or Silent())
+
+
+@contextlib.contextmanager
+def removed(stage: Scene, destination: Path | str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        stage.remove(str(destination))
+        shutil.rmtree(f"{destination}.cellarman-wal", ignore_errors=True)
+
+
+def conninfo(result: dict[str, Any]) -> str:
+    return f"host=127.0.0.1 port={result['port']} user=postgres dbname=postgres"
+
+
+def test_everything_there_is(stage: Scene, tmp_path: Path) -> None:
+    """A directory with a strange name; to the end of the archive, opened; what was staged goes away by itself."""
+    destination = tmp_path / 'it\'s $(a) "new" 100%'
+    with removed(stage, destination):
+        result = run(stage, order(stage, destination, start=True))
+        assert result["verdict"] == "open" and result["host"].startswith(f"{account()}@127.0.0.1:")
+        assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+        found = start.configuration(str(destination))
+        assert found["archive_mode"] == "off" and "cellarman-wal get" not in found["restore_command"]
+        assert not (destination / MARKER).exists()
+        assert not (destination / "global" / "pg_control.cellarman").exists()
+        assert os.stat(destination).st_mode & 0o777 == 0o700
+        gone = Path(f"{destination}.cellarman-wal")
+        deadline = time.monotonic() + 30
+        while gone.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_moment_paused_and_resumed(stage: Scene, tmp_path: Path) -> None:
+    destination = tmp_path / "new"
+    middle = stage.marks[1]
+    with removed(stage, destination):
+        result = run(stage, order(stage, destination, TimeTarget(middle.at), start=True))
+        assert result["verdict"] == "paused"
+        assert value(conninfo(result), "SELECT count(*) FROM kept") == middle.rows
+        with pytest.raises(Refused, match="running server"):
+            run(stage, order(stage, destination, delta=True))
+
+
+def test_without_cellarman_and_without_the_repository(stage: Scene, tmp_path: Path) -> None:
+    """What was staged is enough: the repository is out of reach when the server starts."""
+    destination = tmp_path / "new"
+    with removed(stage, destination):
+        run(stage, order(stage, destination, action="promote"))
+        home = Path(stage.server.layout.home)
+        home.rename(home.with_suffix(".away"))
+        try:
+            pg_ctl = str(stage.cluster.install.bindir / "pg_ctl")
+            words = [pg_ctl, "-D", str(destination), "-o", f"-p {_free_port()}", "-l", str(tmp_path / "log")]
+            subprocess.run([*words, "-w", "start"], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
+            pid, _, _, port = (destination / "postmaster.pid").read_text().splitlines()[:4]
+            assert int(pid)
+            _until(lambda: value(conninfo({"port": port}), "SELECT NOT pg_is_in_recovery()"))
+            assert value(conninfo({"port": port}), "SELECT count(*) FROM kept") == 300
+        finally:
+            home.with_suffix(".away").rename(home)
+
+
+def _free_port() -> int:
+    from tests.support.cluster import free_port
+
+    return free_port()
+
+
+def _until(true: Any, patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(Exception):
+            if true():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_staged_command_tells_the_truth(stage: Scene, tmp_path: Path) -> None:
+    """recovery.md §4: 0, 1 only for the proven end, 255 for a hole, an error, and a command that is gone."""
+    destination = tmp_path / "new"
+    with removed(stage, destination):
+        run(stage, order(stage, destination))
+        plan = stage.plan(EndOfArchive(), destination=str(tmp_path / "other"), on=f"{account()}@127.0.0.1")
+        text = start.configuration(str(destination))["restore_command"]
+        staged = Path(f"{destination}.cellarman-wal")
+
+        def get(name: str) -> int:
+            (destination / "pg_wal" / "RECOVERYXLOG").unlink(missing_ok=True)
+            line = text.replace("%f", name).replace("%p", "pg_wal/RECOVERYXLOG").replace("%%", "%")
+            return subprocess.run(["sh", "-c", line], cwd=destination, capture_output=True, check=False).returncode
+
+        first, last = plan.segments[0], plan.segments[-1]
+        assert get(first) == 0 and os.path.getsize(destination / "pg_wal" / "RECOVERYXLOG") == 1 << 20
+        after = f"{last[:16]}{int(last[16:], 16) + 1:08X}"
+        assert get(after) == 1 and get("00000002.history") == 1
+        assert get(f"00000001{'0' * 16}") == 255  # before what was staged: not proven to be absent
+        (staged / "wal" / plan.segments[1]).unlink()
+        assert get(plan.segments[1]) == 255
+        (destination / "pg_wal").chmod(0o500)
+        assert get(first) == 255
+        (destination / "pg_wal").chmod(0o700)
+        (staged / "wal").chmod(0)
+        assert get(first) == 255 and get(after) == 255
+        (staged / "wal").chmod(0o700)
+        shutil.rmtree(staged)
+        assert get(first) == 255 and get(after) == 255 and get("00000002.history") == 255
+
+
+def test_a_hole_in_what_was_staged_stops_recovery(stage: Scene, tmp_path: Path) -> None:
+    """A segment lost on the far host after staging ends in PostgreSQL's FATAL, told here, not in a promotion."""
+    destination = tmp_path / "new"
+    with removed(stage, destination):
+
+        class Thief(Silent):
+            def phase(self, name: str, detail: str = "") -> None:
+                if name == "start":
+                    victims = sorted(Path(f"{destination}.cellarman-wal", "wal").iterdir())
+                    victims[-1].unlink()
+
+        with pytest.raises(CellarmanError) as caught:
+            run(stage, order(stage, destination, start=True), Thief())
+        assert "could not restore file" in caught.value.why and "on " in caught.value.what
+        assert not _alive_in(destination)
+
+
+def _alive_in(directory: Path) -> bool:
+    path = directory / "postmaster.pid"
+    return path.exists() and Path("/proc", path.read_text().split()[0]).exists()
+
+
+def test_a_target_before_a_later_end_is_limited(stage: Scene, tmp_path: Path) -> None:
+    """Beyond what was staged for a target there is more in the archive: that is no end."""
+    destination = tmp_path / "new"
+    with removed(stage, destination):
+        run(stage, order(stage, destination, Immediate()))
+        plan = stage.plan(Immediate(), destination=str(tmp_path / "o"), on=f"{account()}@127.0.0.1")
+        assert not plan.open_end
+        script = f"{destination}.cellarman-wal/fetch"
+        last = stage.plan(destination=str(tmp_path / "o"), on=f"{account()}@127.0.0.1").segments[-1]
+        assert last not in plan.segments
+        done = subprocess.run(["sh", script, last, str(tmp_path / "x")], capture_output=True, text=True, check=False)
+        assert done.returncode == 255 and "the archive has more" in done.stderr
+
+
+@pytest.mark.parametrize("settings", [{}, {"backup_compression": "zstd"}], ids=["plain", "tar"])
+def test_tablespaces_and_strange_names(debian_postgres: Install, far: Far, settings: dict[str, str]) -> None:
+    with scene(debian_postgres, **settings) as stage:
+        reach(stage, far)
+        place = stage.root / "space 0"
+        place.mkdir()
+        stage.cluster.sql(f"CREATE TABLESPACE \"it's odd\" LOCATION '{place}'")
+        stage.cluster.sql('CREATE TABLE t TABLESPACE "it\'s odd" AS SELECT generate_series(1, 1000) i')
+        stage.insert()
+        info = stage.backup()
+        assert info.is_tar == bool(settings)
+        new = str(stage.root / "moved $(x) 1")
+        destination = stage.root / "restored there"
+        with removed(stage, destination):
+            wanted = order(stage, destination, Immediate(), tablespaces={"it's odd": new}, action="promote", start=True)
+            result = run(stage, wanted)
+            assert result["verdict"] == "open"
+            assert value(conninfo(result), "SELECT count(*) FROM t") == 1000
+            assert os.readlink(destination / "pg_tblspc" / str(info.tablespaces[0].oid)) == new
+            value(conninfo(result), "INSERT INTO t VALUES (0) RETURNING i")
+        assert stage.cluster.value("SELECT count(*) FROM t") == 1000
+        again = stage.plan(Immediate(), destination=str(destination), on=wanted.on)
+        assert again.refused is not None and "not empty" in again.refused.what
+
+
+# -- refusals
+
+
+def refused(stage: Scene, destination: Path | str, **changes: Any) -> Refused:
+    wanted = order(stage, destination, Immediate(), **changes)
+    plan = stage.plan(Immediate(), **{k: v for k, v in wanted.to_arguments().items() if k in ("destination", "on")})
+    with pytest.raises(Refused):
+        run(stage, wanted)
+    assert plan.refused is not None
+    return plan.refused
+
+
+def test_what_is_refused_here_is_refused_there(stage: Scene, tmp_path: Path) -> None:
+    assert "running server" in refused(stage, stage.cluster.data).what
+    assert "data directory" in refused(stage, stage.cluster.data / "base" / "below").what
+    (tmp_path / "file").write_text("x")
+    assert "not empty" in refused(stage, tmp_path).what
+    assert "not a directory" in refused(stage, tmp_path / "file").what
+    assert "cannot be made" in refused(stage, tmp_path / "file" / "below").what
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    assert "leads nowhere" in refused(stage, tmp_path / "link").what
+    (tmp_path / "shut").mkdir(mode=0o500)
+    why = refused(stage, tmp_path / "shut" / "new")
+    assert "cannot be made" in why.what and f"install -d -o {os.getuid()}" in why.fix
+    assert sorted(os.listdir(tmp_path)) == ["file", "link", "shut"]
+
+
+def test_the_repository_when_the_other_host_is_this_one(stage: Scene) -> None:
+    assert "repository" in refused(stage, Path(stage.server.layout.home) / "restored").what
+
+
+def test_a_host_that_cannot_be_reached(stage: Scene, tmp_path: Path, far: Far) -> None:
+    with pytest.raises(HostError) as caught:
+        stage.plan(destination=str(tmp_path / "new"), on="127.0.0.1:1")
+    assert caught.value.kind == "refused"
+
+
+def test_no_room_there(stage: Scene, tmp_path: Path) -> None:
+    """A disk that is only on the other host; too small, or filled meanwhile."""
+    with sshd(tmp_path / "own", small=64) as own:
+        server = own_server(stage, tmp_path, own)
+        wanted = order(stage, own.disk / "new", Immediate())
+        with machine(own.endpoint) as host:
+            plan = make_plan(server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is None and plan.free_bytes is not None and 32 << 20 < plan.free_bytes <= 64 << 20
+            must(host, ["sh", "-c", 'head -c 45000000 /dev/zero > "$1"', "sh", str(own.disk / "big")], "it failed")
+            plan = make_plan(server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is not None and "too little room" in plan.refused.what
+            assert str(own.endpoint) in plan.refused.what
+            must(host, ["rm", str(own.disk / "big")], "it failed")
+            with pytest.raises(HostError) as caught:
+                execute(wanted.to_arguments(), server, Filler(own))
+            assert caught.value.kind == "disk_full" and caught.value.host == str(own.endpoint)
+            assert must(host, ["ls", "-A", str(own.disk)], "it failed") == b"big\n"
+
+
+class Filler(Said):
+    """Fills the other host's disk when the copy begins."""
+
+    def __init__(self, far: Far) -> None:
+        super().__init__()
+        self.far = far
+
+    def phase(self, name: str, detail: str = "") -> None:
+        if name == "copy":
+            with machine(self.far.endpoint) as host:
+                must(host, ["sh", "-c", 'head -c 55000000 /dev/zero > "$1"', "sh", str(self.far.disk / "big")], "no")
+
+
+def own_server(stage: Scene, root: Path, far: Far, **changed: Any) -> Server:
+    """Return the scene's server with another host, and other settings."""
+    text = (stage.root / "cellarman.toml").read_text().split("[servers.main.ssh]")[0] + far.table()
+    lines = "".join(f"{key} = {item!r}\n" for key, item in changed.items())
+    (root / "own.toml").write_text(text.replace("[servers.main]\n", f"[servers.main]\n{lines}", 1))
+    return load(str(root / "own.toml")).server("main")
+
+
+def test_no_such_postgres_there(stage: Scene, tmp_path: Path) -> None:
+    with machine(stage.server.ssh) as host, pytest.raises(Refused, match="no PostgreSQL 97"):
+        farside.find_postgres(host, stage.server.path_prefix, 97)
+
+
+# -- deltas
+
+
+def test_a_delta_onto_a_stopped_directory(stage: Scene, tmp_path: Path) -> None:
+    """What will change is shown first; what only the old directory had is gone; rows of after the backup are gone."""
+    destination = tmp_path / "old"
+    with removed(stage, destination):
+        result = run(stage, order(stage, destination, Immediate(), start=True, action="promote"))
+        value(conninfo(result), "CREATE TABLE later AS SELECT 1 i; SELECT 1")
+        pg_ctl = str(stage.cluster.install.bindir / "pg_ctl")
+        running = refused_for(stage, destination, delta=True)
+        assert "running server" in running.what and "pg_ctl" in running.fix
+        subprocess.run([pg_ctl, "-D", str(destination), "-w", "stop"], check=True, capture_output=True)
+        (destination / "stray").write_text("x")
+        assert "--delta" in refused_for(stage, destination).fix
+        wanted = order(stage, destination, delta=True, start=True)
+        plan = stage.plan(destination=str(destination), on=wanted.on, delta=True)
+        assert plan.refused is None and plan.delta and plan.changes is not None
+        assert any(line.startswith("*deleting") and line.endswith(" stray") for line in plan.changes.lines)
+        assert plan.changes.removed >= 1 and plan.changes.sent > 0
+        assert (destination / "stray").exists() and (destination / "global" / "pg_control").exists()
+        result = run(stage, wanted)
+        assert result["verdict"] == "open"
+        assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+        assert value(conninfo(result), "SELECT count(*) FROM pg_class WHERE relname = 'later'") == 0
+        assert not (destination / "stray").exists()
+
+
+def refused_for(stage: Scene, destination: Path, **changes: Any) -> Refused:
+    plan = stage.plan(destination=str(destination), on=f"{account()}@127.0.0.1", **changes)
+    assert plan.refused is not None
+    return plan.refused
+
+
+def test_checksums_find_what_size_and_time_hide(stage: Scene, tmp_path: Path) -> None:
+    destination = tmp_path / "old"
+    with removed(stage, destination):
+        run(stage, order(stage, destination, Immediate()))
+        victim = destination / "base" / "1" / "PG_VERSION"
+        before, times = victim.read_bytes(), os.stat(victim)
+        victim.write_bytes(bytes(len(before)))
+        os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+        run(stage, order(stage, destination, Immediate(), delta=True))
+        assert victim.read_bytes() != before
+        run(stage, order(stage, destination, Immediate(), delta=True, checksum=True))
+        assert victim.read_bytes() == before
+
+
+def test_a_delta_never_onto_something_else(stage: Scene, tmp_path: Path) -> None:
+    """Another system's directory, a directory that is none, and files where a tablespace would go."""
+    other = tmp_path / "other"
+    stage.cluster.install.run("initdb", "-D", str(other), "-U", "postgres", "-A", "trust", "-N")
+    assert "another system" in refused_for(stage, other, delta=True).what
+    (other / "global" / "pg_control").unlink()
+    assert "not whole" in refused_for(stage, other, delta=True).what
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday").touch()
+    assert "not empty" in refused_for(stage, tmp_path / "photos", delta=True).what
+    assert (tmp_path / "photos" / "holiday").exists()
+
+
+# -- interruptions
+
+
+@pytest.mark.parametrize("step", ["remote.begun", "remote.copied", "remote.staged", "remote.synced"])
+def test_killed_it_cannot_start_and_the_next_one_converges(stage: Scene, tmp_path: Path, step: str) -> None:
+    import json
+    import sys
+
+    destination = tmp_path / "new"
+    wanted = order(stage, destination, Immediate())
+    script = (
+        "import json, sys\nfrom engine.config import load\nfrom engine.event import Silent\n"
+        "from engine.recovery.restore import execute\n"
+        "execute(json.loads(sys.argv[2]), load(sys.argv[1]).server('main'), Silent())\n"
+    )
+    words = [sys.executable, "-c", script, str(stage.root / "cellarman.toml"), json.dumps(wanted.to_arguments())]
+    with removed(stage, destination):
+        env = {**os.environ, "CELLARMAN_CRASH_AT": step}
+        killed = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        postgres = stage.cluster.install.bindir / "postgres"
+        tried = subprocess.run([postgres, "-D", destination], capture_output=True, timeout=30, check=False)
+        assert tried.returncode != 0
+        assert (destination / MARKER).exists()
+        again = stage.plan(Immediate(), destination=str(destination), on=wanted.on)
+        assert again.refused is None and again.leftover is not None and "interrupted" in again.steps[0]
+        run(stage, wanted)
+        assert not (destination / MARKER).exists() and (destination / "global" / "pg_control").exists()
+
+
+def test_an_error_leaves_nothing(stage: Scene, tmp_path: Path) -> None:
+    class Impatient(Silent):
+        def phase(self, name: str, detail: str = "") -> None:
+            if name == "sync":
+                raise CellarmanError("enough")
+
+    destination, kept = tmp_path / "a" / "new", tmp_path / "kept"
+    kept.mkdir()
+    for place in (destination, kept):
+        with pytest.raises(CellarmanError, match="enough"):
+            run(stage, order(stage, place, Immediate()), Impatient())
+        assert not Path(f"{place}.cellarman-wal").exists()
+    assert not destination.exists() and os.listdir(kept) == []
+
+
+def test_a_full_disk_there(stage: Scene, tmp_path: Path) -> None:
+    """Staging by tar says so, with the host's name; nothing is left."""
+    from engine.host import pipe
+
+    assert stage.server.ssh is not None
+    with pytest.raises(HostError) as caught:
+        pipe.feed(stage.server.ssh, ["dd", "of=/dev/full", "bs=1024"], [bytes(1 << 16)] * 20, "WAL could not be staged")
+    assert caught.value.kind == "disk_full" and caught.value.host == str(stage.server.ssh)
+
+
+def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sshd that serves rsync is killed: it is said, tried again, and the rows are there."""
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
+        monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
+        destination = tmp_path / "new"
+        report = Cutter(own)
+        with removed(stage, destination):
+            wanted = order(stage, destination, start=True)
+            result = execute(wanted.to_arguments(), server, report)
+            assert report.cuts == 1 and any("trying again" in note for note in report.notes)
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+
+
+def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
+        monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
+        destination = tmp_path / "new"
+        report = Cutter(own, stop=True)
+        with removed(stage, destination):
+            with pytest.raises(HostError) as caught:
+                execute(order(stage, destination).to_arguments(), server, report)
+            assert caught.value.kind in ("dropped", "refused") and str(own.endpoint) in caught.value.what
+            assert any("cannot start" in note for note in report.notes)
+            assert (destination / MARKER).exists() and not (destination / "global" / "pg_control").exists()
+
+
+class Cutter(Said):
+    """Kills the connections when the copy is under way."""
+
+    def __init__(self, far: Far, *, stop: bool = False) -> None:
+        super().__init__()
+        self.far, self.stop, self.cuts = far, stop, 0
+
+    def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
+        if not self.cuts and done_bytes > 1 << 20:
+            self.cuts += 1
+            self.far.cut()
+            if self.stop:
+                threading.Thread(target=self.far.stop).start()
+
+
+def test_the_watching_survives_a_cut(stage: Scene, tmp_path: Path) -> None:
+    """The server over there goes on when the link is lost, and what becomes of it is still told."""
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own)
+        destination = tmp_path / "new"
+
+        class Once(Said):
+            def phase(self, name: str, detail: str = "") -> None:
+                if name == "replay":
+                    own.cut()
+
+        report = Once()
+        with removed(stage, destination):
+            wanted = order(stage, destination, LsnTarget(_lsn(stage.marks[1].lsn)), start=True)
+            result = execute(wanted.to_arguments(), server, report)
+            assert result["verdict"] == "paused"
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == stage.marks[1].rows
+
+
+def _lsn(text: str) -> Any:
+    from engine.postgres.lsn import Lsn
+
+    return Lsn.parse(text)

@@ -1,0 +1,160 @@
+"""Two hosts in networks of their own, and a cable that is pulled: packets vanish, nobody is told.
+
+Run inside a user and network namespace by test_cut_network.py: python -m tests.faults.cut_network TOML ROOT WHAT.
+Prints one JSON document of what was seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.config import Server, load
+from engine.event import Silent
+from engine.host.machine import machine
+from engine.host.problems import HostError
+from engine.recovery import remote
+from engine.recovery.plan import Order
+from engine.recovery.restore import execute
+from engine.recovery.target import EndOfArchive
+from tests.support.sshd import Far, account, sshd
+
+NEAR, FAR = "10.77.0.1", "10.77.0.2"
+
+
+class Cable:
+    """A pair of network devices between this namespace and another one."""
+
+    def __init__(self) -> None:
+        self.holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+        self.there = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
+        deadline = time.monotonic() + 20
+        while os.readlink(f"/proc/{self.holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        _ip("link", "set", "lo", "up")
+        _ip("link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(self.holder.pid))
+        _ip("addr", "add", f"{NEAR}/24", "dev", "near")
+        _ip("link", "set", "near", "up")
+        _ip("link", "set", "lo", "up", within=self.there)
+        _ip("addr", "add", f"{FAR}/24", "dev", "far", within=self.there)
+        self.plug()
+
+    def pull(self) -> None:
+        """Let every packet vanish, in both directions, without a word to either side."""
+        _ip("link", "set", "far", "down", within=self.there)
+
+    def plug(self) -> None:
+        _ip("link", "set", "far", "up", within=self.there)
+
+
+def _ip(*words: str, within: list[str] | None = None) -> None:
+    subprocess.run([*(within or []), "ip", *words], check=True)
+
+
+class Puller(Silent):
+    """Pulls the cable when the copy is under way, and plugs it in again when the loss was noticed, if told."""
+
+    def __init__(self, cable: Cable, *, again: bool) -> None:
+        self.cable, self.again = cable, again
+        self.pulled = self.noticed = 0.0
+        self.notes: list[str] = []
+
+    def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
+        if not self.pulled and done_bytes > 1 << 20:
+            self.cable.pull()
+            self.pulled = time.monotonic()
+
+    def note(self, text: str, level: Any = "info") -> None:
+        self.notes.append(text)
+        if self.pulled and not self.noticed and "trying again" in text:
+            self.noticed = time.monotonic()
+            if self.again:
+                self.cable.plug()
+
+
+@contextlib.contextmanager
+def hosts(root: Path) -> Iterator[tuple[Cable, Far]]:
+    cable = Cable()
+    try:
+        with sshd(root / "far", address=FAR, within=cable.there) as far:
+            yield cable, far
+    finally:
+        cable.holder.kill()
+        cable.holder.wait()
+
+
+def restore(cable: Cable, far: Far, server: Server, root: Path, *, again: bool) -> dict[str, Any]:
+    """Restore with the cable pulled in the middle."""
+    remote._PAUSES = (0.5, 0.5)
+    report = Puller(cable, again=again)
+    order = Order(server.name, str(root / "new"), target=EndOfArchive(), on=f"{account()}@{FAR}", start=again)
+    began = time.monotonic()
+    result: dict[str, Any] = {}
+    error: HostError | None = None
+    try:
+        result = execute(order.to_arguments(), server, report)
+    except HostError as caught:
+        error = caught
+    return {
+        "pulled": bool(report.pulled),
+        "noticed_after": report.noticed - report.pulled,
+        "took": time.monotonic() - began,
+        "kind": error.kind if error else "",
+        "what": error.what if error else "",
+        "notes": report.notes,
+        "result": result,
+    }
+
+
+def command(cable: Cable, far: Far) -> dict[str, Any]:
+    """Let a command of paramiko's connection run while the cable is pulled."""
+    with machine(far.endpoint) as host:
+        host.run(["true"])
+        cable.pull()
+        began = time.monotonic()
+        try:
+            host.run(["sleep", "300"], timeout=200)
+        except HostError as error:
+            kind = error.kind
+        took = time.monotonic() - began
+        cable.plug()
+        return {"kind": kind, "took": took, "again": host.run(["echo", "again"]).out.decode()}
+
+
+def main() -> int:
+    toml, root, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    with hosts(root) as (cable, far):
+        text = Path(toml).read_text() + far.table() + "connect_timeout = 3\n"
+        text = text.replace("[servers.main]\n", "[servers.main]\nbandwidth_limit = 4000\n", 1)
+        (root / "own.toml").write_text(text)
+        server = load(str(root / "own.toml")).server("main")
+        seen = command(cable, far) if what == "command" else restore(cable, far, server, root, again=what == "again")
+        print(json.dumps(seen))
+        if seen.get("result"):
+            pid = int((root / "new" / "postmaster.pid").read_text().split()[0])
+            rows = _rows(server, seen["result"])
+            print(json.dumps({"rows": rows}))
+            os.kill(pid, 3)
+    return 0
+
+
+def _rows(server: Server, result: dict[str, Any]) -> int:
+    """Count by the socket in the file system, which both hosts share: the server listens in the other network."""
+    import psycopg2
+
+    words = f"host={result['socket']} port={result['port']} user=postgres dbname=postgres"
+    with contextlib.closing(psycopg2.connect(words)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM kept")
+        return int(cursor.fetchone()[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
