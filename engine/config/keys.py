@@ -181,6 +181,28 @@ def _rate(value: object) -> int:
     return value
 
 
+def _limits(value: object) -> tuple[tuple[str, int], ...]:
+    """Tablespaces' own limits, as Barman writes them: "fast:20Mi slow:512"."""
+    found: dict[str, int] = {}
+    for word in re.split(r"[\s,]+", _text(value).strip()):
+        name, colon, limit = word.rpartition(":")
+        if not word:
+            continue
+        if not colon or not name:
+            raise ValueError('NAME:LIMIT for each tablespace, such as "fast:20Mi slow:512"')
+        found[name] = _rate(int(limit) if limit.isdigit() else limit)
+    return tuple(found.items())
+
+
+def _network_compression(value: object) -> str:
+    if isinstance(value, bool):
+        return "auto" if value else "none"
+    if value not in NETWORK_COMPRESSORS:
+        raise ValueError("true, false, or one of " + ", ".join(f'"{name}"' for name in NETWORK_COMPRESSORS))
+    return str(value)
+
+
+NETWORK_COMPRESSORS = ("none", "auto", "zstd", "lz4", "zlib")
 COMPRESSORS = ("none", "gzip", "lz4", "zstd")
 
 SERVER_KEYS: Mapping[str, Parser] = {
@@ -202,6 +224,11 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "backup_compression_level": _integer(0, 22),
     "backup_compression_workers": _integer(0, 256),
     "bandwidth_limit": _rate,
+    "tablespace_bandwidth_limit": _limits,
+    "reuse_backup": _one_of("off", "copy", "link"),
+    "network_compression": _network_compression,
+    "basebackup_retry_times": _integer(0, 1000),
+    "basebackup_retry_sleep": _integer(0, 3600),
     "immediate_checkpoint": _boolean,
     "retention_policy": _retention,
     "minimum_redundancy": _integer(0, 100000),
@@ -249,11 +276,7 @@ BARMAN_KEYS: Mapping[str, str] = {
     "disabled": "active = false",
     "wal_retention_policy": "remove the line: WAL is kept for as long as a backup needs it",
     "retention_policy_mode": "remove the line: retention is applied by cellarman cron",
-    "basebackup_retry_times": _NOT_YET,
-    "basebackup_retry_sleep": _NOT_YET,
     "backup_options": "remove the line: backups are concurrent",
-    "reuse_backup": _NOT_YET,
-    "network_compression": _NOT_YET,
     "recovery_options": "remove the line: a restored server fetches its WAL with cellarman-wal get",
     "encryption": _NOT_YET,
     "encryption_key_id": _NOT_YET,

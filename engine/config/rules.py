@@ -61,11 +61,37 @@ def _contradictions(server: Server, sources: Sources) -> Iterator[Problem]:
             f'backup_compression with backup_method = "{server.backup_method}": only pg_basebackup compresses',
             'remove it, or: backup_method = "postgres"',
         )
+    yield from _of_other_methods(server, sources)
     if server.backup_method == "rsync" and not (server.ssh and server.ssh.host):
         yield Problem(
             at("backup_method"),
             f'backup_method = "rsync" of {server.name} needs a host to reach by ssh',
             f"add [servers.{server.name}.ssh] with host and user",
+        )
+
+
+_OF_RSYNC = {
+    "reuse_backup": "pg_basebackup copies everything",
+    "network_compression": "pg_basebackup has backup_compression",
+    "tablespace_bandwidth_limit": "pg_basebackup has one limit for all",
+}
+
+
+def _of_other_methods(server: Server, sources: Sources) -> Iterator[Problem]:
+    """Yield keys that the server's method has no use for (Barman refuses the same)."""
+    nothing = {"reuse_backup": "off", "network_compression": "none", "tablespace_bandwidth_limit": ()}
+    for key, why in _OF_RSYNC.items():
+        if server.backup_method == "postgres" and getattr(server, key) != nothing[key]:
+            yield Problem(
+                sources[server.name, key],
+                f'{key} with backup_method = "postgres": {why}',
+                'remove it, or: backup_method = "rsync"',
+            )
+    if server.backup_method == "local-rsync" and server.network_compression != "none":
+        yield Problem(
+            sources[server.name, "network_compression"],
+            'network_compression with backup_method = "local-rsync": there is no network',
+            'network_compression = "none"',
         )
 
 

@@ -13,6 +13,8 @@ from engine.repository.layout import Layout
 
 BackupMethod = Literal["postgres", "rsync", "local-rsync"]
 Compressor = Literal["none", "gzip", "lz4", "zstd"]
+ReuseBackup = Literal["off", "copy", "link"]
+NetworkCompression = Literal["none", "auto", "zstd", "lz4", "zlib"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,16 @@ class Server:
     backup_compression_workers: int | None = None
     bandwidth_limit: int = 0
     """Kilobytes a second; 0 is unlimited."""
+    tablespace_bandwidth_limit: tuple[tuple[str, int], ...] = ()
+    """(tablespace, kilobytes a second) where they differ; of a backup by rsync."""
+    reuse_backup: ReuseBackup = "off"
+    """What a backup by rsync does with files that the one before has unchanged: hard links, copies, or nothing."""
+    network_compression: NetworkCompression = "none"
+    """Of rsync over ssh; auto is the best that both sides have."""
+    basebackup_retry_times: int = 5
+    """How often a transfer of a backup by rsync is taken up again after a lost link."""
+    basebackup_retry_sleep: int = 2
+    """Seconds before the first of these; each next one waits twice as long, a minute at most."""
     immediate_checkpoint: bool = False
     retention_policy: str = ""
     """REDUNDANCY n, or RECOVERY WINDOW OF n DAYS|WEEKS|MONTHS; empty keeps all."""

@@ -66,6 +66,8 @@ class Transfer:
     """One of COMPRESSORS, or "" for none."""
     checksum: bool = False
     """Compare contents, not size and time."""
+    ignore_times: bool = False
+    """Transfer every file, whatever size and time say."""
     delete: bool = False
     """Remove at the destination what the source does not have."""
     dry_run: bool = False
@@ -169,6 +171,7 @@ def argv(transfer: Transfer) -> list[str]:
         words.append(f"--bwlimit={transfer.bandwidth_limit}")
     words += _compression(transfer)
     words += ["--checksum"] if transfer.checksum else []
+    words += ["--ignore-times"] if transfer.ignore_times else []
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
     words += ["--whole-file"] if transfer.whole_file else []

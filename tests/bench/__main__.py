@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import backups, console, gaps, listing, recovery, startup, wal
+from tests.bench import backups, console, gaps, listing, recovery, rsync, startup, wal
 
 BENCHES = {
     "startup": startup.run,
@@ -20,6 +20,7 @@ BENCHES = {
     "wal": wal.run,
     "gaps": gaps.run,
     "backups": backups.run,
+    "rsync": rsync.run,
     "recovery": recovery.run,
 }
 
