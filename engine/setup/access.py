@@ -98,7 +98,7 @@ def passwords(facts: Facts) -> list[Piece]:
         state, note = "choice", "the server lets us in without a password"
     path = shlex.quote(file.path)
     lines = "".join(f"{_shell(login)}\n" for login in wanted)
-    text = f"umask 077; cat >> {path} <<'END'\n{lines}END\nchmod 0600 {path}"
+    text = f"(umask 077; cat >> {path}) <<'END'\n{lines}END\nchmod 0600 {path}"
     return [Piece(".pgpass", f"here, as {account()}", text, "sh", state, note)]
 
 

@@ -14,6 +14,7 @@ from engine.host.local import ThisHost
 from engine.setup.piece import Piece, State, found
 
 _KEY = "~/.ssh/id_ed25519"
+_AGAIN = "once that key is there, run this again: it then prints the whole line"
 
 
 def there(facts: Facts) -> list[Piece]:
@@ -37,6 +38,7 @@ def there(facts: Facts) -> list[Piece]:
             _authorize(user, public or f"(the line that this prints here: cat {shlex.quote(key)}.pub)", "restrict"),
             "sh",
             found(True if works else False if rejected or not public else None),
+            "" if public else _AGAIN,
         ),
     ]
 
@@ -64,7 +66,8 @@ def back(facts: Facts) -> list[Piece]:
             _authorize(to.user or account(), key, bound),
             "sh",
             found(True if works else None if unknown_key or reach is None else False),
-            "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key",
+            "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key"
+            + ("" if theirs else f"\n{_AGAIN}"),
         ),
     ]
 

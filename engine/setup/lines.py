@@ -32,7 +32,7 @@ def archive_commands(facts: Facts) -> list[Piece]:
     if not facts.server.archiver:
         return []
     remote = needs_way_back(facts.server)
-    ways = [_over_ssh(facts), _ssh_alone(facts), _by_rsync(facts)] if remote else [_same_host(facts)]
+    ways = [_ssh_alone(facts), _over_ssh(facts), _by_rsync(facts)] if remote else [_same_host(facts)]
     current = facts.live.facts.archive_command or "" if isinstance(facts.live, Live) else ""
     used = next((name for name, _, _ in ways if _is_used(facts, name, current)), "")
     pieces = []
@@ -66,10 +66,7 @@ def _same_host(facts: Facts) -> tuple[str, str, str]:
 def _over_ssh(facts: Facts) -> tuple[str, str, str]:
     to = str(backup_host(facts.server))
     words = ["cellarman-wal", "push", "%p", "--server", _word(facts.server.name), "--over", _word(to)]
-    note = (
-        "Cellarman is installed on both hosts; the file goes with its SHA-256, and only the receipt counts as stored, "
-        "which is given when it is verified and durable here"
-    )
+    note = "Cellarman is on both hosts; as above, and only a receipt that names file and SHA-256 counts as stored"
     return "push over SSH", " ".join(words), note
 
 
@@ -77,7 +74,7 @@ def _ssh_alone(facts: Facts) -> tuple[str, str, str]:
     ssh = " ".join(map(_word, ssh_words(backup_host(facts.server))))
     push = f"cellarman-wal push - --server {_word(facts.server.name)} --name %f"
     command = f"{ssh} {push} --sha256 $(sha256sum %p | cut -c1-64) < %p || exit 1"
-    note = "the server needs nothing but ssh and sha256sum; verified and durable here before 0, as above"
+    note = "the server needs nothing but ssh and sha256sum; the file is verified and durable here before it returns 0"
     return "push over SSH, without Cellarman on the server", command, note
 
 

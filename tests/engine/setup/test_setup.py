@@ -122,7 +122,7 @@ def test_every_archive_command_archives(server: cluster.Cluster, far: Far, tmp_p
     cellarman.run("cron", code=None)
     repo = tmp_path / "site" / "barman" / "main"
     options = f"-i {far.key} -o IdentitiesOnly=yes -o UserKnownHostsFile={far.known_hosts} -o BatchMode=yes"
-    for name in ("push over SSH", "push over SSH, without Cellarman on the server", "rsync"):
+    for name in ("push over SSH, without Cellarman on the server", "push over SSH", "rsync"):
         text = pieces(cellarman)[f"archive_command: {name}"]["text"]
         # what this account's ~/.ssh and /etc would say, which a test must not write
         text = text.replace("ssh -T", f"ssh -T {options}")
