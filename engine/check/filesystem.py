@@ -40,7 +40,7 @@ def links(facts: Facts) -> CheckResult:
     if not reason:
         return ok(name, "one was made")
     detail = f"{facts.server.layout.base} takes none: {reason}"
-    if getattr(facts.server, "reuse_backup", "") == "link":
+    if facts.server.reuse_backup == "link":
         return fail(name, detail, f'in [servers.{facts.server.name}]: reuse_backup = "copy", or another file system')
     return warn(name, detail, "incremental backups by rsync need a file system with them: ext4, xfs, btrfs, zfs")
 

@@ -124,7 +124,7 @@ VERBS = {
     ),
     "import-barman": Verb(
         "A Barman configuration as cellarman.toml on standard output; what cannot be carried over on standard error.",
-        ("cellarman import-barman /etc/barman.conf > cellarman.toml",),
+        ("cellarman import-barman /etc/barman.conf",),
         False,
     ),
     "demo": Verb(
