@@ -12,7 +12,6 @@ from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.config import Config
 from engine.postgres import dsn
-from engine.postgres.pgpass import Login
 from engine.setup.piece import Piece, State, found
 from engine.setup.sql import host_of, replicates
 
@@ -97,13 +96,9 @@ def passwords(facts: Facts) -> list[Piece]:
     if not truth and isinstance(facts.live, Live) and not facts.live.used_password:
         state, note = "choice", "the server lets us in without a password"
     path = shlex.quote(file.path)
-    lines = "".join(f"{_shell(login)}\n" for login in wanted)
+    lines = "".join(f"{login.line('PASSWORD')}\n" for login in wanted)
     text = f"(umask 077; cat >> {path}) <<'END'\n{lines}END\nchmod 0600 {path}"
     return [Piece(".pgpass", f"here, as {account()}", text, "sh", state, note)]
-
-
-def _shell(login: Login) -> str:
-    return login.line("PASSWORD")
 
 
 def directories(facts: Facts, config: Config) -> list[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -192,6 +193,31 @@ def test_what_goes_wrong_has_its_name(hosts: Hosts) -> None:
     assert done.returncode == 1 and "refuses the connection" in done.stderr
     assert hosts.client("push", str(hosts.root / "nothing"), *hosts.options).returncode == 1
     assert hosts.client("push", path, "--server", "main", "--over", "a b").returncode == 1
+
+
+def test_a_link_that_goes_silent_is_given_up(hosts: Hosts) -> None:
+    """As behind a firewall that drops everything: nothing is closed, and nothing comes."""
+    asked, stuck = hosts.root / "asked", hosts.root / "stuck"
+    stuck.write_text(f"#!/bin/sh\ntouch {asked}\nexec sleep 100\n")
+    stuck.chmod(0o755)
+    path = pages.put(hosts.root, 6)
+    words = ["push", path, *hosts.options, "--program", str(stuck)]
+    with subprocess.Popen([str(BIN / "cellarman-wal"), *words], stderr=subprocess.PIPE, text=True) as push:
+        until(asked.exists, what="the far side begins")
+        frozen = [int(pid) for session in hosts.far.sessions() for pid in [session, *_below(session)]]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            _, said = push.communicate(timeout=40)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+    assert push.returncode == 1 and "lost" in said
+
+
+def _below(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children]
 
 
 def test_a_key_that_can_do_nothing_else(hosts: Hosts) -> None:
