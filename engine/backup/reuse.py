@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from engine.config import Server
-from engine.errors import Refused
+from engine.errors import Busy, Refused
+from engine.event import Reporter
 from engine.postgres.facts import ServerFacts
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
@@ -71,15 +73,20 @@ def _time(text: object) -> datetime | None:
         return None
 
 
-def held(server: Server, found: Parent | None) -> AbstractContextManager[object]:
-    """Hold the parent's lock, so that no retention removes it meanwhile; raises Busy when somebody else has it."""
-    if found is None:
-        return nullcontext()
-    return locks.hold(
-        server.layout.lock(found.info.id),
-        wait=server.lock_timeout,
-        what=f"use the files of backup {found.info.id} again",
-    )
+@contextlib.contextmanager
+def held(server: Server, found: Parent | None, report: Reporter) -> Iterator[None]:
+    """Hold the parent's lock, so that no retention removes it meanwhile.
+
+    Where somebody else holds it, the backup goes on: were the parent to be removed, its files would come anew.
+    """
+    with contextlib.ExitStack() as stack:
+        if found is not None:
+            try:
+                what = f"keep backup {found.info.id} meanwhile"
+                stack.enter_context(locks.hold(server.layout.lock(found.info.id), what=what, shared=True))
+            except Busy as busy:
+                report.note(f"{busy.what}: {busy.why}")
+        yield
 
 
 def can_link(server: Server) -> None:

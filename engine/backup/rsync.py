@@ -59,7 +59,7 @@ def take(
     """
     run.may_begin(server, name)
     ready = rsyncpreflight.examine(server, report)
-    with run.place(server, report) as backup_id, reuse.held(server, ready.parent):
+    with run.place(server, report) as backup_id, reuse.held(server, ready.parent, report):
         fast = server.immediate_checkpoint if immediate is None else immediate
         info = run.entry(server, ready.facts, backup_id, name, mode="rsync-concurrent")
         return _Run(server, ready.facts, report, job, fast, info, ready).run()

@@ -18,6 +18,7 @@ from typing import IO, Literal
 
 from engine.errors import Cancelled, CellarmanError
 from engine.host import local, openssh
+from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine
 from engine.host.problems import HostError, explain_openssh
@@ -194,7 +195,7 @@ def _places(source: str, destination: str, far: Endpoint | None, far_is: str, pr
     places = {"source": f"{source.rstrip('/')}/", "destination": f"{destination.rstrip('/')}/" if destination else ""}
     shell: list[str] = []
     if far is not None:
-        shell = [f"--rsh={' '.join(map(_quoted, openssh.command(far)))}"]
+        shell = [f"--rsh={' '.join(map(_quoted, [*openssh.command(far), *cheapest(far)]))}"]
         shell += [f"--rsync-path={program}"] if program else []
         there = _literal(places[far_is]) if far_is == "source" else places[far_is]
         places[far_is] = f"{openssh.rsync_host(far)}:{there}"
@@ -373,7 +374,10 @@ def explain(status: int, said: str, far: Endpoint | None, *, writes_there: bool)
         where = str(far) if writes_there and far is not None else "this host"
         return HostError("disk_full", where, f"the disk on {where} is full", said, "make room there (df -h)")
     if far is not None and status in (*_LOST, 127, 2):
-        return explain_openssh(far, status, said)
+        absent = "(0 bytes received so far)" in said and re.search(
+            r"^\S*sh: .*: No such file or directory$", said, re.M
+        )
+        return explain_openssh(far, 127 if absent else status, said)
     ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     return CellarmanError(
         f"rsync failed ({ended})", said or "it said nothing", "put right what it names, then run it again"

@@ -8,10 +8,11 @@
     cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
     cellarman-wal only-push --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-        [--no-prefetch]
+        [--no-prefetch] [--guarded]
 
 push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
-file, 255 a hole, a hazard or any error. PostgreSQL starts one for every segment, so this loads as little as it can.
+file, 255 a hole, a hazard or any error; with --guarded 100 instead of 1, for a restore_command whose shell makes that 1
+and everything else 255. PostgreSQL starts one for every segment, so this loads as little as it can.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
        cellarman-wal only-push --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-           [--no-prefetch]
+           [--no-prefetch] [--guarded]
 
 archive_command = 'cellarman-wal push %p --server S'
 restore_command = 'cellarman-wal get %f "%p" --server S'
 
 push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
 255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
+--guarded says 100 instead of 1, so that not even a broken installation, whose Python exits with 1, looks like an end:
+  cellarman-wal get %f "%p" --server S --guarded || case $? in 100) exit 1;; 143) exit 143;; *) exit 255;; esac
 While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
 the recovery; --no-prefetch goes without.
 
@@ -54,6 +57,8 @@ _FAILURE = {"push": 1, "get": 255, "only-push": 1}
 _SENDING = ("--over", "--identity", "--known-hosts", "--program")
 _RECEIVING = ("--name", "--sha256", "--receipt")
 _VALUED = ("--server", "--config", "--on-hole", *_SENDING, *_RECEIVING[:2])
+_SWITCHES = ("--accept-gap", "--no-prefetch", "--guarded")
+_ABSENT_GUARDED = 100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,7 +129,7 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
                 raise _usage(f"{name} needs a value")
         elif word in ("--help", "-h"):
             return [], {"--help": ""}
-        elif (word in ("--accept-gap", "--no-prefetch") and verb == "get") or (word == "--receipt" and verb == "push"):
+        elif (word in _SWITCHES and verb == "get") or (word == "--receipt" and verb == "push"):
             options[word] = "yes"
         elif word == "--":
             operands.extend(queue)
@@ -253,7 +258,7 @@ def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:
         code = _fetch(server, name, destination, system, options)
     if prepared is not None and code == 0:
         prepared.tell(name, system)
-    return code
+    return _ABSENT_GUARDED if code == 1 and "--guarded" in options else code
 
 
 def _fetch(server: Settings, name: str, destination: str, system: int | None, options: dict[str, str]) -> int:
