@@ -35,10 +35,10 @@ class Worker:
     @property
     def lane(self) -> Lane | None:
         part = self.part
-        if part is None:
+        if part is None or not part.coming:
             return None
         name = os.fsdecode(part.root.prefix) + self.tick.name if self.tick.name else ""
-        return Lane(name, min(self.before + self.tick.done_bytes, max(part.coming, 1)), part.coming)
+        return Lane(name, min(self.before + self.tick.done_bytes, part.coming), part.coming)
 
 
 @dataclass
@@ -179,6 +179,7 @@ def transfer_of(server: Server, root: Root, far: Endpoint | None, compress: str,
         bandwidth_limit=max(1, limit // max(1, jobs)) if limit else 0,
         compress=compress,
         links="follow",
+        partial=True,
     )
 
 

@@ -21,6 +21,9 @@ _CACHE_KIB = 8192
 _BATCH = 2000
 _FILE_WEIGHT = 16 << 10
 """Bytes that a file counts beyond its own when the lists are balanced: opening and closing it costs time too."""
+_LISTED, _READ, _LOOKED_AT, _REUSED, _ARRIVED = range(5)
+"""What is known of a file: nothing but its name; it is here and read; it was not transferred; it is the parent's; rsync
+says that it came."""
 _SCHEMA = """
 CREATE TABLE file (id INTEGER PRIMARY KEY, root INT, path BLOB, size INT, modified INT, kept INT, part INT,
                    seen INT DEFAULT 0, checksum TEXT, read_size INT, read_modified REAL);
@@ -64,6 +67,7 @@ class Unseen(NamedTuple):
 
     id: int
     path: bytes
+    size: int
     old_size: int | None
     """What the parent's manifest says, if anything."""
     old_checksum: str | None
@@ -81,6 +85,8 @@ class Part:
     coming: int = 0
     """Bytes that have to come, as far as can be foreseen."""
     files: int = 0
+    settled: bool = False
+    """Whether it was looked after what was not transferred."""
     _names: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _arrived: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
@@ -92,6 +98,10 @@ class Part:
     def arrived(self, path: bytes) -> None:
         """Remember that a file need not be asked for again."""
         self._arrived.write(path + b"\0")
+
+    def arrivals(self) -> Iterator[bytes]:
+        """Return the paths that arrived."""
+        return _paths(self._arrived)
 
     def left(self) -> Iterable[bytes]:
         """Return the paths that have not arrived; can be gone through again."""
@@ -232,27 +242,42 @@ class Inventory:
         with self._lock:
             arrivals, self._arrivals = self._arrivals, []
         self._db.executemany(
-            "UPDATE file SET seen = 1, read_size = ?, read_modified = ?, checksum = ? WHERE root = ? AND path = ?",
+            f"UPDATE file SET seen = {_READ}, read_size = ?, read_modified = ?, checksum = ?"
+            " WHERE root = ? AND path = ?",
             [(a.size, a.modified, a.checksum, a.root, a.path) for a in arrivals],
         )
         self.seen += len(arrivals)
 
     def unseen(self, part: Part) -> list[Unseen]:
-        """Return the next files of a part that did not arrive, some at a time, each once."""
+        """Return the next files of a finished part that rsync did not have to transfer, some at a time, each once."""
+        if not part.settled:
+            part.settled = True
+            self._db.executemany(
+                "UPDATE file SET seen = ? WHERE root = ? AND path = ? AND seen = ?",
+                ((_ARRIVED, part.root.number, path, _LISTED) for path in part.arrivals()),
+            )
         rows = self._db.execute(
-            "SELECT id, file.path, old.size, old.checksum FROM file"
-            " LEFT JOIN old ON old.path = CAST(? || file.path AS BLOB) WHERE part = ? AND seen = 0 LIMIT ?",
-            (part.root.prefix, part.number, _BATCH),
+            "SELECT id, file.path, file.size, old.size, old.checksum FROM file"
+            " LEFT JOIN old ON old.path = CAST(? || file.path AS BLOB) WHERE part = ? AND seen = ? LIMIT ?",
+            (part.root.prefix, part.number, _LISTED, _BATCH),
         ).fetchall()
-        self._db.executemany("UPDATE file SET seen = 2 WHERE id = ?", [(row[0],) for row in rows])
+        self._db.executemany("UPDATE file SET seen = ? WHERE id = ?", [(_LOOKED_AT, row[0]) for row in rows])
         return [Unseen(*row) for row in rows]
+
+    def missing(self) -> dict[int, list[bytes]]:
+        """Return the paths of what is not here, whole and read, by root."""
+        found: dict[int, list[bytes]] = {}
+        rows = self._db.execute("SELECT root, path FROM file WHERE seen NOT IN (?, ?)", (_READ, _REUSED))
+        for root, path in rows:
+            found.setdefault(root, []).append(path)
+        return found
 
     def reuse(self, rows: Iterable[tuple[int, int, float, str]]) -> None:
         """Take files that are the parent's, as (id, size, modified, checksum)."""
         rows = list(rows)
         self.seen += len(rows)
         self._db.executemany(
-            "UPDATE file SET seen = 3, read_size = ?, read_modified = ?, checksum = ? WHERE id = ?",
+            f"UPDATE file SET seen = {_REUSED}, read_size = ?, read_modified = ?, checksum = ? WHERE id = ?",
             [(size, modified, checksum, row) for row, size, modified, checksum in rows],
         )
 
@@ -263,9 +288,9 @@ class Inventory:
     def is_reused(self, path: bytes) -> bool:
         """Tell whether a file, by its path in the manifest, is the parent's as it was."""
         row = self._db.execute(
-            "SELECT 1 FROM file WHERE seen = 3 AND path = ? AND root = 0"
-            " UNION ALL SELECT 1 FROM file WHERE seen = 3 AND CAST('pg_tblspc/' || root || '/' AS BLOB) || path = ?",
-            (path, path),
+            "SELECT 1 FROM file WHERE seen = ? AND"
+            " CASE root WHEN 0 THEN path ELSE CAST('pg_tblspc/' || root || '/' AS BLOB) || path END = ?",
+            (_REUSED, path),
         ).fetchone()
         return row is not None
 
@@ -273,7 +298,8 @@ class Inventory:
         """Return all files that are here, by path within each root, as the manifest has them."""
         self.take_in()
         rows = self._db.execute(
-            "SELECT root, path, read_size, read_modified, checksum FROM file WHERE seen IN (1, 3) ORDER BY root, path"
+            "SELECT root, path, read_size, read_modified, checksum FROM file WHERE seen IN (?, ?) ORDER BY root, path",
+            (_READ, _REUSED),
         )
         for root, path, size, modified, checksum in rows:
             algorithm, _, digits = checksum.partition(":")

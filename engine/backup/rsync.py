@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -82,14 +82,11 @@ class _Run(run.Run):
     _session: Bracket = field(init=False)
     _inventory: Inventory = field(init=False)
     _begun: Begun = field(init=False)
-    _absent: dict[int, list[bytes]] = field(default_factory=dict)
-    """By root: what rsync did not bring and is not here."""
 
-    def attached(self) -> AbstractContextManager[object]:
-        stack = contextlib.ExitStack()
-        self._inventory = stack.enter_context(Inventory())
-        self._session = stack.enter_context(Bracket(self.server, self.client))
-        return stack
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        with Inventory() as self._inventory, Bracket(self.server, self.client) as self._session:
+            yield
 
     def begin(self) -> None:
         parent = self.ready.parent
@@ -205,17 +202,21 @@ class _Run(run.Run):
                 self.report.progress(done, coming, here, inventory.files, work.lanes)
 
             work.run(parts, look)
-            self._ask_again(roots, readers)
-            self._external_files(roots[0], readers)
-            self._control(roots[0], readers)
+        inventory.take_in()
+        with Readers(1, pages, inventory.arrive) as late:
+            self._ask_again(roots, late)
+            self._external_files(roots[0], late)
+            self._control(roots[0], late)
         inventory.take_in()
         self.report.progress(coming, coming, inventory.files, inventory.files)
-        self._tell_pages({root.number: root for root in roots}, readers)
+        self._tell_pages({root.number: root for root in roots}, readers, late)
         if parent is not None:
             self.remember(reused_files=self.reused.files, reused_bytes=self.reused.bytes)
 
     def _settle(self, part: Part, readers: Readers) -> None:
-        """Look after the files of a part that rsync did not transfer: they are the parent's, copied here, or gone."""
+        """Look after the files of a part that rsync did not transfer: those that are the parent's, or copies of its."""
+        if not part.kept:
+            return
         parent = self.ready.parent
         trusted = parent is not None and (parent.pages_checked or not self.facts.data_checksums)
         while rows := self._inventory.unseen(part):
@@ -224,22 +225,27 @@ class _Run(run.Run):
                 try:
                     facts = os.lstat(os.path.join(os.fsencode(part.root.destination), row.path))
                 except FileNotFoundError:
-                    self._absent.setdefault(part.root.number, []).append(row.path)
                     continue
                 if facts.st_nlink > 1:
                     self.reused.files += 1
                     self.reused.bytes += facts.st_size
-                if facts.st_nlink > 1 and trusted and row.old_checksum and row.old_size == facts.st_size:
-                    ours.append((row.id, facts.st_size, facts.st_mtime, row.old_checksum))
-                else:
+                    if trusted and row.old_checksum and row.old_size == facts.st_size:
+                        ours.append((row.id, facts.st_size, facts.st_mtime, row.old_checksum))
+                    else:
+                        readers.read(part.root, row.path)
+                elif self.server.reuse_backup == "copy" and facts.st_size == row.size:
                     readers.read(part.root, row.path)
             self._inventory.reuse(ours)
 
     def _ask_again(self, roots: list[Root], readers: Readers) -> None:
-        """Ask once more for what did not come: what does not come then is gone on the server."""
+        """Ask once more for what is not here, or not whole: what does not come then is gone on the server."""
+        missing = self._inventory.missing()
         gone = 0
         for root in roots:
-            names = self._absent.get(root.number, [])
+            names = missing.get(root.number, [])
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(os.fsencode(root.destination), name))
             if names:
                 came: list[bytes] = []
                 self._small(replace(self._bare(root), files=names), came)
@@ -295,13 +301,18 @@ class _Run(run.Run):
         self._inventory.add_late(data, exclusions.CONTROL)
         readers.read(data, exclusions.CONTROL)
 
-    def _tell_pages(self, roots: dict[int, Root], readers: Readers) -> None:
+    def _tell_pages(self, roots: dict[int, Root], *readers: Readers) -> None:
         """Say which pages are bad, here and in what was used again; they do not make the backup fail."""
         if not self.facts.data_checksums:
             return
         is_bad = badpages.judge(int(self._begun.lsn), self.ready.page_size)
         found = badpages.confirm(
-            readers.bad, roots, self.ready.far, is_bad, self.ready.page_size, self.ready.segment_pages
+            chain.from_iterable(reader.bad for reader in readers),
+            roots,
+            self.ready.far,
+            is_bad,
+            self.ready.page_size,
+            self.ready.segment_pages,
         )
         parent = self.ready.parent
         known = {(page.file, page.block) for page in found}
@@ -314,7 +325,7 @@ class _Run(run.Run):
         if len(found) > _NAMED:
             self.report.note(f"{len(found)} bad pages in all", "warn")
         self.remember(
-            checked_pages=readers.checked_pages,
+            checked_pages=sum(reader.checked_pages for reader in readers),
             bad_pages=[{"file": page.file, "block": page.block, "relation": page.relation} for page in named],
         )
 

@@ -34,9 +34,9 @@ _PARTIAL = 23
 _PROGRESS = re.compile(rb"\s*(\d+)\s+\d+%\s")
 _ITEM = re.compile(rb"([<>ch.*][fdLDS][^ ]{9}|\*deleting {2}) (.*)", re.DOTALL)
 _ESCAPE = re.compile(rb"\\#(\d{3})")
-_GONE = re.compile(r'file has vanished: "(.*)"')
+_GONE = re.compile(r'(?:file|directory) has vanished: "(.*)"')
 _HARMLESS = re.compile(
-    r"file has vanished: |symlink has no referent: |skipping non-regular file|"
+    r"(file|directory) has vanished: |symlink has no referent: |skipping non-regular file|"
     r"WARNING: .* failed verification -- update (discarded|retained|put into partial-dir) \(will try again\)|"
     r".*read errors mapping .*: No data available \(61\)|"
     r"rsync (error|warning): (some files|some attrs|some files/attrs) "
@@ -76,6 +76,8 @@ class Transfer:
     """The program on the far side; "" for the one on its PATH."""
     links: Literal["keep", "follow"] = "keep"
     """Follow: what a symbolic link leads to is copied in its place."""
+    partial: bool = False
+    """Keep what came of a file when the link is lost, under its own name, for the next run to go on with."""
     whole_file: bool = False
     """Send changed files whole rather than what changed in them."""
 
@@ -175,6 +177,7 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--ignore-times"] if transfer.ignore_times else []
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
+    words += ["--partial"] if transfer.partial else []
     words += ["--whole-file"] if transfer.whole_file else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
@@ -356,7 +359,7 @@ def plain(name: bytes) -> bytes:
 def complaint(status: int, said: str) -> str | None:
     """Return what rsync complains of, or None when all is well: files that shrink or vanish meanwhile are normal.
 
-    >>> complaint(24, 'file has vanished: "/a"\\nrsync warning: some files vanished before they …')
+    >>> complaint(24, 'directory has vanished: "/a"\\nrsync warning: some files vanished before they …')
     >>> complaint(23, 'rsync: [sender] send_files failed to open "/a": Permission denied (13)')
     'rsync: [sender] send_files failed to open "/a": Permission denied (13)'
     """
@@ -428,7 +431,7 @@ def listing(
     problem = complaint(status, said)
     if problem is not None:
         raise explain(status, problem, far, writes_there=False)
-    return [text for text in said.splitlines() if text.startswith(("symlink has no", "file has vanished"))]
+    return [text for text in said.splitlines() if _GONE.match(text) or text.startswith("symlink has no")]
 
 
 def _entry(text: bytes) -> Entry | None:

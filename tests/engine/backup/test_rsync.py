@@ -272,7 +272,7 @@ def test_configuration_that_lies_elsewhere_comes_too(postgres: Install, tmp_path
 def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: Far) -> None:
     with (
         running(postgres, extra=["-k"]) as cluster,
-        site(cluster, backup_method="rsync", reuse_backup="link", more=far.table()) as where,
+        site(cluster, backup_method="rsync", reuse_backup="link", network_compression=True, more=far.table()) as where,
     ):
         cluster.sql("CREATE DATABASE shop")
         cluster.sql("CREATE TABLE orders AS SELECT n FROM generate_series(1, 20000) n", dbname="shop")
@@ -285,7 +285,8 @@ def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: 
         info, heard = take(where)
         check_whole(where, info)
         bad = {"file": path, "block": 5, "relation": "shop: public.orders"}
-        assert repository.facts(where.server.layout, info.id)["bad_pages"] == [bad]
+        facts = repository.facts(where.server.layout, info.id)
+        assert facts["bad_pages"] == [bad] and facts["shape"].endswith(" on the way")
         assert any(path in note and "block 5" in note and "shop: public.orders" in note for note in heard.notes)
         # What is linked into the next backup is as bad there, though it is not read again.
         second, _ = take(where)

@@ -133,12 +133,13 @@ def test_a_transfer_that_is_ended(far: Far, tmp_path: Path, end: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "big").write_bytes(os.urandom(4 << 20))
+    target = tmp_path / "target"
     stop, ticks = threading.Event(), []
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            transfer = Transfer(str(source), str(tmp_path / "target"), far.endpoint, bandwidth_limit=200)
+            transfer = Transfer(str(source), str(target), far.endpoint, bandwidth_limit=200, partial=True)
             rsync.move(transfer, ticks.append, stop=stop)
         except CellarmanError as error:
             raised.append(error)
@@ -154,6 +155,9 @@ def test_a_transfer_that_is_ended(far: Far, tmp_path: Path, end: str) -> None:
     assert not thread.is_alive() and len(raised) == 1
     if end == "cut":
         assert isinstance(raised[0], HostError) and raised[0].kind == "dropped"
+        assert 0 < (target / "big").stat().st_size < 4 << 20
+        rsync.move(Transfer(str(source), str(target), far.endpoint, partial=True), silent)
+        assert content(target) == content(source)
     else:
         assert isinstance(raised[0], Cancelled)
 
