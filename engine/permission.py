@@ -20,7 +20,7 @@ class Level(IntEnum):
     """Removes a backup or replaces a directory: the name must be typed."""
 
 
-Action = Literal["look", "backup", "verify", "restore", "keep", "cancel", "delete", "replace", "ingest"]
+Action = Literal["look", "backup", "verify", "restore", "keep", "cancel", "delete", "replace", "ingest", "aftermath"]
 
 LEVELS: dict[Action, Level] = {
     "look": Level.READS,
@@ -28,6 +28,7 @@ LEVELS: dict[Action, Level] = {
     "verify": Level.STARTS,
     "restore": Level.STARTS,
     "ingest": Level.STARTS,
+    "aftermath": Level.STARTS,
     "keep": Level.CHANGES,
     "cancel": Level.CHANGES,
     "delete": Level.REMOVES,
