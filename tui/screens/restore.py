@@ -165,7 +165,8 @@ class RestoreRoom(Room):
                 yield Lines(id="where-said", classes="said", wrapped=True)
                 with Horizontal(classes="field"):
                     yield Lines((("on host", "quiet"),), classes="label")
-                    yield Input(placeholder="this one; another is reached by SSH: postgres@db07", compact=True, id="on")
+                    example = str(self._server.ssh or "postgres@db07")
+                    yield Input(placeholder=f"this one; another is reached by SSH: {example}", compact=True, id="on")
                 with Horizontal(classes="field"):
                     yield Lines((("directory", "quiet"),), classes="label")
                     yield Input(placeholder="a new or empty directory", compact=True, id="directory")
