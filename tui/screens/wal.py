@@ -146,7 +146,7 @@ class Wal(Pane):
                 facts += f"   a cell is {cell:,}   a row is {_logs(row)}"
             line = (*line, (facts, "quiet"))
             if inspection is not None and not inspection.asked:
-                line = (*line, ("   asking the server…", "moving"))
+                line = (*line, (f"   asking the server{self.glyphs.ellipsis}", "moving"))
         self.query_one("#wal-head", Lines).show([self.query_one("#wal-head", Lines).cut(line, self.app.size.width)])
 
     def _paint_detail(self) -> None:
