@@ -76,9 +76,7 @@ COMMANDS = (
     Command("server.right", "right", "move", "The next moment or cell.", shown="arrows", weight=3),
     Command("server.closer", "plus,equals_sign", "closer", "See less, more closely.", shown="+", weight=4),
     Command("server.wider", "minus", "wider", "See more at once.", shown="-", weight=4),
-    Command(
-        "server.next", "n", "next", "The next gap; on the axis the next backup or end of what can be reached.", weight=4
-    ),
+    Command("server.next", "n", "next", "The next gap; on the axis the next backup or gap.", weight=4),
     Command("server.previous", "N", "before", "The gap, backup or end before.", weight=5),
     Command("server.form", "m", "map list gaps", "Show the WAL as a map, as a list, or only its gaps.", weight=3),
     Command("server.turn", "t", "timeline", "Show the WAL of the next timeline.", weight=4),

@@ -131,9 +131,8 @@ def charted(case: Case) -> list[Line]:
     """Return every lineage that can be charted, the primary ones first, then the newest timeline first."""
     every = {*case.archive.segments, *case.archive.histories} - {*case.archive.bad_histories}
     known = lines(replace(case, selected=tuple(sorted({*case.selected, *every}))))
-    return sorted(
-        (line for line in known if line.bases or len(line.good)), key=lambda each: (not each.primary, -each.timeline)
-    )
+    there = [line for line in known if line.bases or len(line.good)]
+    return sorted(there, key=lambda line: (not line.primary, -line.timeline))
 
 
 def chart(case: Case, line: Line) -> Chart:

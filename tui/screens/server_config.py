@@ -17,7 +17,11 @@ from tui.widgets.table import Column, Row, Table
 if TYPE_CHECKING:
     from engine.status import ServerStatus
 
-COLUMNS = (Column("KEY"), Column("VALUE", limit=60), Column("FROM", yields=1))
+
+def _columns(width: int) -> tuple[Column, ...]:
+    """Return the columns, the last two sharing what the keys leave."""
+    each = max(16, (width - 40) // 2)
+    return Column("KEY"), Column("VALUE", limit=each), Column("FROM", limit=each)
 
 
 class Settings(Pane):
@@ -30,9 +34,11 @@ class Settings(Pane):
         super().__init__()
         self._values: dict[str, tuple[str, str, str]] = {}
         """(key, value, where it was said) by the row's key."""
+        self._laid = 0
+        """The width for which they are laid out."""
 
     def compose(self) -> ComposeResult:
-        yield Table(COLUMNS, id="settings", glyphs=self.glyphs)
+        yield Table(_columns(self.app.size.width), id="settings", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
         yield Lines(id="setting", wrapped=True)
 
@@ -44,7 +50,8 @@ class Settings(Pane):
         return self.table
 
     def paint(self, snapshot: Snapshot, server: ServerStatus) -> None:
-        if not self._values:
+        if self._laid != self.app.size.width:
+            self._laid = self.app.size.width
             self._read(server.name)
         self._paint_detail()
 
@@ -52,20 +59,21 @@ class Settings(Pane):
         """Lay out the configuration that this console was started with; what somebody said comes first."""
         from engine.config import DEFAULT, describe
 
+        columns = _columns(self.app.size.width)
         rows: list[Row] = []
         settings = [row for row in describe(self.app.config) if row[0] in ("", server)]
         for part, key, value, source in sorted(settings, key=lambda row: (row[3] is DEFAULT, row[0] == "")):
             said = source is not DEFAULT
             name, shown, place = f"{'' if part else 'cellarman.'}{key}", _written(value), plain(source)
             self._values[name] = (name, shown, place)
-            role = "text" if said else "faint"
-            rows.append(
-                Row(
-                    name,
-                    (((name, role),), ((shown, "strong" if said else "quiet"),), ((place, "quiet" if said else role),)),
-                )
+            role, where = ("text", "quiet") if said else ("faint", "faint")
+            cells: tuple[Line, ...] = (
+                ((name, role),),
+                ((shown, "strong" if said else "quiet"),),
+                ((_end_of(place, columns[2].limit, self.glyphs.ellipsis), where),),
             )
-        self.table.show(rows)
+            rows.append(Row(name, cells))
+        self.table.show(rows, columns)
 
     def _paint_detail(self) -> None:
         found = self._values.get(self.table.key)
@@ -89,6 +97,15 @@ class Settings(Pane):
     def do_copy(self) -> None:
         name, value, _ = self._values[self.table.key]
         self.room.copy(f"{name} = {value}", name)
+
+
+def _end_of(text: str, room: int, ellipsis: str) -> str:
+    """Return a text cut at its beginning, as a path is best cut.
+
+    >>> _end_of("/etc/cellarman/cellarman.toml:7", 18, "…")
+    '…/cellarman.toml:7'
+    """
+    return text if len(text) <= room else ellipsis + text[len(text) - room + 1 :]
 
 
 def _written(value: object) -> str:

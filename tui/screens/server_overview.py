@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.message import Message
 
 from tui import wording
@@ -16,10 +16,12 @@ from tui.format import Line, counted, exactly, plain, said_span, size, utc
 from tui.inspection import Answered, BeatsAsked, MomentAsked
 from tui.screens.server_pane import Pane
 from tui.screens.servers import recent_backups, recent_jobs
+from tui.screens.wal import backups_on
 from tui.snapshot import Snapshot
 from tui.widgets.axis import Branch, Scale, Stretch, closely, following, placed, scale, step, zoomed
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
+from tui.widgets.walmap import SegmentMap, legend
 
 if TYPE_CHECKING:
     from textual.timer import Timer
@@ -75,8 +77,11 @@ class Overview(Pane):
         yield Rule(self.glyphs.rule)
         with Horizontal(id="about"):
             yield Lines(id="moment", wrapped=True)
-            yield Lines(id="stands", wrapped=True)
             yield Lines(id="recent")
+        with Vertical(id="glance"):
+            yield Rule(self.glyphs.rule)
+            yield Lines(id="glance-head")
+            yield SegmentMap(self.glyphs, id="glance-map")
 
     def paint(self, snapshot: Snapshot, server: ServerStatus) -> None:
         self.query_one("#sentence", Lines).show([wording.verdict(server, snapshot.minute)])
@@ -130,14 +135,28 @@ class Overview(Pane):
         )
         stands = [line for finding in server.findings[:6] for line in wording.finding_line(finding, glyphs)]
         stands += [(), *standing(server, self.room.inspection, now)]
-        wide = self.room.wide
-        self.query_one("#moment", Lines).show(moment if wide else [*moment, (), *stands])
-        if wide:
-            self.query_one("#stands", Lines).show(stands)
-            room = self.app.size.width // 3 - 6
-            jobs = [job for job in snapshot.jobs if job.server == server.name][:6]
+        self.query_one("#moment", Lines).show([*moment, (), *stands])
+        if self.room.wide:
+            room = self.app.size.width * 2 // 5 - 6
+            jobs = [job for job in snapshot.jobs if job.server == server.name][:5]
             recent = [*recent_backups(server, room, glyphs), (), *recent_jobs(jobs, room, glyphs, now)]
             self.query_one("#recent", Lines).show(recent)
+            self._paint_glance(server)
+
+    def _paint_glance(self, server: ServerStatus) -> None:
+        """Show the WAL archive's end, where there is room for it."""
+        inspection = self.room.inspection
+        chart = inspection.chart if inspection else None
+        glance = self.query_one("#glance-map", SegmentMap)
+        head: Line = (("WAL", "quiet"),)
+        if chart is not None and chart.states:
+            fresh = chart is not glance.chart
+            glance.show(chart, backups_on(chart, server))
+            if fresh:
+                glance.go(chart.gaps.span(chart.gaps.runs - 1)[0] if chart.gaps.runs else chart.last)
+            head = (*head, (f"   timeline {chart.timeline}   ", "text"), *legend(chart.states, self.glyphs))
+            head = (*head, ("   w", "hand!"), (" has it whole", "quiet"))
+        self.query_one("#glance-head", Lines).show([head])
 
     def _look_up(self) -> None:
         """Have the transactions around the cursor looked up, once it rests."""
@@ -309,11 +328,15 @@ def moment_lines(
         head = (*head, (f"   = {local:%H:%M:%S} {local.tzname()}", "quiet"))
     lines = [head]
     kept, dropped = (around.kept, around.dropped) if around else (None, None)
-    none = "looking…" if asked else "none is known"
+    none = "looking" if asked else "none in the archive" if around is not None else "not known"
     lines.append((("last kept    ", "quiet"), *(_commit(kept, at) if kept else ((none, "faint"),))))
-    lines.append((("then         ", "quiet"), *(_commit(dropped, at) if dropped else ((none, "faint"),))))
+    window = next((w for w in server.windows if w.begin <= at <= w.end), None)
+    if window is not None and dropped is not None and dropped.at > window.end and not _is_open(server, window.end):
+        lines.append((("then         ", "quiet"), ("the gap: what was committed after it is out of reach", "bad")))
+    else:
+        lines.append((("then         ", "quiet"), *(_commit(dropped, at) if dropped else ((none, "faint"),))))
     base = next((i for i in server.backups if i.usable and i.end_time and i.end_time <= at), None)
-    if reached(server, at) and base is not None and base.end_time is not None:
+    if window is not None and base is not None and base.end_time is not None:
         name = f" ({plain(base.backup_name)})" if base.backup_name else ""
         replay = said_span((at - base.end_time).total_seconds())
         lines.append(
@@ -330,6 +353,11 @@ def moment_lines(
     tail = f"; nearest {', '.join(near)}" if near else ""
     lines.append((("restore      ", "quiet"), ("cannot be restored", "bad!"), (tail, "text")))
     return lines
+
+
+def _is_open(server: ServerStatus, end: datetime) -> bool:
+    """Tell whether a window ends with the archive and not with a gap."""
+    return server.open_end and end == server.windows[-1].end
 
 
 def exact(at: datetime) -> str:
@@ -373,7 +401,7 @@ def standing(server: ServerStatus, inspection: Inspection | None, now: datetime)
         facts.append(("last backup", f"{last.id}   {wording.backup_facts(last, now)}{name}", "text"))
     exposed = server.exposure(now)
     if exposed is not None:
-        text = f"the last {said_span(exposed.total_seconds())} of commits would be lost if the server died now"
+        text = f"{said_span(exposed.total_seconds())} of commits would be lost if the server died now"
         facts.append(("exposed", text, "text" if server.open_end else "bad"))
     if server.wal.newest:
         queued = f", {counted(server.wal.queued, 'file')} queued" if server.wal.queued else ""

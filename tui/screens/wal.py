@@ -80,11 +80,11 @@ class Wal(Pane):
         self._show_form()
 
     @property
-    def map(self) -> SegmentMap:
+    def mapped(self) -> SegmentMap:
         return self.query_one("#wal-map", SegmentMap)
 
     @property
-    def list(self) -> SegmentList:
+    def listed(self) -> SegmentList:
         return self.query_one("#wal-list", SegmentList)
 
     @property
@@ -94,7 +94,7 @@ class Wal(Pane):
     @property
     def over(self) -> OverChart:
         """The map, or the list when that is shown."""
-        return self.list if self.form == "list" else self.map
+        return self.listed if self.form == "list" else self.mapped
 
     @property
     def chart(self) -> Chart | None:
@@ -105,18 +105,18 @@ class Wal(Pane):
         return self.gaps if self.form == "gaps" else self.over
 
     def _show_form(self) -> None:
-        for form, widget in (("map", self.map), ("list", self.list), ("gaps", self.gaps)):
+        for form, widget in (("map", self.mapped), ("list", self.listed), ("gaps", self.gaps)):
             widget.display = form == self.form
 
     def paint(self, snapshot: Snapshot, server: ServerStatus) -> None:
         inspection = self.room.inspection
         chart = inspection.chart if inspection else None
         marks = backups_on(chart, server) if chart else {}
-        for widget in (self.map, self.list):
+        for widget in (self.mapped, self.listed):
             widget.show(chart, marks)
         if chart is not None and chart.states and not self._placed:
             self._placed = True
-            self.map.cursor = self.list.cursor = chart.gaps[0] if len(chart.gaps) else chart.last
+            self.mapped.cursor = self.listed.cursor = chart.gaps[0] if len(chart.gaps) else chart.last
         self.gaps.show([_gap_row(finding, self.glyphs) for finding in shown(inspection)])
         self._paint_head(inspection)
         self._paint_detail()
@@ -140,13 +140,13 @@ class Wal(Pane):
         if chart is not None and chart.states:
             line = (("  ", "text"), (f"timeline {chart.timeline}", "strong"), ("   ", "text"), *forms)
             facts = f" {counted(len(chart.states), 'segment')} of {size(chart.segment_size)}"
-            if self.form == "map" and self.map.level is not None:
-                cell = 1 << self.map.level
-                row = self.map.per_row / self.map.per_log
+            if self.form == "map" and self.mapped.level is not None:
+                cell = 1 << self.mapped.level
+                row = self.mapped.per_row / self.mapped.per_log
                 facts += f"   a cell is {cell:,}   a row is {_logs(row)}"
             line = (*line, (facts, "quiet"))
             if inspection is not None and not inspection.asked:
-                line = (*line, ("   asking the server…", "moving"))
+                line = (*line, (f"   asking the server{self.glyphs.ellipsis}", "moving"))
         self.query_one("#wal-head", Lines).show([self.query_one("#wal-head", Lines).cut(line, self.app.size.width)])
 
     def _paint_detail(self) -> None:
@@ -176,7 +176,7 @@ class Wal(Pane):
         number = self.over.cursor
         gap = chart.gap_at(number)
         if gap is None and self.form == "map":
-            gap = self._gap_in(self.map.span())
+            gap = self._gap_in(self.mapped.span())
         if gap is None:
             return self._about_segments(chart, number)
         place, (first, last) = gap
@@ -202,7 +202,7 @@ class Wal(Pane):
         return place, chart.gaps.span(place)
 
     def _about_segments(self, chart: Chart, number: int) -> list[Line]:
-        first, last = self.map.span() if self.form == "map" else (number, number)
+        first, last = self.mapped.span() if self.form == "map" else (number, number)
         flags = 0
         for state in set(chart.states[first - chart.first : last - chart.first + 1]):
             flags |= state
@@ -231,12 +231,13 @@ class Wal(Pane):
         chart = inspection.chart
         if chart is not None and self.over.chart is not None and chart.timeline != self.over.chart.timeline:
             self._placed = False
-            self.map.level = None
+            self.mapped.level = None
 
     def answered(self, answer: Answered) -> None:
         if isinstance(answer.question, RowsAsked) and isinstance(answer.answer, dict):
             self._rows = answer.answer
-            self.list.tell({number: _told(row) for number, row in answer.answer.items()})
+            narrow = self.app.size.width < 100
+            self.listed.tell({number: _told(row, narrow=narrow) for number, row in answer.answer.items()})
             if self.room.pane is self:
                 self._paint_detail()
 
@@ -254,7 +255,7 @@ class Wal(Pane):
         chart, inspection = self.chart, self.room.inspection
         if chart is None or inspection is None or not chart.states:
             return
-        first, last = self.list.in_view() if self.form == "list" else self.map.span()
+        first, last = self.listed.in_view() if self.form == "list" else self.mapped.span()
         wanted = RowsAsked(inspection.server, chart.timeline, first, min(last, first + _SUMMED))
         if wanted != self._asked:
             self._asked = wanted
@@ -278,7 +279,7 @@ class Wal(Pane):
             return next((f for f in shown(inspection) if _key(f) == self.gaps.key), None)
         if chart is None or not chart.states:
             return None
-        gap = chart.gap_at(self.over.cursor) or (self._gap_in(self.map.span()) if self.form == "map" else None)
+        gap = chart.gap_at(self.over.cursor) or (self._gap_in(self.mapped.span()) if self.form == "map" else None)
         if gap is None:
             return None
         at = self.over.cursor if chart.gap_at(self.over.cursor) else gap[1][0]
@@ -291,9 +292,9 @@ class Wal(Pane):
 
     def do_form(self) -> None:
         if self.form == "map":
-            self.list.cursor = self.map.cursor
+            self.listed.cursor = self.mapped.cursor
         elif self.form == "list":
-            self.map.cursor = self.list.cursor
+            self.mapped.cursor = self.listed.cursor
         self._turn(FORMS[(FORMS.index(self.form) + 1) % len(FORMS)])
 
     def _turn(self, form: Form) -> None:
@@ -318,13 +319,13 @@ class Wal(Pane):
         if self.form == "gaps" and finding is not None and finding.first is not None and chart is not None:
             number = chart.number(finding.first)
             if number is not None:
-                self.map.cursor = self.list.cursor = number
+                self.mapped.cursor = self.listed.cursor = number
             self._turn("map")
         elif self.form == "map":
-            self.list.cursor = self.map.cursor
+            self.listed.cursor = self.mapped.cursor
             self._turn("list")
         else:
-            self.map.cursor = self.list.cursor
+            self.mapped.cursor = self.listed.cursor
             self._turn("map")
 
     def refuse_left(self) -> str:
@@ -333,15 +334,15 @@ class Wal(Pane):
     refuse_right = refuse_left
 
     def do_left(self) -> None:
-        self.map.along(-1)
+        self.mapped.along(-1)
 
     def do_right(self) -> None:
-        self.map.along(1)
+        self.mapped.along(1)
 
     def refuse_closer(self) -> str:
         if self.form != "map":
             return "Only the map can be zoomed."
-        return "" if self.map.can_zoom(-1) else "A cell is one segment already."
+        return "" if self.mapped.can_zoom(-1) else "A cell is one segment already."
 
     def do_closer(self) -> None:
         self._zoom(-1)
@@ -349,13 +350,13 @@ class Wal(Pane):
     def refuse_wider(self) -> str:
         if self.form != "map":
             return "Only the map can be zoomed."
-        return "" if self.map.can_zoom(1) else "All of it is in one row."
+        return "" if self.mapped.can_zoom(1) else "All of it is in one row."
 
     def do_wider(self) -> None:
         self._zoom(1)
 
     def _zoom(self, by: int) -> None:
-        self.map.zoom(by)
+        self.mapped.zoom(by)
         self._paint_head(self.room.inspection)
         self._moved()
 
@@ -367,7 +368,7 @@ class Wal(Pane):
         at = self.over.cursor
         here = chart.gap_at(at)
         if here is None and self.form == "map":
-            here = self._gap_in(self.map.span())
+            here = self._gap_in(self.mapped.span())
         if here is not None:
             place: int | None = here[0] + (1 if after else -1)
             place = place if place is not None and 0 <= place < chart.gaps.runs else None
@@ -411,9 +412,9 @@ class Wal(Pane):
         self.room.turn_to(known[(here + 1) % len(known)])
 
     def refuse_copy(self) -> str:
-        return "" if self._name() else "There is nothing to copy."
+        return "" if self._named() else "There is nothing to copy."
 
-    def _name(self) -> str:
+    def _named(self) -> str:
         finding, chart = self._finding(), self.chart
         if finding is not None and finding.first and finding.last and finding.first != finding.last:
             return f"{finding.first}..{finding.last}"
@@ -422,7 +423,7 @@ class Wal(Pane):
         return chart.name(self.over.cursor) if chart and chart.states and self.form != "gaps" else ""
 
     def do_copy(self) -> None:
-        self.room.copy(self._name(), self._name())
+        self.room.copy(self._named(), self._named())
 
     def refuse_fetch(self) -> str:
         inspection = self.room.inspection
@@ -484,33 +485,42 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
     if finding.why:
         lines.append((("cause        ", "quiet"), (plain(finding.why), "text")))
     lines += _effect(finding)
-    repair: list[Span] = [(plain(finding.fix), "moving")] if finding.fix else []
+    lines += _repair(finding)
+    return lines
+
+
+def _repair(finding: Finding) -> list[Line]:
+    """Return what to press, and the command where there is another one than those keys run."""
+    keys: list[Span] = []
+    if finding.fix.startswith("cellarman backup"):
+        keys += [("b", "hand!"), (" takes a new backup   ", "text")]
     if finding.kind in BEARABLE and finding.state != "accepted":
-        repair += [("   or  " if repair else "", "text"), ("f", "hand!"), (" looks for it everywhere", "text")]
-        repair += [("   ", "text"), ("A", "hand!"), (" accepts it", "text")]
-    if repair:
-        lines.append((("repair       ", "quiet"), *repair))
+        keys += [("f", "hand!"), (" looks for it   ", "text"), ("A", "hand!"), (" accepts it", "text")]
+    lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
+    if finding.fix and not finding.fix.startswith(("cellarman backup", "cellarman wal gaps")):
+        lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix), "moving")))
     return lines
 
 
 def _effect(finding: Finding) -> list[Line]:
     backups = len(finding.affected_backups)
-    if finding.lost_from is not None:
-        until = exactly(finding.lost_to) if finding.lost_to is not None else "now"
-        who: Line = (
-            ((f"{counted(backups, 'backup')} cannot go past ", "text"),) if backups else (("no way past ", "text"),)
-        )
-        past: Line = (
+    if finding.lost_from is not None and finding.lost_to is not None:
+        said: Line = (
+            ("what was committed from ", "text"),
             (exactly(finding.lost_from), "bad!"),
-            (f": what was committed until {until} is out of reach", "text"),
+            (" to ", "text"),
+            (exactly(finding.lost_to), "bad!"),
+            (" cannot be restored", "text"),
         )
-        lines: list[Line] = [(("effect       ", "quiet"), *who, *past)]
+    elif finding.lost_from is not None:
+        who = f"{counted(backups, 'backup')} cannot go past " if backups else "there is no way past "
+        said = ((who, "text"), (exactly(finding.lost_from), "bad!"))
     elif backups:
-        lines = [(("effect       ", "quiet"), (f"{counted(backups, 'backup')} cannot get past it", "text"))]
+        said = ((f"{counted(backups, 'backup')} cannot get past it", "text"),)
     else:
         return []
     names = ", ".join(finding.affected_backups[:3]) + (f" and {backups - 3} more" if backups > 3 else "")
-    return [*lines, (("             ", "quiet"), (plain(names), "quiet"))] if backups else lines
+    return [(("effect       ", "quiet"), *said, (f"   {plain(names)}" if backups else "", "quiet"))]
 
 
 def _no_gap(inspection: Inspection) -> list[Line]:
@@ -567,13 +577,15 @@ def _gap_row(finding: Finding, glyphs: Glyphs) -> Row:
     )
 
 
-def _told(row: SegmentRow) -> Line:
+def _told(row: SegmentRow, *, narrow: bool) -> Line:
     """Return what the list says of a segment that the index knows."""
     if row.problem:
         return ((plain(row.problem), "bad"),)
     if row.min_commit is None or row.max_commit is None:
         return (("none", "faint"),)
     begin, end = _moment(row.min_commit), _moment(row.max_commit)
+    if narrow:
+        return ((f"{row.n_commits or 0:>5,} ", "text"), (f"{begin:%m-%d %H:%M}", "quiet"))
     to = f"{end:%H:%M:%S}" if begin.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S}"
     return ((f"{row.n_commits or 0:>7,}  ", "text"), (f"{begin:%Y-%m-%d %H:%M:%S} to {to}", "quiet"))
 

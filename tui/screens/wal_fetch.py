@@ -35,7 +35,7 @@ class Fetch(Dialog):
             (("where        ", "quiet"), ("the server's pg_wal, the queues, and what was refused", "text")),
             (
                 ("then         ", "quiet"),
-                ("what is whole, and fits its neighbours, is archived; nothing is replaced", "text"),
+                ("what is whole and fits its neighbours is archived; nothing good is replaced", "text"),
             ),
             (("the same     ", "quiet"), (f"cellarman wal fetch-missing {name}", "moving")),
         ]
@@ -46,7 +46,7 @@ class Fetch(Dialog):
     def action_start(self) -> None:
         app, room = self.app, self._room
         self.dismiss()
-        room.say("Looking for what lacks…")
+        room.say("Looking for what lacks.")
         threading.Thread(target=_fetch, args=(app, room), name="fetch", daemon=True).start()
 
     def action_close(self) -> None:

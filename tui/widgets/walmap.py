@@ -23,7 +23,7 @@ from tui.widgets.lines import Painter
 if TYPE_CHECKING:
     from engine.wal.chart import Chart
 
-LABEL = 14
+LABEL = 15
 """Cells at the left that hold a row's address."""
 ARCHIVED, ACCEPTED, WAITING, UNKNOWN, FETCHABLE, BAD, LOST = (1 << bit for bit in range(7))
 """The flags of `engine.wal.chart`, which is not loaded before it is needed."""
@@ -185,7 +185,7 @@ class SegmentMap(OverChart):
     @property
     def cells(self) -> int:
         """How many cells a row has."""
-        return 1 << max(4, (max(16, self.size.width - LABEL - 2)).bit_length() - 1)
+        return 1 << max(4, (max(16, self.size.width - LABEL - 1)).bit_length() - 1)
 
     @property
     def per_row(self) -> int:
