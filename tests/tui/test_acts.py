@@ -42,7 +42,8 @@ def room(app: Console) -> str:
 
 async def at_backups(app: Console, pilot: Pilot[None], server: str) -> None:
     app.open_backups(server)
-    await until(pilot, lambda: room(app) == "server" and bool(getattr(app.screen, "backup", None)))
+    await until(pilot, lambda: room(app) == "server" and bool(app.screen.query("#backups")))
+    await until(pilot, lambda: getattr(app.screen, "backup", None) is not None)
 
 
 async def test_p_keeps_a_backup_and_lets_it_go(own: Fleet) -> None:
