@@ -1,4 +1,4 @@
-"""Actions from the console: each form shows its command line, asks as much as it must, and is written into the trail."""
+"""Actions from the console: each form shows its command line, asks as much as it must, and is written down."""
 
 from __future__ import annotations
 
@@ -175,6 +175,7 @@ async def test_marks_are_made_on_a_real_server(postgres: Install) -> None:
             await until(pilot, lambda: "The segment ended at" in words(app))
             app.open_check("main")
             await until(pilot, lambda: "are good" in words(app), seconds=60)
+        stage.insert()
         stage.archive_all()
         choices.catch_up(stage.server)
         assert "before upgrade" in [ready.name for ready in choices.ready(stage.server)]

@@ -170,7 +170,7 @@ class RestoreRoom(Room):
                 with Horizontal(classes="field"):
                     yield Lines((("directory", "quiet"),), classes="label")
                     yield Input(placeholder="a new or empty directory", compact=True, id="directory")
-                yield Pick("if it is there", ("refuse", "change it"), id="delta")
+                yield Pick("if there", ("refuse", "change it"), id="delta")
                 yield Pick("then", [word for word, _ in moments.ENDINGS.values()], id="ending")
                 yield Pick("start it", ("yes", "no"), id="start")
                 with Horizontal(classes="field"):
