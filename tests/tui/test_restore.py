@@ -400,7 +400,7 @@ async def test_tablespaces_have_a_place_each(tmp_path: Path) -> None:
         room._offer_spaces(plan)
         await until(pilot, lambda: bool(room.query("#space-16400")))
         room._go_to(2)
-        await until(pilot, lambda: "fa[s]t" in screen_text(app))
+        await until(pilot, lambda: "fa[s]t" in screen_text(app) and room._asked is not None)
         field: Any = room.query_one("#space-16400", Input)
         room.query_one("#directory", Input).value = os.path.join(str(tmp_path), "there")
         await until(pilot, lambda: field.value == f"{tmp_path}/there.tablespaces/16400")
