@@ -61,6 +61,14 @@ VERBS = {
         ("cellarman keep main latest --full", "cellarman keep main before-upgrade --release"),
         True,
     ),
+    "label": Verb(
+        "Write a line about a backup beside it, for people; --remove takes it away.",
+        (
+            "cellarman label main latest --text 'before the move to the new hall'",
+            "cellarman label main latest --remove",
+        ),
+        True,
+    ),
     "delete": Verb(
         "Delete a backup and the WAL that only it needs; refuses what something else depends on.",
         ("cellarman delete main oldest --dry-run", "cellarman delete main 20261123T014200 --yes 20261123T014200"),
@@ -77,6 +85,7 @@ VERBS = {
             "cellarman restore main auto /srv/restored --to-time '2026-11-23 14:05:00+01:00' --plan",
             "cellarman restore main auto /srv/restored --to-time '2026-11-23 14:05:00+01:00' --start",
             "cellarman restore main latest /srv/restored --to-immediate --action pause",
+            "cellarman restore --plan-file shop.toml --plan",
         ),
         True,
     ),
@@ -86,6 +95,7 @@ VERBS = {
             "cellarman wal gaps main",
             "cellarman wal verify main --budget 10m",
             "cellarman wal fetch-missing main --dry-run",
+            "cellarman wal restore-point main before-upgrade --switch",
             "cellarman wal ingest main",
             "cellarman wal receive main",
             "cellarman wal reindex main",

@@ -64,6 +64,25 @@ class Runs(Sequence[int]):
         if at <= last:
             yield at, last
 
+    def place(self, number: int) -> int | None:
+        """Return the place of the run that holds a number."""
+        at = bisect_left(self._lasts, number)
+        return at if at < len(self._firsts) and self._firsts[at] <= number else None
+
+    def span(self, place: int) -> Span:
+        """Return the run at a place, counted from 0."""
+        return self._firsts[place], self._lasts[place]
+
+    def beside(self, number: int, *, after: bool) -> int | None:
+        """Return the place of the first run that begins after a number, or of the last that ends before it."""
+        at = bisect_right(self._firsts, number) if after else bisect_left(self._lasts, number) - 1
+        return at if 0 <= at < len(self._firsts) else None
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return len(self._firsts)
+
     def without(self, numbers: Iterable[int]) -> Runs:
         """Return the runs without these numbers."""
         cut: list[Span] = []

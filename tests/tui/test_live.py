@@ -121,7 +121,7 @@ async def test_without_a_server_the_console_says_what_to_write(tmp_path: Path) -
         await until(pilot, lambda: "No server is known yet." in screen_text(app))
         text = screen_text(app)
         assert "[servers.main]" in text
-        assert "cellarman demo" in text
+        assert "d  the demo" in text
 
 
 async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path)
 
 
 def put_in_the_way(path: Path) -> None:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text("a file where a directory should be")
 
 
