@@ -76,8 +76,8 @@ class Overview(Pane):
         yield Axis(id="axis")
         yield Rule(self.glyphs.rule)
         with Horizontal(id="about"):
-            yield Lines(id="moment", wrapped=True)
-            yield Lines(id="recent")
+            yield Lines(id="moment", wrapped=True, fixed=True)
+            yield Lines(id="recent", fixed=True)
         with Vertical(id="glance"):
             yield Rule(self.glyphs.rule)
             yield Lines(id="glance-head")

@@ -73,7 +73,7 @@ class Wal(Pane):
             yield SegmentList(self.glyphs, id="wal-list")
             yield Table(COLUMNS, id="wal-gaps", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
-        yield Lines(id="wal-detail", wrapped=True)
+        yield Lines(id="wal-detail", wrapped=True, fixed=True)
         yield Lines(id="wal-legend")
 
     def on_mount(self) -> None:

@@ -237,7 +237,7 @@ class SegmentMap(OverChart):
         self.level = (self.level or 0) + by
         self.virtual_size = Size(0, len(self.rows))
         self.scroll_to(y=max(0, self.row_of(self.cursor) - y), animate=False, force=True)
-        self._lay()
+        self.refresh()
 
     def move(self, by: int) -> None:
         self.go(self.cursor + by * self.per_row)
