@@ -18,6 +18,7 @@ BENCHES = {
     "listing": listing.run,
     "console": console.run,
     "inspector": inspector.run,
+    "crowd": console.crowd,
     "wal": wal.run,
     "gaps": gaps.run,
     "backups": backups.run,
