@@ -56,7 +56,6 @@ LEVELS: dict[Action, Level] = {
     "switch": Level.STARTS,
     "restore-point": Level.STARTS,
     "fetch": Level.STARTS,
-    "aftermath": Level.STARTS,
 }
 
 
