@@ -1,4 +1,4 @@
-"""The helper that makes segments ready ahead of replay: `python -m engine.wal.prefetch SPOOL WALS NAME SYSTEM DATA`.
+"""The helper that makes segments ready ahead of replay: `python -m engine.wal.prefetch SPOOL HOME WALS NAME SYSTEM DATA WORDS`.
 
 `cellarman-wal get` starts it and then tells it each segment that was delivered. It reads, decompresses and verifies
 those that follow, on every timeline that recovery may go on with, into a bounded spool. It decides nothing: what it
@@ -23,7 +23,7 @@ from engine.postgres import segment, timeline, walfile
 from engine.postgres.timeline import Lineage, Switch
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, inspection, soundness, spool
+from engine.wal import codec, condemned, contentcheck, inspection, soundness, spool
 
 MOST_SEGMENTS = 16
 MOST_BYTES = 256 << 20
@@ -97,8 +97,10 @@ class _Work:
 class Prefetcher:
     """Keeps one spool filled, under its held lock."""
 
-    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str) -> None:
+    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str, words: str) -> None:
+        """`words` are those of spool.FOR; "" keeps the shell script from taking anything itself."""
         self._path = path
+        self._words = words
         self._layout = layout
         self._system_id = system_id
         self._data = data
@@ -116,6 +118,8 @@ class Prefetcher:
         bell_path = os.path.join(self._path, spool.BELL)
         os.mkfifo(bell_path, 0o600)
         bell = os.open(bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # a writer of its own: never at its end
+        if self._words:
+            self._sign()
         workers = [threading.Thread(target=self._run_worker, daemon=True) for _ in range(WORKERS)]
         for worker in workers:
             worker.start()
@@ -130,6 +134,15 @@ class Prefetcher:
             for worker in workers:
                 worker.join(2.0)
             self._clear()
+
+    def _sign(self) -> None:
+        """Say whose the spool is."""
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        making = os.path.join(self._path, spool.FOR + spool.UNDERWAY)
+        with open(making, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{boot}\n{os.getpid()}\n{self._words}\n")
+        os.rename(making, os.path.join(self._path, spool.FOR))
 
     def _follow(self, bell: int, name: str) -> None:
         asked = time.monotonic()
@@ -161,7 +174,8 @@ class Prefetcher:
                 if not found:
                     break
                 present.update(found)
-        wanted = list(present)[:count]
+        bad = set(condemned.names(self._layout)).intersection(present)
+        wanted = [one for one in list(present)[:count] if one not in bad or not condemned.reason(self._layout, one)]
         with self._work.changed:
             work = self._work
             work.wanted = [one for one in wanted if work.failed.get(one) != present[one]]
@@ -371,7 +385,7 @@ def _end(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run the helper, unless this spool has one."""
-    path, wals, name, system, data = sys.argv[1:]
+    path, home, wals, name, system, data, words = sys.argv[1:]
     signal.signal(signal.SIGTERM, _end)
     try:
         os.mkdir(path, 0o700)
@@ -382,9 +396,9 @@ def main() -> None:
     lock = os.path.join(path, spool.LOCK)
     try:
         with locks.hold(lock):
-            layout = Layout("", os.path.dirname(wals), wals=wals)
+            layout = Layout("", home, wals=wals)
             try:
-                Prefetcher(path, layout, int(system) if system else None, data).run(name)
+                Prefetcher(path, layout, int(system) if system else None, data, words).run(name)
             finally:
                 os.unlink(lock)
                 os.rmdir(path)
