@@ -118,8 +118,6 @@ class Prefetcher:
         bell_path = os.path.join(self._path, spool.BELL)
         os.mkfifo(bell_path, 0o600)
         bell = os.open(bell_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # a writer of its own: never at its end
-        if self._words:
-            self._sign()
         workers = [threading.Thread(target=self._run_worker, daemon=True) for _ in range(WORKERS)]
         for worker in workers:
             worker.start()
@@ -135,13 +133,15 @@ class Prefetcher:
                 worker.join(2.0)
             self._clear()
 
-    def _sign(self) -> None:
-        """Say whose the spool is."""
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
+    def _sign(self, size: int) -> None:
+        """Say whose the spool is, once the segment size is known."""
+        words, self._words = self._words, ""
+        lines = (_boot(), str(os.getpid()), str(size), words, self._layout.wals, condemned.directory(self._layout))
+        if not words or any("\n" in line for line in lines):
+            return
         making = os.path.join(self._path, spool.FOR + spool.UNDERWAY)
         with open(making, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{boot}\n{os.getpid()}\n{self._words}\n")
+            file.write("".join(f"{line}\n" for line in lines))
         os.rename(making, os.path.join(self._path, spool.FOR))
 
     def _follow(self, bell: int, name: str) -> None:
@@ -168,6 +168,7 @@ class Prefetcher:
         count = 0 if size is None else min(MOST_SEGMENTS, MOST_BYTES // size)
         present: dict[str, str] = {}
         if size is not None and count >= 4:
+            self._sign(size)
             target = self._target()
             for names in ahead(name, size, count, self._read_histories(), target):
                 found = [(one, known) for one in names if (known := self._identity(one)) is not None]
@@ -300,6 +301,7 @@ class Prefetcher:
                 return identified, False
             if spool.identity(archived) != identified:
                 return None, False
+            os.utime(sink, ns=(before.st_mtime_ns, before.st_mtime_ns))  # whoever writes to it later gives it away
             os.rename(ready + spool.UNDERWAY, ready)
             return identified, True
         finally:
@@ -356,6 +358,11 @@ class Prefetcher:
         for name in os.listdir(self._path):
             if name != spool.LOCK:
                 _remove(os.path.join(self._path, name))
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _is_recovering(data: str) -> bool:

@@ -30,8 +30,9 @@ PREFIX = ".cellarman-prefetch-"
 BELL = "bell"
 """The FIFO that takes the names of delivered segments; it has a reader as long as the helper lives."""
 FOR = "for"
-"""What the shell script asks before it takes a segment: the id of the boot, the helper's pid, and the words that a `get`
-has behind NAME and PATH, with $CELLARMAN_CONFIG, when it means this archive; a line each."""
+"""What the shell script asks before it takes a segment, a line each: the id of the boot, the helper's pid, the segment
+size, the words that a `get` has behind NAME and PATH, with $CELLARMAN_CONFIG, when it means this archive, the archive's
+directory, and the one of what is condemned."""
 LOCK = "lock"
 UNDERWAY = ".part"
 """Ends the name of a segment that is being made ready."""
@@ -105,8 +106,9 @@ def identity(path: str) -> str:
 
 
 def stamp(facts: os.stat_result) -> str:
-    """Return a file's identity as a part of a name."""
-    return f"{facts.st_dev:x}-{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}-{facts.st_ctime_ns:x}"
+    """Return a file's identity as a part of a name: what stat(1) prints for %D-%i-%s-%.9Y-%.9Z."""
+    times = "-".join(f"{ns // 10**9}.{ns % 10**9:09}" for ns in (facts.st_mtime_ns, facts.st_ctime_ns))
+    return f"{facts.st_dev:x}-{facts.st_ino}-{facts.st_size}-{times}"
 
 
 def entry(name: str, identified: str) -> str:
