@@ -32,6 +32,8 @@ _INDEX_BUDGET = 30.0
 """Seconds that bringing the index up to date may take; what it lacks then is read from the segments."""
 PROVING = 10.0
 """Seconds of it that may go into verifying every record of what is new."""
+PROVING_QUICKLY = 2.0
+"""The same where a restore is waited for: what is not read then, `cellarman-wal get` reads before it hands it out."""
 _RESERVE_SEGMENTS = 4
 """WAL that replay keeps in pg_wal at a time, reckoned with the free space."""
 

@@ -22,11 +22,9 @@ from engine.recovery.destination import MARKER, Placed
 from engine.recovery.extraction import extract
 from engine.recovery.furnish import furnish
 from engine.recovery.plan import Order, Plan
-from engine.recovery.planner import make_plan
+from engine.recovery.planner import PROVING_QUICKLY, make_plan
 from engine.repository import files, locks, repository
 
-_PROVING = 2.0
-"""Seconds for the records of WAL that is new: what is not read then, `cellarman-wal get` reads before it gives it."""
 _LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
 
@@ -44,7 +42,7 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
     backup and timeline. On any error nothing half-made is left behind.
     """
     order = Order.from_arguments(server.name, arguments)
-    plan = make_plan(server, order, now=datetime.now(timezone.utc), report=report, proving=_PROVING)
+    plan = make_plan(server, order, now=datetime.now(timezone.utc), report=report, proving=PROVING_QUICKLY)
     if plan.refused is not None:
         raise plan.refused
     assert plan.info is not None

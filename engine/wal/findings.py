@@ -19,8 +19,9 @@ from engine.postgres.lsn import Lsn
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
-from engine.wal import accepted, codec, index, receiver, remarks
+from engine.wal import accepted, codec, index, receiver, remarks, standbys
 from engine.wal import live as live_
+from engine.wal.copies import refused_in
 from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.judgement.judge import in_order, judge
@@ -101,6 +102,8 @@ def gather(
     names = list_names(layout, keep=not read_only)
     good, bad, differ = histories(layout, names.root)
     system = _system(layout, infos, live, unknown)
+    holding, untold = standbys.look(server, system) if ask_server else ((), [])
+    unknown += untold
     size, told_by = _segment_size(layout, names, infos, live, system)
     inventory = take(layout, names, size)
     found = remarks.of_names(layout, names, inventory, differ, server.name)
@@ -118,7 +121,7 @@ def gather(
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)
-    cases[0] = replace(cases[0], unseen=_unseen(names, size))
+    cases[0] = replace(cases[0], unseen=_unseen(names, size), standbys=holding)
     if live is None and ask_server:
         unknown.append("what the server wrote, archived and still holds: it could not be asked")
     return Dossier(tuple(cases), tuple(found), tuple(unknown))
@@ -338,6 +341,7 @@ def _present(
     server: Server, case: Case, inventory: Inventory, live: Live | None, selected: Sequence[int], layout: Layout
 ) -> Case:
     """Return the present incarnation's case with what only it has: a running server, queues, partials."""
+    size = inventory.segment_size
     system = _case_system(layout, live)
     mine = live if live is not None and live.segment_size == inventory.segment_size and system else None
     receiving = None
@@ -353,6 +357,7 @@ def _present(
         partials=partials,
         receiving=receiving,
         encoded=inventory.encoded,
+        kept=frozenset(known for name in refused_in(layout) if (known := _parsed(name[:24], size)) is not None),
         slot=server.slot_name if server.streaming_archiver else "",
         selected=tuple(selected),
     )

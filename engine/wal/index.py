@@ -152,12 +152,11 @@ def last_time(layout: Layout, timeline: int, number: int) -> int | None:
     return found[0][0] if found else None
 
 
-def catch_up(
-    layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float = 0.0
-) -> int:
+def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float = 0.0) -> int:
     """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
 
-    Up to `prove` seconds are spent on verifying every record of them as well; what is left then is the audit's. Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
+    Up to `prove` seconds are spent on verifying every record of them as well; what is left then is the audit's.
+    Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
     indexing; with a budget that is noted and 0 returned.
     """
     told = report or Silent()
