@@ -52,7 +52,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
         if args.yes is not None and os.path.abspath(args.yes) != order.destination:
             raise UsageError("--yes names another directory", f"{args.yes} is not {args.destination}", order.command())
     proving = PROVING if args.plan else PROVING_QUICKLY
-    plan = make_plan(server, order, now=now, read_only=config.read_only, proving=proving)
+    plan = make_plan(
+        server, order, now=now, read_only=config.read_only, proving=proving, state_directory=config.state_directory
+    )
     if args.plan:
         output.json_out(plan.to_json()) if args.json else _print(plan)
         return _REFUSED if plan.refused else 0

@@ -64,9 +64,19 @@ def in_work(destination: str) -> bool:
     return False
 
 
-def refusals(server: Server, destination: str, tablespaces: Sequence[Placed], *, uid: int) -> list[Refused]:
-    """Return why nothing may be written there; empty when it may. Changes nothing."""
+def refusals(
+    server: Server, destination: str, tablespaces: Sequence[Placed], *, uid: int, state_directory: str = ""
+) -> list[Refused]:
+    """Return why nothing may be written there; empty when it may. Changes nothing.
+
+    `state_directory` is Cellarman's own: jobs and journals are in it.
+    """
     found: list[Refused] = []
+    for path in (destination, *(space.directory for space in tablespaces)) if state_directory else ():
+        real, holder = os.path.realpath(path), os.path.realpath(state_directory)
+        if _within(real, holder) or _within(holder, real):
+            why = f"{state_directory} holds the journals of jobs"
+            found.append(Refused(f"{path} lies in Cellarman's own directory", why, "choose another directory"))
     if uid == 0:
         found.append(
             Refused(

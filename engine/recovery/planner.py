@@ -56,10 +56,12 @@ def make_plan(
     uid: int | None = None,
     read_only: bool = False,
     proving: float = PROVING,
+    state_directory: str = "",
 ) -> Plan:
     """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist.
 
-    Up to `proving` seconds go into verifying every record of WAL that nobody has looked into yet.
+    Up to `proving` seconds go into verifying every record of WAL that nobody has looked into yet. Nothing is restored
+    into `state_directory`.
     """
     reporter = report or Silent()
     layout = server.layout
@@ -82,7 +84,8 @@ def make_plan(
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
         return Plan(order, False, (refused,), before, after, warnings=tuple(warnings))
-    return _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
+    user = os.geteuid() if uid is None else uid
+    return _detail(server, order, best.result, best, infos, warnings, user, state_directory)
 
 
 def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
@@ -206,11 +209,12 @@ def _detail(
     infos: Sequence[BackupInfo],
     warnings: list[str],
     uid: int,
+    state_directory: str,
 ) -> Plan:
     """Return the plan of a target that can be reached: what is copied and written, and what stands in the way."""
     info = next(info for info in infos if info.id == choice.run.base.id)
     placed = source.placed_tablespaces(info, order.tablespaces)
-    refusals = destination.refusals(server, order.destination, placed, uid=uid)
+    refusals = destination.refusals(server, order.destination, placed, uid=uid, state_directory=state_directory)
     content: source.Source | None = None
     try:
         content = source.look(server.layout, info, order.destination, placed)

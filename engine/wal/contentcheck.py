@@ -2,21 +2,29 @@
 
 Every page's header and every record's checksum are looked at, and whether the segment goes on where the one before it
 ended: bytes that the last record there lacks, its checksum over both, and the back link of the first record here.
+Light: the WAL client loads this.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import namedtuple
 
 import google_crc32c
 
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.postgres.recordcheck import NOTHING, RecordCheck, Tail, overwrites
-from engine.postgres.timeline import Switch
-from engine.postgres.walfile import SegmentFacts, SegmentHeader, WalFormatError
+from engine.postgres.walfile import WalFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.postgres.timeline import Switch
+    from engine.postgres.walfile import SegmentFacts, SegmentHeader
+
+    Histories = Mapping[int, tuple[Switch, ...]]
 
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
 _RECORD = 24  # SizeOfXLogRecord
@@ -24,13 +32,11 @@ _LINK = 16
 """Bytes of a record's header up to the end of xl_prev."""
 _END = struct.Struct("<QQII")
 
-Histories = Mapping[int, tuple[Switch, ...]]
 
-
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(namedtuple("Ending", ("system", "last", "tail"))):
     """How a segment ends: what the next one must go on with."""
 
+    __slots__ = ()
     system: int
     last: int
     """Where the last record that begins in it, or before it, begins; 0 when that is not known."""
@@ -45,17 +51,17 @@ class Ending:
         return cls(system, last, Tail(left, crc, data[_END.size :]))
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(namedtuple("Content", ("problem", "header", "ending", "short"), defaults=(None, None, None))):
     """What a segment's content is."""
 
+    __slots__ = ()
     problem: str | None
     """Why it satisfies nothing; begins with `alien:`, `misplaced:`, `wrong size:`, `wrong timeline:`, `corrupt:`."""
-    header: SegmentHeader | None = None
+    header: SegmentHeader | None
     """None when it is not this segment's."""
-    ending: Ending | None = None
+    ending: Ending | None
     """None when replay cannot go on behind it."""
-    short: str | None = None
+    short: str | None
     """Why its valid data ends before it does, which is no problem while nothing follows."""
 
 

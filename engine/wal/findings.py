@@ -28,7 +28,7 @@ from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import MOST_LOOKED_AT, Scrutiny, examine, header_of, matter, unindexed_in
+from engine.wal.scrutiny import MOST_LOOKED_AT, READING_SECONDS, Scrutiny, examine, header_of, matter, unindexed_in
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
@@ -36,6 +36,8 @@ _PROVING = 10.0
 """Seconds of it that may go into verifying every record of what is new."""
 _INDEXED_HERE = 2048
 """More new segments than this are left to maintenance: the report does not wait for them."""
+_GLANCE = 0.2
+"""Seconds for reading files where there is no time."""
 _ASSUMED_SIZE = 16 << 20
 _HEADERS_TRIED = 8
 _PARTIALS_READ = 8
@@ -89,9 +91,17 @@ def _check_selected(cases: Sequence[Case], timeline: int) -> None:
 
 
 def gather(
-    server: Server, *, now: datetime, ask_server: bool, read_only: bool, selected: Sequence[int], told: Reporter
+    server: Server,
+    *,
+    now: datetime,
+    ask_server: bool,
+    read_only: bool,
+    selected: Sequence[int],
+    told: Reporter,
+    glance: bool = False,
 ) -> Dossier:
-    """Collect everything that the rules ask for."""
+    """Collect everything that the rules ask for. `glance` keeps it to a moment: of what is new or changed only a little
+    is read, and nothing that is worth no more than a note is looked for."""
     layout = server.layout
     unknown: list[str] = []
     catalogue = repository.catalogue(layout)
@@ -106,7 +116,7 @@ def gather(
     unknown += untold
     size, told_by = _segment_size(layout, names, infos, live, system)
     inventory = take(layout, names, size)
-    found = remarks.of_names(layout, names, inventory, differ, server.name)
+    found = remarks.of_names(layout, names, inventory, differ, server.name, glance=glance)
     if inventory.oversized and told_by == "assumed":
         wrong = remarks.wrong_size(inventory, server.name)
         unknown.append("nothing more can be judged before the segment size is known")
@@ -114,7 +124,8 @@ def gather(
     if not read_only and 0 < unindexed_in(layout, names, size)[0] <= _INDEXED_HERE:
         _catch_up(layout, told, unknown)
     first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
-    scrutiny = examine(layout, names, inventory, first, system, good)
+    seconds = _GLANCE if glance else READING_SECONDS
+    scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
     archive = Archive(size, inventory.segments, good, {}, bad)

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
@@ -19,6 +20,9 @@ from engine.wal import codec, contentcheck, index
 from engine.wal.gaps import Key
 from engine.wal.inventory import Inventory, Names, histories, list_names, take
 from engine.wal.runs import Span
+
+if TYPE_CHECKING:
+    from engine.wal.contentcheck import Histories
 
 MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
@@ -48,7 +52,7 @@ def examine(
     inventory: Inventory,
     first: Sequence[tuple[int, Span]],
     system_id: int | None,
-    known: contentcheck.Histories,
+    known: Histories,
     *,
     seconds: float = READING_SECONDS,
 ) -> Scrutiny:
@@ -163,7 +167,7 @@ def _read(
     names: Iterable[str],
     system_id: int | None,
     inventory: Inventory,
-    known: contentcheck.Histories,
+    known: Histories,
     seconds: float,
 ) -> dict[str, str | None]:
     """Return the reasons against files that are read now, None for good ones; as many as the time allows."""
@@ -176,9 +180,7 @@ def _read(
     return found
 
 
-def problem_of(
-    path: str, name: str, system_id: int | None, known: contentcheck.Histories, *, followed: bool
-) -> str | None:
+def problem_of(path: str, name: str, system_id: int | None, known: Histories, *, followed: bool) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
         data = codec.read_segment(path)

@@ -1,7 +1,8 @@
 """Would PostgreSQL replay this segment to its end? Asked before a segment is handed out, and before a recovery may end.
 
 PostgreSQL takes a record that it cannot read for the end of all WAL, and promotes (ReadRecord in xlogrecovery.c): so
-what it is given is read to the last record first, and held against the segment before it.
+what it is given is read to the last record first, and held against the segment before it. Light: the WAL client loads
+this.
 """
 
 from __future__ import annotations

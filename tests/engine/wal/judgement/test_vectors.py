@@ -241,7 +241,7 @@ def test_v28_two_encodings_are_one_segment(repo: Repo) -> None:
     assert alarms(found) == [] and "duplicate" in notes(found)
     repo.path(1, 6).unlink()
     [hole] = [f for f in repo.findings() if f.kind == "hole"]
-    assert hole.state == "lost_but_recoverable" and hole.fix == f"mv {packed} {repo.path(1, 6)}"
+    assert hole.state == "lost_but_recoverable" and hole.fix == "cellarman wal fetch-missing main"
 
 
 def test_v29_two_contents_under_one_name_are_both_kept_and_told_apart(repo: Repo) -> None:
