@@ -1,4 +1,8 @@
-"""The helper that makes segments ready ahead of replay: `python -m engine.wal.prefetch SPOOL HOME WALS NAME SYSTEM DATA WORDS`.
+"""The helper that makes segments ready ahead of replay.
+
+::
+
+    python -m engine.wal.prefetch SPOOL HOME WALS NAME SYSTEM DATA WORDS
 
 `cellarman-wal get` starts it and then tells it each segment that was delivered. It reads, decompresses and verifies
 those that follow, on every timeline that recovery may go on with, into a bounded spool. It decides nothing: what it

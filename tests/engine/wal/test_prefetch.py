@@ -352,7 +352,8 @@ def test_a_spool_that_cannot_be_written_is_only_slower(recovery: Recovery) -> No
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    words = [str(path), recovery.layout.home, recovery.layout.wals, pages.name(1), str(pages.SYSTEM), str(recovery.data), ""]
+    layout = recovery.layout
+    words = [str(path), layout.home, layout.wals, pages.name(1), str(pages.SYSTEM), str(recovery.data), ""]
     command = [sys.executable, "-m", "engine.wal.prefetch", *words]
     with subprocess.Popen(command, preexec_fn=small_files) as helper:
         until(lambda: (path / spool.BELL).exists(), what="it listens")
