@@ -8,11 +8,12 @@
     cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
     cellarman-wal only-push --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-        [--no-prefetch] [--guarded]
+        [--no-prefetch]
 
 push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
-file, 255 a hole, a hazard or any error; with --guarded 100 instead of 1, for a restore_command whose shell makes that 1
-and everything else 255. PostgreSQL starts one for every segment, so this loads as little as it can.
+file, 255 a hole, a hazard or any error. The shell script of that name asks with --guarded, which says 100 instead of 1,
+and makes 255 of every code that is not ours, a broken Python's 1 above all. PostgreSQL starts one for every segment, so
+this loads as little as it can.
 """
 
 from __future__ import annotations
@@ -31,15 +32,13 @@ usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
        cellarman-wal only-push --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-           [--no-prefetch] [--guarded]
+           [--no-prefetch]
 
 archive_command = 'cellarman-wal push %p --server S'
 restore_command = 'cellarman-wal get %f "%p" --server S'
 
 push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
 255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
---guarded says 100 instead of 1, so that not even a broken installation, whose Python exits with 1, looks like an end:
-  cellarman-wal get %f "%p" --server S --guarded || case $? in 100) exit 1;; 143) exit 143;; *) exit 255;; esac
 While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
 the recovery; --no-prefetch goes without.
 
