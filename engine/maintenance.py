@@ -2,8 +2,8 @@
 
 One pass over a server, under its `.S-cron.lock`: what dead workers left is marked FAILED, WAL is received and taken in,
 backups whose WAL is complete become DONE, the index of commit times catches up, deletions are finished, and what
-retention gives up is deleted. At the end of a pass some of the archived WAL is read whole, and journals of jobs that are
-long over go. Each step is tried whatever the others did, and each server whatever the others did.
+retention gives up is deleted. At the end of a pass some of the archived WAL is read whole, and journals of jobs that
+are long over go. Each step is tried whatever the others did, and each server whatever the others did.
 """
 
 from __future__ import annotations
