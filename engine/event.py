@@ -42,6 +42,15 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """One of several workers of a phase: the file at work, and how far its share is."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far the current phase is; a total of None is not known (yet)."""
 
@@ -54,6 +63,8 @@ class Progress:
     rate_bytes: float | None = None
     """Bytes a second over the last few seconds."""
     eta_seconds: float | None = None
+    lanes: tuple[Lane, ...] = ()
+    """The workers, where there are several."""
 
     @property
     def counts(self) -> str:
@@ -96,7 +107,7 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 def to_json(event: Event) -> dict[str, Any]:
     """Return the event as a JSON-ready dict, its kind under "event", times in ISO 8601."""
-    body = {key: value for key, value in asdict(event).items() if value is not None}
+    body = {key: value for key, value in asdict(event).items() if value is not None and value != ()}
     return {"event": _NAMES[type(event)], **body, "at": event.at.isoformat()}
 
 
@@ -111,6 +122,10 @@ def from_json(document: dict[str, Any]) -> Event:
     known = {f.name for f in fields(kind)}
     body = {key: value for key, value in document.items() if key in known}
     body["at"] = datetime.fromisoformat(document["at"])
+    if "lanes" in body:
+        body["lanes"] = tuple(
+            Lane(str(lane["name"]), int(lane["done_bytes"]), int(lane["total_bytes"])) for lane in body["lanes"]
+        )
     return kind(**body)
 
 
@@ -129,6 +144,7 @@ class Reporter(Protocol):
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[Lane, ...] = (),
     ) -> None:
         """Tell how far the current phase is."""
 
@@ -149,6 +165,7 @@ class Silent:
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[Lane, ...] = (),
     ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None: ...

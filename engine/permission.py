@@ -45,6 +45,7 @@ LEVELS: dict[Action, Level] = {
     "verify": Level.STARTS,
     "restore": Level.STARTS,
     "ingest": Level.STARTS,
+    "aftermath": Level.STARTS,
     "keep": Level.CHANGES,
     "cancel": Level.CHANGES,
     "delete": Level.REMOVES,
@@ -55,7 +56,6 @@ LEVELS: dict[Action, Level] = {
     "switch": Level.STARTS,
     "restore-point": Level.STARTS,
     "fetch": Level.STARTS,
-    "aftermath": Level.STARTS,
 }
 
 

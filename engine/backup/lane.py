@@ -50,6 +50,6 @@ def _flows(server: Server, conn: Connection) -> bool:
 
 def write_a_little(conn: Connection) -> None:
     """Have the server write WAL: pg_receivewal leaves a finished segment only when the next one has begun, and an idle
-    server would write nothing."""
+    server would write nothing. A standby writes none."""
     with conn.cursor() as cursor:
-        cursor.execute("SELECT txid_current()")
+        cursor.execute("SELECT CASE WHEN NOT pg_is_in_recovery() THEN txid_current() END")

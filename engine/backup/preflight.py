@@ -38,15 +38,15 @@ class Ready:
 
 def examine(server: Server, report: Reporter) -> Ready:
     """Return what the backup needs; raises Refused, or CellarmanError when the server does not answer."""
-    shape = _configured(server)
-    writable(server.layout)
-    with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
-        facts = server_facts(conn)
-        _primary(server, facts)
-        _same_cluster(server, facts)
-        _slot(server, facts, conn)
-    _archiving(server, facts, report)
-    _senders(server, facts)
+    shape = _shape(server)
+    facts = server_side(server, report)
+    if facts.in_recovery:
+        raise Refused(
+            f"{server.name} is a standby",
+            "pg_basebackup's backups are taken from the primary here",
+            f'point conninfo to the primary; or set backup_method = "rsync" in {table(server)}',
+        )
+    senders(server, facts, wanted=1)
     program = programs.find("pg_basebackup", server.path_prefix, facts.major)
     _streaming(server, facts)
     _compression(server, shape, program)
@@ -54,32 +54,50 @@ def examine(server: Server, report: Reporter) -> Ready:
     return Ready(facts, program, shape)
 
 
-def _configured(server: Server) -> Shape:
-    place = f"[servers.{server.name}]"
+def table(server: Server) -> str:
+    """Return the server's table in the configuration, as it is written there."""
+    return f"[servers.{server.name}]"
+
+
+def server_side(server: Server, report: Reporter) -> ServerFacts:
+    """Return the server's facts when a backup by any method could be taken; raises Refused when none could."""
+    _configured(server)
+    writable(server.layout)
+    with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
+        facts = server_facts(conn)
+        _able(server, facts)
+        _same_cluster(server, facts)
+        _slot(server, facts, conn)
+    _archiving(server, facts, report)
+    return facts
+
+
+def _configured(server: Server) -> None:
     if not server.active:
-        raise Refused(f"{server.name} is not backed up", "it has active = false", f"set active = true in {place}")
-    if server.backup_method != "postgres":
         raise Refused(
-            f"{server.name} cannot be backed up with backup_method = {server.backup_method}",
-            "only backups through PostgreSQL's replication protocol are taken",
-            f'set backup_method = "postgres" in {place}',
+            f"{server.name} is not backed up", "it has active = false", f"set active = true in {table(server)}"
         )
     if not server.conninfo:
         raise Refused(
-            f"{server.name} has no conninfo", fix=f'set conninfo = "host=… user=… dbname=postgres" in {place}'
+            f"{server.name} has no conninfo",
+            fix=f'set conninfo = "host=… user=… dbname=postgres" in {table(server)}',
         )
     if not server.archiver and not server.streaming_archiver:
         raise Refused(
             f"no WAL of {server.name} can arrive, and a backup without its WAL cannot be restored",
             "archiver and streaming_archiver are both off",
-            f"set streaming_archiver = true in {place}, or archiver = true and archive_command to cellarman-wal push",
+            f"set streaming_archiver = true in {table(server)}, or archiver = true and archive_command to"
+            " cellarman-wal push",
         )
+
+
+def _shape(server: Server) -> Shape:
     shape = basebackup.shape_of(server)
     if not shape.tar and shape.codec != "none" and shape.location == "client":
         raise Refused(
             f"{server.name}: a plain backup cannot be compressed by the client",
             "pg_basebackup compresses only tar files by itself",
-            f'set backup_compression_format = "tar" or backup_compression_location = "server" in {place}',
+            'set backup_compression_format = "tar" or backup_compression_location = "server" in ' + table(server),
         )
     return shape
 
@@ -98,11 +116,7 @@ def writable(layout: Layout) -> None:
         raise Refused(f"the repository cannot be written: {path}", why, fix)
 
 
-def _primary(server: Server, facts: ServerFacts) -> None:
-    if facts.in_recovery:
-        raise Refused(
-            f"{server.name} is a standby", "backups are taken from the primary", "point conninfo to the primary"
-        )
+def _able(server: Server, facts: ServerFacts) -> None:
     if facts.wal_level == "minimal":
         raise Refused(
             f"{server.name} writes too little WAL for a backup",
@@ -174,8 +188,9 @@ def _archiving(server: Server, facts: ServerFacts, report: Reporter) -> None:
         )
 
 
-def _senders(server: Server, facts: ServerFacts) -> None:
-    needed = 1
+def senders(server: Server, facts: ServerFacts, *, wanted: int) -> None:
+    """Raise Refused unless the server has room for that many more WAL senders, and for the receiver's."""
+    needed = wanted
     if server.streaming_archiver and receiver.alive(server.layout) is None:
         needed += 1
     free = facts.max_wal_senders - facts.wal_senders_used
@@ -215,21 +230,26 @@ def _compression(server: Server, shape: Shape, program: Program) -> None:
 
 def _space(server: Server, facts: ServerFacts, shape: Shape, report: Reporter) -> None:
     """Refuse a backup that cannot fit; a compressed one cannot be foretold, so there only a warning is given."""
+    compressed = shape.tar and shape.codec != "none"
+    size = facts.cluster_size or 0
+    free = room(server, HEADROOM + (0 if compressed else size))
+    if compressed and free < size:
+        report.note(
+            f"{free / 2**20:,.0f} MiB are free; the backup fits only if {size / 2**20:,.0f} MiB shrink to that", "warn"
+        )
+
+
+def room(server: Server, need: int) -> int:
+    """Return the bytes that are free where backups go; raises Refused when they are fewer than `need`."""
     base = server.layout.base
     while not os.path.isdir(base):
         base = os.path.dirname(base)
     stat = os.statvfs(base)
     free = stat.f_bavail * stat.f_frsize
-    compressed = shape.tar and shape.codec != "none"
-    size = facts.cluster_size or 0
-    need = HEADROOM + (0 if compressed else size)
     if free < need:
         raise Refused(
             f"the repository has too little room for a backup of {server.name}",
             f"{free / 2**20:,.0f} MiB are free on the file system of {base}, {need / 2**20:,.0f} MiB are needed",
             f"cellarman backups {server.name}; then delete what is not needed, or give it a larger file system",
         )
-    if compressed and free < size:
-        report.note(
-            f"{free / 2**20:,.0f} MiB are free; the backup fits only if {size / 2**20:,.0f} MiB shrink to that", "warn"
-        )
+    return free

@@ -57,14 +57,16 @@ def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
 def push(server: Server, info: BackupInfo) -> None:
     """Have the server send the end of a backup's WAL, which an idle one would keep in its current segment for ever.
 
-    For a backup whose own worker did not live to do it. Does nothing once the server writes behind that end.
+    For a backup whose own worker did not live to do it. Does nothing once the server writes behind that end, nor on a
+    standby, which writes none.
     """
     size = info.xlog_segment_size
     with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:
         with conn.cursor() as cursor:
-            cursor.execute("SELECT pg_current_wal_lsn()::text")
+            cursor.execute("SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_lsn()::text END")
             row = cursor.fetchone()
-        assert row is not None
+        if row is None or row[0] is None:
+            return
         here = Lsn.parse(row[0])
         end = segment_before(info.end_xlog or Lsn(1), size)
         if segment_of(here, size) <= end:

@@ -160,6 +160,8 @@ def progress_line(progress: ev.Progress, columns: int) -> str:
         parts.append(f"{output.size(int(progress.rate_bytes))}/s")
     if progress.eta_seconds is not None:
         parts.append(f"left {output.duration(progress.eta_seconds)}")
+    if len(progress.lanes) > 1:
+        parts.append("at " + ", ".join(output.printable(lane.name) for lane in progress.lanes if lane.name))
     return "  ".join(parts)[: max(columns - 1, 10)]
 
 

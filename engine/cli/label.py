@@ -23,5 +23,6 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.json:
         output.json_out({"server": args.server, "backup": info.id, "label": label or None})
     else:
-        print(f"backup {info.id} is labelled {output.printable(label)!r}" if label else f"backup {info.id} has no label")
+        said = f"is labelled {output.printable(label)!r}" if label else "has no label"
+        print(f"backup {info.id} {said}")
     return 0

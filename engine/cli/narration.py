@@ -6,7 +6,7 @@ import sys
 from datetime import datetime
 
 from engine.cli import output
-from engine.event import Level
+from engine.event import Lane, Level
 
 
 class Lines:
@@ -24,6 +24,7 @@ class Lines:
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[Lane, ...] = (),
     ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None:

@@ -17,7 +17,7 @@ from engine.job import spec as spec_
 from engine.permission import require
 from engine.recovery import planfile
 from engine.recovery.plan import Order, Plan
-from engine.recovery.planner import make_plan
+from engine.recovery.planner import PROVING, PROVING_QUICKLY, make_plan
 from engine.recovery.target import EndOfArchive, parse_target
 
 _REFUSED = Refused.exit_code
@@ -80,7 +80,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
         require("restore", server.name, read_only=config.read_only)
         if args.yes is not None and _directory(args.yes, order.on or None) != order.destination:
             raise UsageError("--yes names another directory", f"{args.yes} is not {order.destination}", order.command())
-    plan = make_plan(server, order, now=now, read_only=config.read_only)
+    proving = PROVING if args.plan else PROVING_QUICKLY
+    plan = make_plan(
+        server, order, now=now, read_only=config.read_only, proving=proving, state_directory=config.state_directory
+    )
     if args.plan:
         output.json_out(plan.to_json()) if args.json else _print(plan)
         _changed(plan, planned)
@@ -223,7 +226,7 @@ def _print(plan: Plan, stream: TextIO | None = None) -> None:
 def plan_lines(plan: Plan) -> list[str]:
     """Return a plan as lines of text."""
     order = plan.order
-    lines = [f"restore of {order.server} to {order.target}"]
+    lines = [f"restore of {order.server} to {order.target}" + (f" on {plan.endpoint}" if plan.endpoint else "")]
     if plan.info is not None and plan.wal is not None:
         lines += [
             f"  backup    {plan.info.id}, ended {output.when(plan.info.end_time)}, timeline {plan.info.timeline}",

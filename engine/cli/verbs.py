@@ -27,6 +27,11 @@ VERBS = {
         ("cellarman check main", "cellarman check all --json"),
         True,
     ),
+    "setup": Verb(
+        "Everything that a server needs by its configuration, ready to paste, and what of it is missing.",
+        ("cellarman setup main", "cellarman setup main --missing"),
+        True,
+    ),
     "backup": Verb(
         "Take a backup as a job; on a terminal follow it (Ctrl-C detaches, the backup goes on).",
         (
@@ -121,6 +126,16 @@ VERBS = {
         "Check the configuration, or show each value with the file and line that it came from.",
         ("cellarman config check", "cellarman config show", "cellarman config show main --json"),
         True,
+    ),
+    "aftermath": Verb(
+        "Prove the whole loop: a marker through every WAL lane, a restore in a sandbox, the marker read back.",
+        ("cellarman aftermath main", "cellarman aftermath main --no-backup --sandbox /srv/sandbox"),
+        True,
+    ),
+    "import-barman": Verb(
+        "A Barman configuration as cellarman.toml on standard output; what cannot be carried over on standard error.",
+        ("cellarman import-barman /etc/barman.conf",),
+        False,
     ),
     "demo": Verb(
         "A disposable PostgreSQL with a live workload and a repository with real backups, and the console on it.",

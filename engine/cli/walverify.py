@@ -14,6 +14,7 @@ from engine import permission
 from engine.cli import output
 from engine.cli.narration import Lines
 from engine.config import Config, Server
+from engine.event import Lane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Progress(Lines):
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[Lane, ...] = (),
     ) -> None:
         now = time.monotonic()
         if now - self._said < (_DRAWN_EVERY if self._tty else _SAID_EVERY):

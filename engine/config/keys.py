@@ -92,6 +92,17 @@ def _one_of(*choices: str) -> Parser:
     return parse
 
 
+def _endpoint(value: object) -> str:
+    """A host as ssh's configuration of another host may name it; kept as text."""
+    text = _text(value)
+    if text:
+        try:
+            Endpoint.parse(text)
+        except UsageError:
+            raise ValueError('a host such as "backup", "barman@backup" or "barman@backup:2222"') from None
+    return text
+
+
 def _ssh_name(field: str) -> Parser:
     def parse(value: object) -> str:
         text = _text(value)
@@ -123,6 +134,13 @@ def _conninfo(value: object) -> str:
     text = _text(value)
     dsn.parse(text)
     return text
+
+
+def _conninfos(value: object) -> tuple[str, ...]:
+    """One connection string, or a list of them."""
+    if not isinstance(value, list):
+        value = [value] if value else []
+    return tuple(_conninfo(each) for each in value)
 
 
 def _slot(value: object) -> str:
@@ -170,6 +188,28 @@ def _rate(value: object) -> int:
     return value
 
 
+def _limits(value: object) -> tuple[tuple[str, int], ...]:
+    """Tablespaces' own limits, as Barman writes them: "fast:20Mi slow:512"."""
+    found: dict[str, int] = {}
+    for word in re.split(r"[\s,]+", _text(value).strip()):
+        name, colon, limit = word.rpartition(":")
+        if not word:
+            continue
+        if not colon or not name:
+            raise ValueError('NAME:LIMIT for each tablespace, such as "fast:20Mi slow:512"')
+        found[name] = _rate(int(limit) if limit.isdigit() else limit)
+    return tuple(found.items())
+
+
+def _network_compression(value: object) -> str:
+    if isinstance(value, bool):
+        return "auto" if value else "none"
+    if value not in NETWORK_COMPRESSORS:
+        raise ValueError("true, false, or one of " + ", ".join(f'"{name}"' for name in NETWORK_COMPRESSORS))
+    return str(value)
+
+
+NETWORK_COMPRESSORS = ("none", "auto", "zstd", "lz4", "zlib")
 COMPRESSORS = ("none", "gzip", "lz4", "zstd")
 
 SERVER_KEYS: Mapping[str, Parser] = {
@@ -177,6 +217,7 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "active": _boolean,
     "conninfo": _conninfo,
     "streaming_conninfo": _conninfo,
+    "standby_conninfo": _conninfos,
     "backup_method": _one_of("postgres", "rsync", "local-rsync"),
     "archiver": _boolean,
     "streaming_archiver": _boolean,
@@ -191,6 +232,11 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "backup_compression_level": _integer(0, 22),
     "backup_compression_workers": _integer(0, 256),
     "bandwidth_limit": _rate,
+    "tablespace_bandwidth_limit": _limits,
+    "reuse_backup": _one_of("off", "copy", "link"),
+    "network_compression": _network_compression,
+    "basebackup_retry_times": _integer(0, 1000),
+    "basebackup_retry_sleep": _integer(0, 3600),
     "immediate_checkpoint": _boolean,
     "retention_policy": _retention,
     "minimum_redundancy": _integer(0, 100000),
@@ -204,6 +250,8 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "check_timeout": _integer(1, 3600),
     "lock_timeout": _integer(0, 86400),
     "wal_timeout": _integer(1, 604800),
+    "wal_verify_budget": _integer(0, 3600),
+    "wal_verify_interval": _interval,
     "backup_directory": _path,
     "basebackups_directory": _path,
     "wals_directory": _path,
@@ -212,6 +260,7 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "errors_directory": _path,
     "xlogdb_directory": _path,
     "barman_lock_directory": _path,
+    "backup_host": _endpoint,
     "ssh.host": _ssh_name("host"),
     "ssh.user": _ssh_name("user"),
     "ssh.port": _integer(1, 65535),
@@ -237,11 +286,7 @@ BARMAN_KEYS: Mapping[str, str] = {
     "disabled": "active = false",
     "wal_retention_policy": "remove the line: WAL is kept for as long as a backup needs it",
     "retention_policy_mode": "remove the line: retention is applied by cellarman cron",
-    "basebackup_retry_times": _NOT_YET,
-    "basebackup_retry_sleep": _NOT_YET,
     "backup_options": "remove the line: backups are concurrent",
-    "reuse_backup": _NOT_YET,
-    "network_compression": _NOT_YET,
     "recovery_options": "remove the line: a restored server fetches its WAL with cellarman-wal get",
     "encryption": _NOT_YET,
     "encryption_key_id": _NOT_YET,

@@ -61,11 +61,37 @@ def _contradictions(server: Server, sources: Sources) -> Iterator[Problem]:
             f'backup_compression with backup_method = "{server.backup_method}": only pg_basebackup compresses',
             'remove it, or: backup_method = "postgres"',
         )
+    yield from _of_other_methods(server, sources)
     if server.backup_method == "rsync" and not (server.ssh and server.ssh.host):
         yield Problem(
             at("backup_method"),
             f'backup_method = "rsync" of {server.name} needs a host to reach by ssh',
             f"add [servers.{server.name}.ssh] with host and user",
+        )
+
+
+_OF_RSYNC = {
+    "reuse_backup": "pg_basebackup copies everything",
+    "network_compression": "pg_basebackup has backup_compression",
+    "tablespace_bandwidth_limit": "pg_basebackup has one limit for all",
+}
+
+
+def _of_other_methods(server: Server, sources: Sources) -> Iterator[Problem]:
+    """Yield keys that the server's method has no use for (Barman refuses the same)."""
+    nothing = {"reuse_backup": "off", "network_compression": "none", "tablespace_bandwidth_limit": ()}
+    for key, why in _OF_RSYNC.items():
+        if server.backup_method == "postgres" and getattr(server, key) != nothing[key]:
+            yield Problem(
+                sources[server.name, key],
+                f'{key} with backup_method = "postgres": {why}',
+                'remove it, or: backup_method = "rsync"',
+            )
+    if server.backup_method == "local-rsync" and server.network_compression != "none":
+        yield Problem(
+            sources[server.name, "network_compression"],
+            'network_compression with backup_method = "local-rsync": there is no network',
+            'network_compression = "none"',
         )
 
 
@@ -84,13 +110,20 @@ def _omissions(server: Server, sources: Sources) -> Iterator[Problem]:
             f"{server.retention_policy} is less than minimum_redundancy = {server.minimum_redundancy}, which wins",
             f'retention_policy = "REDUNDANCY {server.minimum_redundancy}"',
         )
-    for key in ("conninfo", "streaming_conninfo"):
-        if dsn.has_password(getattr(server, key)):
+    for key, conninfo in _conninfos(server):
+        if dsn.has_password(conninfo):
             yield Problem(
                 sources[server.name, key],
                 f"a password stands in {key} of {server.name}",
-                f"move it to ~/.pgpass: {_pgpass_line(getattr(server, key))}",
+                f"move it to ~/.pgpass: {_pgpass_line(conninfo)}",
             )
+
+
+def _conninfos(server: Server) -> Iterator[tuple[str, str]]:
+    """Yield (key, connection string) of all that a server has."""
+    yield "conninfo", server.conninfo
+    yield "streaming_conninfo", server.streaming_conninfo
+    yield from (("standby_conninfo", each) for each in server.standby_conninfo)
 
 
 def _pgpass_line(text: str) -> str:
@@ -140,10 +173,10 @@ def secrets(servers: Mapping[str, Server], sources: Sources, files: Mapping[str,
     """Return files with a password in them that others may read; libpq's rule for key files: 0600, or root's 0640."""
     problems: dict[str, Problem] = {}
     for server in servers.values():
-        for key in ("conninfo", "streaming_conninfo"):
+        for key, conninfo in _conninfos(server):
             source = sources[server.name, key]
             facts = files.get(source.file)
-            if facts is None or not dsn.has_password(getattr(server, key)):
+            if facts is None or not dsn.has_password(conninfo):
                 continue
             allowed = 0o640 if facts.owner == 0 else 0o600
             if facts.mode & 0o777 & ~allowed:

@@ -13,6 +13,8 @@ from engine.repository.layout import Layout
 
 BackupMethod = Literal["postgres", "rsync", "local-rsync"]
 Compressor = Literal["none", "gzip", "lz4", "zstd"]
+ReuseBackup = Literal["off", "copy", "link"]
+NetworkCompression = Literal["none", "auto", "zstd", "lz4", "zlib"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Server:
     active: bool = True
     conninfo: str = ""
     streaming_conninfo: str = ""
+    standby_conninfo: tuple[str, ...] = ()
+    """Standbys whose pg_wal is searched for what the archive lacks."""
     backup_method: BackupMethod = "postgres"
     archiver: bool = False
     """WAL files arrive in incoming/ or by cellarman-wal push."""
@@ -58,6 +62,16 @@ class Server:
     backup_compression_workers: int | None = None
     bandwidth_limit: int = 0
     """Kilobytes a second; 0 is unlimited."""
+    tablespace_bandwidth_limit: tuple[tuple[str, int], ...] = ()
+    """(tablespace, kilobytes a second) where they differ; of a backup by rsync."""
+    reuse_backup: ReuseBackup = "off"
+    """What a backup by rsync does with files that the one before has unchanged: hard links, copies, or nothing."""
+    network_compression: NetworkCompression = "none"
+    """Of rsync over ssh; auto is the best that both sides have."""
+    basebackup_retry_times: int = 5
+    """How often a transfer of a backup by rsync is taken up again after a lost link."""
+    basebackup_retry_sleep: int = 2
+    """Seconds before the first of these; each next one waits twice as long, a minute at most."""
     immediate_checkpoint: bool = False
     retention_policy: str = ""
     """REDUNDANCY n, or RECOVERY WINDOW OF n DAYS|WEEKS|MONTHS; empty keeps all."""
@@ -79,6 +93,10 @@ class Server:
     """Seconds to wait for a lock that another process holds."""
     wal_timeout: int = 600
     """Seconds that a backup waits for the WAL it needs."""
+    wal_verify_budget: int = 5
+    """Seconds of a maintenance pass that go into reading archived WAL whole; 0: none."""
+    wal_verify_interval: str = "1 WEEK"
+    """How long after one reading of the whole archive has begun the next one begins."""
     backup_directory: str = ""
     basebackups_directory: str = ""
     wals_directory: str = ""
@@ -87,6 +105,8 @@ class Server:
     errors_directory: str = ""
     xlogdb_directory: str = ""
     barman_lock_directory: str = ""
+    backup_host: str = ""
+    """This host as the server's host reaches it by SSH, [user@]host[:port]; empty: this account and host name."""
     ssh: Endpoint | None = None
     """How to reach the server's host, for rsync and remote restore."""
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 
 from engine.host import local, openssh, problems
+from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 
 _END = 120.0
@@ -19,7 +20,8 @@ def feed(endpoint: Endpoint, argv: Sequence[str], chunks: Iterable[bytes], what:
     When `chunks` raises, the program sees its input end early: it has to be one that notices, as tar does.
     Call it from the main thread (`local.start_leashed`).
     """
-    words = [*openssh.command(endpoint), openssh.destination(endpoint), openssh.remote_command(argv)]
+    ssh = [*openssh.command(endpoint), *cheapest(endpoint), openssh.destination(endpoint)]
+    words = [*ssh, openssh.remote_command(argv)]
     with tempfile.TemporaryFile() as said:
         with local.start_leashed(words, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
             assert process.stdin is not None

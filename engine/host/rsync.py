@@ -18,6 +18,7 @@ from typing import IO, Literal
 
 from engine.errors import Cancelled, CellarmanError
 from engine.host import local, openssh
+from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine
 from engine.host.problems import HostError, explain_openssh
@@ -33,9 +34,9 @@ _PARTIAL = 23
 _PROGRESS = re.compile(rb"\s*(\d+)\s+\d+%\s")
 _ITEM = re.compile(rb"([<>ch.*][fdLDS][^ ]{9}|\*deleting {2}) (.*)", re.DOTALL)
 _ESCAPE = re.compile(rb"\\#(\d{3})")
-_GONE = re.compile(r'file has vanished: "(.*)"')
+_GONE = re.compile(r'(?:file|directory) has vanished: "(.*)"')
 _HARMLESS = re.compile(
-    r"file has vanished: |symlink has no referent: |skipping non-regular file|"
+    r"(file|directory) has vanished: |symlink has no referent: |skipping non-regular file|"
     r"WARNING: .* failed verification -- update (discarded|retained|put into partial-dir) \(will try again\)|"
     r".*read errors mapping .*: No data available \(61\)|"
     r"rsync (error|warning): (some files|some attrs|some files/attrs) "
@@ -66,6 +67,8 @@ class Transfer:
     """One of COMPRESSORS, or "" for none."""
     checksum: bool = False
     """Compare contents, not size and time."""
+    ignore_times: bool = False
+    """Transfer every file, whatever size and time say."""
     delete: bool = False
     """Remove at the destination what the source does not have."""
     dry_run: bool = False
@@ -73,6 +76,8 @@ class Transfer:
     """The program on the far side; "" for the one on its PATH."""
     links: Literal["keep", "follow"] = "keep"
     """Follow: what a symbolic link leads to is copied in its place."""
+    partial: bool = False
+    """Keep what came of a file when the link is lost, under its own name, for the next run to go on with."""
     whole_file: bool = False
     """Send changed files whole rather than what changed in them."""
 
@@ -169,8 +174,10 @@ def argv(transfer: Transfer) -> list[str]:
         words.append(f"--bwlimit={transfer.bandwidth_limit}")
     words += _compression(transfer)
     words += ["--checksum"] if transfer.checksum else []
+    words += ["--ignore-times"] if transfer.ignore_times else []
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
+    words += ["--partial"] if transfer.partial else []
     words += ["--whole-file"] if transfer.whole_file else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
@@ -191,7 +198,7 @@ def _places(source: str, destination: str, far: Endpoint | None, far_is: str, pr
     places = {"source": f"{source.rstrip('/')}/", "destination": f"{destination.rstrip('/')}/" if destination else ""}
     shell: list[str] = []
     if far is not None:
-        shell = [f"--rsh={' '.join(map(_quoted, openssh.command(far)))}"]
+        shell = [f"--rsh={' '.join(map(_quoted, [*openssh.command(far), *cheapest(far)]))}"]
         shell += [f"--rsync-path={program}"] if program else []
         there = _literal(places[far_is]) if far_is == "source" else places[far_is]
         places[far_is] = f"{openssh.rsync_host(far)}:{there}"
@@ -352,7 +359,7 @@ def plain(name: bytes) -> bytes:
 def complaint(status: int, said: str) -> str | None:
     """Return what rsync complains of, or None when all is well: files that shrink or vanish meanwhile are normal.
 
-    >>> complaint(24, 'file has vanished: "/a"\\nrsync warning: some files vanished before they …')
+    >>> complaint(24, 'directory has vanished: "/a"\\nrsync warning: some files vanished before they …')
     >>> complaint(23, 'rsync: [sender] send_files failed to open "/a": Permission denied (13)')
     'rsync: [sender] send_files failed to open "/a": Permission denied (13)'
     """
@@ -370,7 +377,10 @@ def explain(status: int, said: str, far: Endpoint | None, *, writes_there: bool)
         where = str(far) if writes_there and far is not None else "this host"
         return HostError("disk_full", where, f"the disk on {where} is full", said, "make room there (df -h)")
     if far is not None and status in (*_LOST, 127, 2):
-        return explain_openssh(far, status, said)
+        absent = "(0 bytes received so far)" in said and re.search(
+            r"^\S*sh: .*: No such file or directory$", said, re.M
+        )
+        return explain_openssh(far, 127 if absent else status, said)
     ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
     return CellarmanError(
         f"rsync failed ({ended})", said or "it said nothing", "put right what it names, then run it again"
@@ -421,7 +431,7 @@ def listing(
     problem = complaint(status, said)
     if problem is not None:
         raise explain(status, problem, far, writes_there=False)
-    return [text for text in said.splitlines() if text.startswith(("symlink has no", "file has vanished"))]
+    return [text for text in said.splitlines() if _GONE.match(text) or text.startswith("symlink has no")]
 
 
 def _entry(text: bytes) -> Entry | None:

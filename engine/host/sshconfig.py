@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,11 +69,14 @@ def _read(endpoint: Endpoint, text: str, words: Sequence[str]) -> Effective:
     host, port, user = one("hostname"), int(one("port") or 22), one("user")
 
     def path(text: str) -> str:
-        home = pwd.getpwuid(os.geteuid()).pw_dir  # as ssh does, whatever HOME says
-        text = home + text[1:] if text.startswith("~/") else text
-        for sign, value in (("%d", home), ("%h", host), ("%r", user), ("%n", endpoint.host), ("%%", "%")):
-            text = text.replace(sign, value)
-        return text
+        return expand(home + text[1:] if text.startswith("~/") else text)
+
+    def expand(text: str) -> str:
+        """Put in what ssh_config(5), "TOKENS", has for %; ssh -G leaves that to whoever uses a value."""
+        tokens = {"%": "%", "d": home, "h": host, "n": endpoint.host, "p": str(port), "r": user}
+        return re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text)
+
+    home = pwd.getpwuid(os.geteuid()).pw_dir  # as ssh does, whatever HOME says
 
     identities = [endpoint.identity_file] if endpoint.identity_file else [path(p) for p in said.get("identityfile", [])]
     own = [endpoint.known_hosts] if endpoint.known_hosts else [path(p) for p in one("userknownhostsfile").split()]
@@ -85,7 +89,7 @@ def _read(endpoint: Endpoint, text: str, words: Sequence[str]) -> Effective:
         tuple(identities),
         one("identitiesonly") == "yes",
         (*own, *one("globalknownhostsfile").split()),
-        _proxy(endpoint, words, host, port, one("proxyjump"), one("proxycommand")),
+        _proxy(endpoint, words, host, port, one("proxyjump"), expand(one("proxycommand"))),
     )
 
 

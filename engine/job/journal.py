@@ -146,6 +146,7 @@ class JournalReporter:
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[ev.Lane, ...] = (),
     ) -> None:
         """Tell how far the current phase is; written at most four times a second, the last word always."""
         now = time.monotonic()
@@ -161,6 +162,7 @@ class JournalReporter:
             files_total,
             round(rate, 1) if rate is not None else None,
             round(eta, 1) if eta is not None else None,
+            lanes,
         )
         interval = PROGRESS_INTERVAL if now - self._phase_began < 60 else LONG_INTERVAL
         if now - self._progress_written >= interval:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from engine.config import Server
+from engine.config.values import BackupMethod
 from engine.event import Reporter
 from engine.job.spec import JobKind, JobSpec
 
@@ -23,6 +24,14 @@ _MODULES: Mapping[JobKind, str] = {
     "restore": "engine.recovery.restore",
     "delete": "engine.job.deletion",
 }
+_OTHER_METHODS: Mapping[BackupMethod, str] = {"rsync": "engine.backup.rsync", "local-rsync": "engine.backup.rsync"}
+"""Where a server's backup_method is not pg_basebackup's."""
+
+
+def _module(kind: JobKind, server: Server) -> str:
+    if kind == "backup":
+        return _OTHER_METHODS.get(server.backup_method, _MODULES[kind])
+    return _MODULES[kind]
 
 
 def run(spec: JobSpec, server: Server, report: Reporter) -> dict[str, Any]:
@@ -30,5 +39,5 @@ def run(spec: JobSpec, server: Server, report: Reporter) -> dict[str, Any]:
 
     The room of a kind is imported only when it is needed, since a worker's memory is counted.
     """
-    work = cast(Work, importlib.import_module(_MODULES[spec.kind]).work)
+    work = cast(Work, importlib.import_module(_module(spec.kind, server)).work)
     return work(server, report, job=spec.id, **spec.arguments)

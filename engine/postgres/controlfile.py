@@ -81,6 +81,8 @@ class ControlFile:
     max_locks_per_xact: int
     track_commit_timestamp: bool
     block_size: int
+    relation_pages: int
+    """Pages of a relation's file; what is over goes to the next."""
     wal_block_size: int
     segment_size: int
     """Bytes of a WAL segment."""
@@ -104,7 +106,7 @@ def read_control(data: bytes) -> ControlFile:
     level, hints, connections, workers, senders, prepared, locks, commit_times = _SETTINGS.unpack_from(
         data, _SETTINGS_AT
     )
-    block, _, wal_block, segment = _SHAPE.unpack_from(data, _SHAPE_AT)
+    block, relation, wal_block, segment = _SHAPE.unpack_from(data, _SHAPE_AT)
     return ControlFile(
         system_id=system_id,
         version=version,
@@ -131,6 +133,7 @@ def read_control(data: bytes) -> ControlFile:
         max_locks_per_xact=locks,
         track_commit_timestamp=commit_times,
         block_size=block,
+        relation_pages=relation,
         wal_block_size=wal_block,
         segment_size=segment,
         data_checksums=bool(int.from_bytes(data[_CHECKSUM_AT : _CHECKSUM_AT + 4], "little")),

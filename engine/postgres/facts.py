@@ -174,7 +174,7 @@ def server_facts(connection: Connection, *, with_size: bool = True) -> ServerFac
         hba_file=settings.get("hba_file"),
         ident_file=settings.get("ident_file"),
         data_checksums=settings["data_checksums"] == "on",
-        tablespaces=tuple(Tablespace(*row) for row in _all(connection, _TABLESPACES)),
+        tablespaces=tablespaces(connection),
         cluster_size=_cluster_size(connection) if with_size else None,
         archive_mode=settings["archive_mode"],
         archive_command=settings.get("archive_command"),
@@ -193,6 +193,11 @@ def server_facts(connection: Connection, *, with_size: bool = True) -> ServerFac
         else _missing(connection, role, (), _COPY_FUNCTIONS if version_num >= 150000 else _COPY_FUNCTIONS_BEFORE_15),
         settings=settings,
     )
+
+
+def tablespaces(connection: Connection) -> tuple[Tablespace, ...]:
+    """Return the tablespaces outside the data directory, and those that say they are in it (a relative location)."""
+    return tuple(Tablespace(*row) for row in _all(connection, _TABLESPACES))
 
 
 def _settings(connection: Connection) -> dict[str, str]:

@@ -5,6 +5,7 @@ Read from the index of the archive, so that it costs little; what the index has 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,18 @@ def catch_up(server: Server) -> None:
     Raises CellarmanError when the index cannot be written: what it knew before is offered still.
     """
     index.catch_up(server.layout, budget=_BUDGET)
+
+
+def version(server: Server) -> tuple[int, ...]:
+    """Return something that changes when the index does: until then the same is offered."""
+    return tuple(_changed(path) for path in (server.layout.index, f"{server.layout.index}-wal"))
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def newest_lineage(archive: Archive) -> Lineage:

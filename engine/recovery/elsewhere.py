@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,7 @@ def look(server: Server, order: Order, info: BackupInfo, placed: Sequence[Placed
         if not (place.usable or (not place.there and place.parent_usable)):
             place = replace(seen.destination, path=os.path.join(order.destination, staging.INSIDE), names=())
         ground = replace(seen, spaces=seen.spaces[:-1])
-        found = [*_programs(far, order, info, server), *_delta(order, info, ground), *_staging(place)]
+        found = [*_programs(far, order, info, server), *_delta(server, order, info, placed, ground), *_staging(place)]
     return Elsewhere(endpoint, ground, place, tuple(found))
 
 
@@ -74,10 +75,18 @@ def _programs(far: Machine, order: Order, info: BackupInfo, server: Server) -> l
     return found
 
 
-def _delta(order: Order, info: BackupInfo, ground: Ground) -> list[Refused]:
+def _delta(server: Server, order: Order, info: BackupInfo, placed: Sequence[Placed], ground: Ground) -> list[Refused]:
+    """Return why what is there may not be changed; what a delta finds and the backup lacks, it removes."""
     place = ground.destination
     if not order.delta or "PG_VERSION" not in place.names:
         return []
+    for space, there in zip(placed, ground.spaces, strict=True):
+        stored = server.layout.tablespace(info.id, space.oid)
+        strange = set(there.names) - set(os.listdir(stored) if os.path.isdir(stored) else ())
+        if strange:
+            what = f"the place of tablespace {space.name} {there.path} holds more than this tablespace"
+            why = f"{sorted(strange)[0]} is not of it: another version's, or another server's"
+            return [Refused(what, why, f"choose another directory with --tablespace {shlex.quote(space.name)}=DIR")]
     if info.is_tar:
         why = f"backup {info.id} is tar files, which cannot be compared with a directory's files"
         return [Refused("a delta needs a backup of plain files", why, "restore into an empty directory")]

@@ -19,7 +19,7 @@ from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
 from engine.faults import step
-from engine.host import pipe, rsync
+from engine.host import pipe, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
 from engine.host.problems import LINK, HostError
@@ -114,9 +114,8 @@ def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
     assert plan.info is not None
     size = 0
     lines: list[str] = []
-    for transfer in _transfers(
-        server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)
-    ):
+    content = source.look(server.layout, plan.info, plan.order.destination, plan.placed)
+    for transfer in _transfers(server, plan, content):
         moved = rsync.move(_but(transfer, dry_run=True), lambda tick: None)
         size += moved.sent_bytes
         lines += moved.changed
@@ -130,7 +129,7 @@ def _alone(server: Server, plan: Plan) -> Iterator[None]:
     name = f"restore-{hashlib.sha256(where).hexdigest()[:12]}"
     what = f"restore into {plan.order.destination} on {plan.endpoint}"
     try:
-        lock = locks.hold(server.layout.lock(name), what=what)
+        lock = locks.hold(server.layout.lock(name), what=what, reads=True)
     except Busy as error:
         raise Busy(f"another {what} is running", error.why, "cellarman jobs") from error
     with lock:
@@ -152,14 +151,16 @@ def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
     if done.status == _RUNS:
         fix = "stop it, or choose another directory"
         raise Refused(f"{destination} on {far.name} is a running server's data directory", done.words, fix)
-    if done.status != 0:
-        raise CellarmanError(f"{destination} could not be made on {far.name}", done.words, "put right what is named")
     new = [os.fsdecode(path) for path in done.out.split(b"\0") if path]
     try:
+        if done.status != 0:
+            raise problems.failed(
+                far.name, "sh", f"{destination} could not be made on {far.name}", done.status, done.words
+            )
         abandoned = [path for path in left if path not in roots]
         if abandoned or (plan.leftover and plan.info and plan.info.is_tar):
             report.note(f"removing what an interrupted restore left in {destination} on {far.name}")
-            must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=600)
+            must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=3600)
         step("remote.begun")
         yield
     except BaseException:
@@ -175,8 +176,8 @@ def _give_up(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], n
         return
     report.note(f"removing what was restored so far on {far.name}", "warn")
     try:
-        must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=600)
-        must(far, ["sh", "-c", _CLEAR, "sh", "no", *reversed(roots)], "it could not be removed", timeout=600)
+        must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=3600)
+        must(far, ["sh", "-c", _CLEAR, "sh", "no", *reversed(roots)], "it could not be removed", timeout=3600)
         must(far, ["sh", "-c", _REMOVE_EMPTY, "sh", *reversed(new)], "it could not be removed")
     except CellarmanError as error:
         left = f"what was restored stays in {destination} on {far.name}, which cannot start; the next restore there"

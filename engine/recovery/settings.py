@@ -80,14 +80,14 @@ def restore_command(program: str, server: str, config_file: str) -> str:
     """Return the shell command by which PostgreSQL fetches WAL: words quoted, percent signs doubled for PostgreSQL.
 
     >>> restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
-    "'/opt/my tools/cellarman-wal' get %f %p --server main --config /etc/100%%.toml"
+    '\'/opt/my tools/cellarman-wal\' get %f "%p" --server main --config /etc/100%%.toml'
     """
 
     def word(text: str) -> str:
         return shlex.quote(text).replace("%", "%%")
 
     config = f" --config {word(config_file)}" if config_file else ""
-    return f"{word(program)} get %f %p --server {word(server)}{config}"
+    return f'{word(program)} get %f "%p" --server {word(server)}{config}'
 
 
 def recovery_settings(

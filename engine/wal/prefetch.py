@@ -1,4 +1,8 @@
-"""The helper that makes segments ready ahead of replay: `python -m engine.wal.prefetch SPOOL WALS NAME SYSTEM DATA`.
+"""The helper that makes segments ready ahead of replay.
+
+::
+
+    python -m engine.wal.prefetch SPOOL HOME WALS NAME SYSTEM DATA WORDS
 
 `cellarman-wal get` starts it and then tells it each segment that was delivered. It reads, decompresses and verifies
 those that follow, on every timeline that recovery may go on with, into a bounded spool. It decides nothing: what it
@@ -23,7 +27,7 @@ from engine.postgres import segment, timeline, walfile
 from engine.postgres.timeline import Lineage, Switch
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, inspection, spool
+from engine.wal import codec, condemned, contentcheck, inspection, soundness, spool
 
 MOST_SEGMENTS = 16
 MOST_BYTES = 256 << 20
@@ -31,7 +35,8 @@ MOST_BYTES = 256 << 20
 SPARED_BYTES = 256 << 20
 """Free space that the spool leaves to PostgreSQL, which writes to the same file system."""
 WORKERS = 2
-
+_LEISURE = 0.1
+"""Seconds without a request after which there is time to read what is ready record by record."""
 _TICK = 0.2
 _IDLE_RECOVERY = 20.0
 """Seconds without a request after which it ends; replaying one segment can take a slow server that long."""
@@ -85,6 +90,10 @@ class _Work:
     failed: dict[str, str] = field(default_factory=dict)
     """Name to identity of what cannot be used: `get` will say why."""
     underway: set[str] = field(default_factory=set)
+    read: dict[str, str] = field(default_factory=dict)
+    """Name to identity of what was read record by record."""
+    asked: float = 0.0
+    """When a segment was asked for last."""
     rest_until: float = 0.0
     over: bool = False
 
@@ -92,8 +101,10 @@ class _Work:
 class Prefetcher:
     """Keeps one spool filled, under its held lock."""
 
-    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str) -> None:
+    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str, words: str) -> None:
+        """`words` are those of spool.FOR; "" keeps the shell script from taking anything itself."""
         self._path = path
+        self._words = words
         self._layout = layout
         self._system_id = system_id
         self._data = data
@@ -102,6 +113,8 @@ class Prefetcher:
         self._work = _Work()
         self._histories: dict[int, tuple[Switch, ...]] = {}
         self._histories_of: int | None = None
+        self._endings: dict[str, contentcheck.Ending] = {}
+        """How the segments that were read record by record end."""
 
     def run(self, name: str) -> None:
         """Follow replay from the delivered segment `name` on until it is over."""
@@ -124,6 +137,17 @@ class Prefetcher:
                 worker.join(2.0)
             self._clear()
 
+    def _sign(self, size: int) -> None:
+        """Say whose the spool is, once the segment size is known."""
+        words, self._words = self._words, ""
+        lines = (_boot(), str(os.getpid()), str(size), words, self._layout.wals, condemned.directory(self._layout))
+        if not words or any("\n" in line for line in lines):
+            return
+        making = os.path.join(self._path, spool.FOR + spool.UNDERWAY)
+        with open(making, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        os.rename(making, os.path.join(self._path, spool.FOR))
+
     def _follow(self, bell: int, name: str) -> None:
         asked = time.monotonic()
         patience = _IDLE_RECOVERY if self._data else _IDLE
@@ -131,7 +155,7 @@ class Prefetcher:
             self._plan(name)
             if select.select([bell], [], [], _TICK)[0]:
                 name = os.read(bell, 65536).decode("ascii", "replace").split()[-1]
-                asked = time.monotonic()
+                asked = self._work.asked = time.monotonic()
 
     def _goes_on(self) -> bool:
         """Tell whether the recovery that it was started for is still under way, and the spool still its own."""
@@ -148,16 +172,19 @@ class Prefetcher:
         count = 0 if size is None else min(MOST_SEGMENTS, MOST_BYTES // size)
         present: dict[str, str] = {}
         if size is not None and count >= 4:
+            self._sign(size)
             target = self._target()
             for names in ahead(name, size, count, self._read_histories(), target):
                 found = [(one, known) for one in names if (known := self._identity(one)) is not None]
                 if not found:
                     break
                 present.update(found)
-        wanted = list(present)[:count]
+        bad = set(condemned.names(self._layout)).intersection(present)
+        wanted = [one for one in list(present)[:count] if one not in bad or not condemned.reason(self._layout, one)]
         with self._work.changed:
             work = self._work
             work.wanted = [one for one in wanted if work.failed.get(one) != present[one]]
+            work.read = {one: known for one, known in work.read.items() if one in present}
             for one, identified in list(work.ready.items()):
                 if one not in work.wanted or identified != present[one]:
                     del work.ready[one]
@@ -205,7 +232,11 @@ class Prefetcher:
         return max((int(n[:8], 16) for n in names if segment.kind_of(n) == segment.HISTORY), default=None)
 
     def _run_worker(self) -> None:
-        while (name := self._next()) is not None:
+        while (task := self._next()) is not None:
+            name, made = task
+            if made:
+                self._read_through(name, made)
+                continue
             identified: str | None = None
             good = False
             try:
@@ -221,8 +252,9 @@ class Prefetcher:
                         self._work.wanted.remove(name)  # until the next plan
                     self._work.changed.notify_all()
 
-    def _next(self) -> str | None:
-        """Wait for the next name to make ready; None when it is over."""
+    def _next(self) -> tuple[str, str] | None:
+        """Wait for the next name to make ready or, while nobody is in a hurry, to read record by record: the name, and
+        the identity that it is ready under, "" when it is not. None when it is over."""
         work = self._work
         with work.changed:
             while not work.over:
@@ -230,9 +262,28 @@ class Prefetcher:
                 name = next((n for n in work.wanted if n not in work.ready and n not in work.underway), None)
                 if name is not None and resting <= 0:
                     work.underway.add(name)
-                    return name
-                work.changed.wait(max(resting, _TICK) if name is not None else None)
+                    return name, ""
+                leisure = work.asked + _LEISURE - time.monotonic()
+                unread = [n for n in work.wanted if n in work.ready and work.read.get(n) != work.ready[n]]
+                if unread and leisure <= 0:
+                    work.read[unread[0]] = work.ready[unread[0]]
+                    return unread[0], work.ready[unread[0]]
+                work.changed.wait(max(resting, _TICK) if name is not None else leisure if unread else None)
         return None
+
+    def _read_through(self, name: str, identified: str) -> None:
+        """Read a segment that is ready, record by record, and take it back when PostgreSQL would stop in it."""
+        path = os.path.join(self._path, spool.entry(name, identified))
+        try:
+            with open(path, "rb", buffering=0) as file:
+                good = self._is_sound(name, file.read())
+        except (OSError, CellarmanError, ValueError):
+            return  # it was delivered meanwhile
+        if not good:
+            with self._work.changed:
+                if self._work.ready.pop(name, None) is not None:
+                    self._work.failed[name] = identified
+                    _remove(path)
 
     def _make(self, name: str) -> tuple[str | None, bool]:
         """Put one segment into the spool; return its identity, and whether it is good.
@@ -248,12 +299,13 @@ class Prefetcher:
         if time.time() - max(before.st_mtime, before.st_ctime) < _SETTLED or not self._has_room():
             return None, False
         ready = os.path.join(self._path, spool.entry(name, identified))
-        sink = os.open(ready + spool.UNDERWAY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        sink = os.open(ready + spool.UNDERWAY, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if not self._pour(archived, name, sink):
                 return identified, False
             if spool.identity(archived) != identified:
                 return None, False
+            os.utime(sink, ns=(before.st_mtime_ns, before.st_mtime_ns))  # whoever writes to it later gives it away
             os.rename(ready + spool.UNDERWAY, ready)
             return identified, True
         finally:
@@ -269,8 +321,25 @@ class Prefetcher:
         try:
             head, size = codec.pour(stored, sink)
             inspection.check_segment(name, head, size, self._system_id)
+            if codec.checks_itself(stored[:32]):
+                return True  # as it was archived; it is read record by record while there is time
+            return self._is_sound(name, soundness.written(stored, sink, size))
         except CellarmanError:
             return False
+
+    def _is_sound(self, name: str, plain: bytes) -> bool:
+        """Tell whether every record of a segment is as PostgreSQL wrote it: one whose file has no checksum itself."""
+        systems = () if self._system_id is None else (self._system_id,)
+        before = contentcheck.predecessor(name, walfile.read_header(plain), self._histories)
+        ending = self._endings.get(before or "")
+        joined = (before, ending) if before and ending else None
+        found = contentcheck.check(name, plain, systems=systems, histories=self._histories, before=joined)
+        if found.ending is None:
+            return False
+        with self._work.changed:
+            self._endings[name] = found.ending
+            while len(self._endings) > MOST_SEGMENTS:
+                del self._endings[next(iter(self._endings))]
         return True
 
     def _has_room(self) -> bool:
@@ -293,6 +362,11 @@ class Prefetcher:
         for name in os.listdir(self._path):
             if name != spool.LOCK:
                 _remove(os.path.join(self._path, name))
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _is_recovering(data: str) -> bool:
@@ -322,7 +396,7 @@ def _end(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run the helper, unless this spool has one."""
-    path, wals, name, system, data = sys.argv[1:]
+    path, home, wals, name, system, data, words = sys.argv[1:]
     signal.signal(signal.SIGTERM, _end)
     try:
         os.mkdir(path, 0o700)
@@ -333,9 +407,9 @@ def main() -> None:
     lock = os.path.join(path, spool.LOCK)
     try:
         with locks.hold(lock):
-            layout = Layout("", os.path.dirname(wals), wals=wals)
+            layout = Layout("", home, wals=wals)
             try:
-                Prefetcher(path, layout, int(system) if system else None, data).run(name)
+                Prefetcher(path, layout, int(system) if system else None, data, words).run(name)
             finally:
                 os.unlink(lock)
                 os.rmdir(path)

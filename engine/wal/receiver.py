@@ -19,7 +19,7 @@ from dataclasses import asdict
 
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
-from engine.event import Level, Reporter, Silent
+from engine.event import Lane, Level, Reporter, Silent
 from engine.host.endpoint import Endpoint
 from engine.repository import locks
 from engine.repository.layout import Layout
@@ -141,6 +141,7 @@ class LogReporter:
         total_bytes: int | None = None,
         files_done: int | None = None,
         files_total: int | None = None,
+        lanes: tuple[Lane, ...] = (),
     ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None:

@@ -75,8 +75,8 @@ class Site:
     def repo(self) -> Path:
         return self.root / "repo" / "main"
 
-    def configure(self, **settings: str | int | bool) -> None:
-        """Write the configuration: the defaults of these tests, and `settings` over them."""
+    def configure(self, *, more: str = "", **settings: str | int | bool) -> None:
+        """Write the configuration: the defaults of these tests, `settings` over them, and `more` behind them."""
         values: dict[str, str | int | bool] = {
             "conninfo": self.cluster.conninfo,
             "streaming_archiver": True,
@@ -90,7 +90,7 @@ class Site:
         }
         lines = ["[cellarman]", f'barman_home = "{self.root}/repo"', f'state_directory = "{self.root}/state"']
         lines += ["[servers.main]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-        self.path.write_text("\n".join(lines) + "\n")
+        self.path.write_text("\n".join([*lines, more]) + "\n")
 
     def start(self, *words: str, **kwargs: Any) -> subprocess.Popen[str]:
         """Start `cellarman` with these words."""
@@ -138,11 +138,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(cluster: Cluster, **settings: str | int | bool) -> Iterator[Site]:
+def site(cluster: Cluster, *, more: str = "", **settings: str | int | bool) -> Iterator[Site]:
     """Make a site in a new temporary directory, and remove it and what it started afterwards."""
     root = Path(tempfile.mkdtemp(prefix="cm-site-"))
     made = Site(root, cluster, root / "cellarman.toml")
-    made.configure(**settings)
+    made.configure(more=more, **settings)
     try:
         yield made
     finally:

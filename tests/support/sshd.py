@@ -202,10 +202,21 @@ def _with_a_shell(far: Far) -> list[str]:
     with open("/etc/passwd", encoding="utf-8") as file:
         others = [line for line in file if not line.startswith(f"{entry.pw_name}:")]
     ours = f"{entry.pw_name}:x:{entry.pw_uid}:{entry.pw_gid}::{root}/home:/bin/bash\n"
-    (root / "passwd").write_text("".join([*others, ours]))
-    (root / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n")
+    files = {
+        "passwd": "".join([*others, ours]),
+        "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+    }
+    # The whole of /etc, not single files: a mount on one goes away when the real one is replaced, by any useradd.
+    etc, real = root / "etc", root / "real-etc"
+    shutil.rmtree(etc, ignore_errors=True)
+    for place in (etc, real):
+        place.mkdir(exist_ok=True)
+    for name in {*os.listdir("/etc")} - {*files}:
+        (etc / name).symlink_to(real / name)
+    for name, text in files.items():
+        (etc / name).write_text(text)
     script = (
-        'for file in passwd nsswitch.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done; '
+        'mount --rbind /etc "$1/real-etc" && mount --bind "$1/etc" /etc || exit 1; '
         '[ "$2" = 0 ] || mount -t tmpfs -o "size=$2m,mode=0700" small "$1/disk" || exit 1; shift 2; '
         'exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
     )

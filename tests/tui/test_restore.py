@@ -21,7 +21,9 @@ from engine.repository import repository
 from tests.engine.recovery.scene import Scene, scene, value
 from tests.support.cluster import Install
 from tests.support.fleet import NOW, Fleet
+from tests.support.sshd import sshd
 from tests.tui.conftest import console, screen_text, until
+from tests.tui.test_goldens import compare
 from tui.app import Console
 from tui.screens.commits import Commits
 from tui.screens.restore import RestoreRoom
@@ -48,6 +50,11 @@ def occupied(directory: str) -> str:
     os.mkdir(directory)
     Path(directory, "file").write_text("somebody was faster")
     return directory
+
+
+def words(app: Console) -> str:
+    """Return what is on the screen as one line."""
+    return " ".join(screen_text(app).split())
 
 
 def wizard(app: Console) -> RestoreRoom:
@@ -292,6 +299,34 @@ async def test_a_plan_that_became_stale_is_shown_again_and_not_started(stage: Sc
             shutil.rmtree(taken)
 
 
+async def test_another_host_is_asked_once_its_name_is_whole(stage: Scene, tmp_path: Path) -> None:
+    with sshd(tmp_path / "far") as far:
+        server = replace(stage.server, ssh=far.endpoint)
+        config = replace(stage.config, servers={"main": server})
+        async with console(config, now=utc_now) as (app, pilot):
+            room = await opened(app, pilot)
+            await pilot.press("enter")
+            await until(pilot, lambda: answered(app) and "It can be made there" in screen_text(app))
+            assert "if there" not in screen_text(app)
+            await pilot.press("up")
+            field = app.screen.query_one("#on", Input)
+            assert app.focused is field
+            field.value = str(far.endpoint)
+            await pilot.press("enter")
+            await until(pilot, lambda: room._plan is not None and room._plan.order.on == str(far.endpoint), seconds=60)
+            assert "if there" in screen_text(app)
+            place = str(far.home / "restored")
+            room.query_one("#directory", Input).value = place
+            await until(pilot, lambda: room._plan is not None and room._plan.order.destination == place, seconds=60)
+            assert "It can be made there" in screen_text(app)
+            await pilot.press("enter")
+            await until(pilot, lambda: f"This will be done on {far.endpoint}" in screen_text(app), seconds=60)
+            room._go_to(2)
+            room.query_one("#on", Input).value = "127.0.0.1:1"
+            await pilot.press("up", "down")
+            await until(pilot, lambda: room._error is not None and "127.0.0.1:1" in words(app), seconds=60)
+
+
 async def test_read_only_plans_and_does_not_start(stage: Scene) -> None:
     choices.catch_up(stage.server)
     async with console(stage.config, now=utc_now, read_only=True) as (app, pilot):
@@ -324,8 +359,29 @@ async def test_what_cannot_be_reached_says_why(fleet: Fleet) -> None:
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, RestoreRoom) and answered(app))
         text = screen_text(app)
-        assert "This moment cannot be reached." in text and "is not usable" in text
-        assert "enter next" not in text.splitlines()[-1] and "⏎ next" not in text.splitlines()[-1]
+        assert "This moment cannot be reached." in text and "are missing" in text
+        assert "⏎ next" not in text.splitlines()[-1]
+        await pilot.press("enter")
+        await until(pilot, lambda: "This moment cannot be reached." in screen_text(app).splitlines()[-2])
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", ["restore", "restore-gap", "restore-from", "restore-transactions"])
+async def test_the_screen_says_what_it_should(
+    fleet: Fleet, name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    async with console(fleet.config, size=size) as (app, pilot):
+        await opened(app, pilot)
+        if name != "restore-gap":
+            await at_the_drop(app, pilot)
+        if name == "restore-from":
+            await pilot.press("shift+tab")
+            await until(pilot, lambda: "From which backup?" in screen_text(app))
+        if name == "restore-transactions":
+            await pilot.press("L")
+            await until(pilot, lambda: "drops or empties" in screen_text(app))
+        compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))
 
 
 async def test_tablespaces_have_a_place_each(tmp_path: Path) -> None:
@@ -344,7 +400,7 @@ async def test_tablespaces_have_a_place_each(tmp_path: Path) -> None:
         room._offer_spaces(plan)
         await until(pilot, lambda: bool(room.query("#space-16400")))
         room._go_to(2)
-        await until(pilot, lambda: "fa[s]t" in screen_text(app))
+        await until(pilot, lambda: "fa[s]t" in screen_text(app) and room._asked is not None)
         field: Any = room.query_one("#space-16400", Input)
         room.query_one("#directory", Input).value = os.path.join(str(tmp_path), "there")
         await until(pilot, lambda: field.value == f"{tmp_path}/there.tablespaces/16400")

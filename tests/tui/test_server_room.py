@@ -33,7 +33,6 @@ TABS = {
     "wal-gaps": ["enter", "3", "m", "m"],
     "timeline": ["enter", "4"],
     "jobs": ["down", "down", "enter", "5"],
-    "config": ["enter", "6"],
 }
 
 
@@ -86,7 +85,8 @@ def forked(tmp_path: Path) -> Iterator[Fleet]:
     said = [pages.Promoted(promoted, 2, 1), *fleet_.ends(fork, promoted + timedelta(minutes=1))]
     put(server, 2, fork, said, promoted)
     for number in range(fork + 1, fork + 6):
-        put(server, 2, number, fleet_.ends(number, promoted + (number - fork) * HOUR), promoted)
+        at = promoted + (number - fork) * HOUR
+        put(server, 2, number, fleet_.ends(number, at), at)
     switch = Lsn(fork * SEGMENT + 40)
     Path(server.layout.wals, "00000002.history").write_text(f"1\t{switch}\tbefore 2026-11-22 08:00:00+00\n")
     index.catch_up(server.layout)

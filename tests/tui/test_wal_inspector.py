@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from engine.config import load
 from engine.postgres.segment import segment_name
 from tests.support import pages
-from tests.support.fleet import NOW, SEGMENT, Fleet, ends, every, segment_bytes
+from tests.support.fleet import NOW, SEGMENT, Fleet, ends, every, segment_bytes, write_config
 from tests.tui.conftest import console, screen_text, until
 from tui.screens.server import ServerRoom
 from tui.screens.wal import Wal
@@ -23,6 +24,23 @@ FIRST = 0x100
 TIMES = every(NOW - 200 * HOUR, NOW - HOUR, HOUR)
 HOLES = (20, 21, 90, 150)
 """Places of the segments that lack, counted from the first."""
+
+
+def accepted_gaps(fleet: Fleet) -> list[tuple[str, str, str]]:
+    kept = json.loads(Path(fleet.servers["main"].layout.own, "accepted-gaps.json").read_text())
+    return [(gap["first"], gap["last"], gap["reason"]) for gap in kept]
+
+
+def put_aside(fleet: Fleet, place: int) -> None:
+    """Put a good copy of a segment that lacks where refused files are kept."""
+    number = FIRST + place
+    before = pages.last_record(number - 1, ends(number - 1, TIMES[place - 1]), SEGMENT)
+    copy = segment_bytes(1, number, ends(number, TIMES[place]), before)
+    Path(fleet.servers["main"].layout.errors, f"{name(place)}.20261120T000000Z.unknown").write_bytes(copy)
+
+
+def archived(fleet: Fleet, place: int) -> bool:
+    return Path(fleet.servers["main"].layout.wal(name(place))).exists()
 
 
 def name(number: int) -> str:
@@ -142,18 +160,14 @@ async def test_a_gap_is_accepted_only_with_a_reason(holed: Fleet) -> None:
         await pilot.press(*"disk", "space", *"died", "enter")
         await until(pilot, lambda: "accepted 2026" in screen_text(app) or "disk died" in screen_text(app))
         await until(pilot, lambda: "gap 1 of 3   accepted" in screen_text(app))
-        kept = json.loads(Path(holed.servers["main"].layout.own, "accepted-gaps.json").read_text())
-        assert [(gap["first"], gap["last"], gap["reason"]) for gap in kept] == [(name(20), name(21), "disk died")]
+        assert accepted_gaps(holed) == [(name(20), name(21), "disk died")]
         await pilot.press("A")
         await pilot.pause()
         assert "It is accepted already." in screen_text(app)
 
 
 async def test_what_lacks_is_fetched_from_where_it_was_put_aside(holed: Fleet) -> None:
-    number = FIRST + 90
-    before = pages.last_record(number - 1, ends(number - 1, TIMES[89]), SEGMENT)
-    copy = segment_bytes(1, number, ends(number, TIMES[90]), before)
-    Path(holed.servers["main"].layout.errors, f"{name(90)}.20261120T000000Z.unknown").write_bytes(copy)
+    put_aside(holed, 90)
     async with console(holed.config) as (app, pilot):
         await opened(app, pilot)
         await until(pilot, lambda: "gap 1 of 3" in screen_text(app))
@@ -161,7 +175,19 @@ async def test_what_lacks_is_fetched_from_where_it_was_put_aside(holed: Fleet) -
         await until(pilot, lambda: "cellarman wal fetch-missing main" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: "gap 1 of 2" in screen_text(app), seconds=60)
-        assert Path(holed.servers["main"].layout.wal(name(90))).exists()
+        assert archived(holed, 90)
+
+
+async def test_a_server_that_does_not_answer_delays_nothing_and_is_said(holed: Fleet) -> None:
+    async with console(load(write_config(holed)), size=(160, 45)) as (app, pilot):
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.inspection is not None and app.screen.inspection.chart is not None)
+        await until(pilot, lambda: app.screen.inspection.asked)
+        said = " ".join(screen_text(app).split())
+        assert " not known " in said
+        await pilot.press("3")
+        await until(pilot, lambda: "gap 1 of 3" in screen_text(app))
+        assert "asking the server" not in screen_text(app)
 
 
 async def test_read_only_neither_fetches_nor_accepts(holed: Fleet) -> None:

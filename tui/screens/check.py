@@ -38,7 +38,7 @@ class CheckRoom(Room):
         self._server_name = server
         self._results: tuple[CheckResult, ...] = ()
         self._at: datetime | None = None
-        self._running = False
+        self._asking = False
         self._trouble = ""
 
     def body(self) -> ComposeResult:
@@ -66,8 +66,8 @@ class CheckRoom(Room):
         self._ask()
 
     def _ask(self) -> None:
-        if not self._running:
-            self._running = True
+        if not self._asking:
+            self._asking = True
             self._run()
 
     @work(thread=True, exit_on_error=False, group="check")
@@ -84,7 +84,7 @@ class CheckRoom(Room):
         app.call_from_thread(self._take, results, trouble)
 
     def _take(self, results: Sequence[CheckResult], trouble: str) -> None:
-        self._running, self._trouble, self._at = False, trouble, self.app.now()
+        self._asking, self._trouble, self._at = False, trouble, self.app.now()
         if not trouble:
             self._results = tuple(sorted(results, key=lambda each: ORDER[each.status]))
         self.repaint()
@@ -97,13 +97,13 @@ class CheckRoom(Room):
     def _said(self) -> Line:
         if self._trouble:
             return ((f"The checks could not be made: {plain(self._trouble)}", "bad"),)
-        if self._at is None or (self._running and not self._results):
+        if self._at is None or (self._asking and not self._results):
             seconds = 3 * self.app.config.servers[self._server_name].check_timeout
             return (
                 (f"{self.glyphs.running} asking the server and looking at the disk, {seconds} s at most", "moving"),
             )
         count = {status: sum(result.status == status for result in self._results) for status in ORDER}
-        again = f"   {self.glyphs.running} asking again" if self._running else ""
+        again = f"   {self.glyphs.running} asking again" if self._asking else ""
         age = f"   asked {calm_span((self.app.now() - self._at).total_seconds())} ago"
         if count["fail"]:
             head = (f"{counted(count['fail'], 'check')} {'fails' if count['fail'] == 1 else 'fail'}.", "bad!")
@@ -149,7 +149,7 @@ class CheckRoom(Room):
         self.offer_keys()
 
     def refuse_again(self) -> str:
-        return "They are being asked already." if self._running else ""
+        return "They are being asked already." if self._asking else ""
 
     def do_again(self) -> None:
         self._ask()

@@ -13,7 +13,7 @@ from engine import event as ev
 from engine.job.spec import PHASES
 from engine.job.state import JobState
 from tui import cancelling, commands, moments, wording
-from tui.format import Line, Span, counted, day_and_time, part_of, percent, plain, rate, size, stopwatch
+from tui.format import Line, Span, counted, day_and_time, fit, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
 from tui.snapshot import JobView, Snapshot
@@ -53,6 +53,7 @@ class JobRoom(Room):
                 yield Lines(id="phases")
                 yield Lines(id="bar")
                 yield Lines(id="numbers")
+                yield Lines(id="lanes")
                 yield Lines(id="chart")
                 yield Lines(id="facts", wrapped=True)
             yield Rule(self.glyphs.rule, id="parting")
@@ -109,6 +110,7 @@ class JobRoom(Room):
         self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
         self._paint_bar(job)
         self._paint_numbers(job, view)
+        self._paint_lanes(job)
         self._paint_chart(job, view)
         self.query_one("#facts", Lines).show(_facts(job))
         self.moving().show(self._log(view.notes if view else ()))
@@ -136,6 +138,10 @@ class JobRoom(Room):
 
     def _paint_numbers(self, job: JobState, view: JobView | None) -> None:
         self.query_one("#numbers", Lines).show([_numbers(job, view, self.app.now())])
+
+    def _paint_lanes(self, job: JobState) -> None:
+        room = 8 if self.app.size.height >= 36 else 4 if self.app.size.height >= 28 else 2
+        self.query_one("#lanes", Lines).show(_lanes(job, self._figures_width(), room, self.glyphs))
 
     def _paint_chart(self, job: JobState, view: JobView | None) -> None:
         height = 5 if self.app.size.height >= 36 else 3 if self.app.size.height >= 28 else 2
@@ -212,6 +218,23 @@ def _numbers(job: JobState, view: JobView | None, now: datetime) -> Line:
     for label, text, role in figures:
         spans += [(f"{label} ", "quiet"), (text, role), ("    ", "text")]
     return tuple(spans[:-1])
+
+
+def _lanes(job: JobState, width: int, most: int, glyphs: Glyphs) -> list[Line]:
+    """Return a line for each worker of a running phase: how far its share is, and the file at work; `most` of them."""
+    progress = job.progress
+    if progress is None or job.status != "running" or len(progress.lanes) < 2:
+        return []
+    lines: list[Line] = []
+    for lane in progress.lanes[:most]:
+        head: Line = (
+            *bar(lane.done_bytes, lane.total_bytes, 10, glyphs),
+            (f" {percent(lane.done_bytes, lane.total_bytes):>5}  ", "quiet"),
+        )
+        lines.append(fit((*head, (plain(lane.name), "text")), width, glyphs.ellipsis))
+    if len(progress.lanes) > most:
+        lines[-1] = ((f"and {counted(len(progress.lanes) - most + 1, 'more worker', 'more workers')}", "quiet"),)
+    return lines
 
 
 def _facts(job: JobState) -> list[Line]:

@@ -25,6 +25,7 @@ MEANINGS = {
     "full": "It stays, with all WAL since: every moment after it can be restored to.",
     "standalone": "It stays, with its own WAL only: just the moment of its end can be restored to.",
 }
+SAID = {None: "goes by the policy", "full": "stays until released", "standalone": "stays, alone"}
 
 
 class KeepForm(Form):
@@ -64,7 +65,7 @@ class KeepForm(Form):
 
 
 def _kept(backup: str, how: Keep | None) -> str:
-    return f"{backup}: {MEANINGS[how]} p changes it again."
+    return f"{backup} {SAID[how]}; p changes it again."
 
 
 class LabelForm(Form):

@@ -64,7 +64,7 @@ class PointForm(Form):
         yield Pick("archive it", ("at once", "when its segment is full"), id="switch")
 
     @property
-    def _name(self) -> str:
+    def _point(self) -> str:
         return self.query_one("#point", Input).value.strip()
 
     @property
@@ -72,14 +72,14 @@ class PointForm(Form):
         return self.query_one("#switch", Pick).chosen == 0
 
     def problem(self) -> str:
-        if not self._name:
+        if not self._point:
             return "Give it a name."
-        return "" if len(self._name.encode()) <= 63 else "PostgreSQL takes 63 bytes at most."
+        return "" if len(self._point.encode()) <= 63 else "PostgreSQL takes 63 bytes at most."
 
     def command(self) -> str:
-        return command_line(self.app.config, *restore_point_words(self._server_name, self._name, self._switch))
+        return command_line(self.app.config, *restore_point_words(self._server_name, self._point, self._switch))
 
     def go(self) -> None:
         self.app.note_ran(self.command())
-        server, name, switch = self._server_name, self._name, self._switch
+        server, name, switch = self._server_name, self._point, self._switch
         act(self.app, lambda actions: f"{name} is at {actions.restore_point(server, name, switch=switch).lsn}.")

@@ -21,6 +21,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, Input
 
 from engine import permission, trail
+from engine.actions import command_line
 from engine.errors import CellarmanError, UsageError
 from engine.recovery import choices, suggest
 from engine.recovery.choices import Ready
@@ -28,7 +29,7 @@ from engine.recovery.plan import Moment, Order, Plan
 from engine.recovery.planner import make_plan
 from engine.recovery.spoken import UTC, parse_moment, zones
 from engine.recovery.target import EndOfArchive, Target, TimeTarget
-from tui import commands, moments, wording
+from tui import commands, crash, moments, wording
 from tui.commands import Command
 from tui.format import Line, calm_span, day_and_time, plain, size
 from tui.reckoning import Reckoner
@@ -128,10 +129,14 @@ class RestoreRoom(Room):
         self._on = ""
         """The other host, once its name is whole."""
         self._spaces: tuple[Tablespace, ...] = ()
+        self._agreed: Target | None = None
+        """The moment, from the third step on: what the list offers by then changes nothing."""
         self._asked: Order | None = None
         self._plan: Plan | None = None
         self._error: CellarmanError | None = None
         self._looking = False
+        self._version: tuple[int, ...] | None = None
+        """Of the index that the offered moments were read from."""
         self._first_key = OWN if target is not None else "end"
         self._starting = False
         self._reckoner: Reckoner[Order, Plan] = Reckoner("restore plan", self._reckoned, self._tell)
@@ -165,11 +170,12 @@ class RestoreRoom(Room):
                 yield Lines(id="where-said", classes="said", wrapped=True)
                 with Horizontal(classes="field"):
                     yield Lines((("on host", "quiet"),), classes="label")
-                    yield Input(placeholder="this one; another is reached by SSH: postgres@db07", compact=True, id="on")
+                    example = str(self._server.ssh or "postgres@db07")
+                    yield Input(placeholder=f"this one; another is reached by SSH: {example}", compact=True, id="on")
                 with Horizontal(classes="field"):
                     yield Lines((("directory", "quiet"),), classes="label")
                     yield Input(placeholder="a new or empty directory", compact=True, id="directory")
-                yield Pick("if it is there", ("refuse", "change it"), id="delta")
+                yield Pick("if there", ("refuse", "change it"), id="delta")
                 yield Pick("then", [word for word, _ in moments.ENDINGS.values()], id="ending")
                 yield Pick("start it", ("yes", "no"), id="start")
                 with Horizontal(classes="field"):
@@ -219,6 +225,8 @@ class RestoreRoom(Room):
 
     def _target(self) -> Target:
         """Return the chosen moment; raises UsageError for a text that means none."""
+        if self._agreed is not None:
+            return self._agreed
         key = self._moments.key or self._first_key
         if key in self._ready:
             return self._ready[key].target
@@ -250,7 +258,7 @@ class RestoreRoom(Room):
             self._target(),
             self._timeline,
             ACTIONS[self.query_one("#ending", Pick).chosen],
-            self._spaces_chosen(),
+            self._spaces_chosen() if self._step >= 2 else {},
             start,
             int(port) if port and start else None,
             os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
@@ -299,12 +307,17 @@ class RestoreRoom(Room):
         if isinstance(message.found, Plan):
             self._plan = message.found
             self._offer_spaces(message.found)
+        elif isinstance(message.found, UsageError) and message.order.tablespaces and self._spaces:
+            self._spaces = ()  # the plan is of another backup by now, whose tablespaces are asked for anew
+            self.reckon()
         elif isinstance(message.found, CellarmanError):
             self._error = message.found
         elif isinstance(message.found, OSError):
             self._error = CellarmanError("the repository cannot be read", str(message.found), "press R to try again")
         else:
-            raise message.found
+            report = crash.write_report(message.found, self.app.config.state_directory)
+            what = "the plan could not be reckoned, by a defect of cellarman"
+            self._error = CellarmanError(what, f"{type(message.found).__name__}; see {report}", "report it")
         self.repaint()
 
     def _look_again(self) -> None:
@@ -319,11 +332,13 @@ class RestoreRoom(Room):
     @work(thread=True, exit_on_error=False, group="look")
     def _look_for(self, catch_up: bool) -> None:
         """Find the moments that are offered, and at first a directory."""
-        trouble, directory, found = "", None, []
+        trouble, directory, found = "", None, list(self._ready.values())
         try:
             if catch_up:
                 choices.catch_up(self._server)
-            found = choices.ready(self._server)
+            version = choices.version(self._server)
+            if version != self._version or not found:
+                found, self._version = choices.ready(self._server), version
             if not self._directory:
                 directory = suggest.directory(self._server, self._newest())
         except (CellarmanError, OSError) as error:
@@ -547,6 +562,7 @@ class RestoreRoom(Room):
     # Keys
 
     def _go_to(self, step: int) -> None:
+        self._agreed = self._agreed if step >= 2 else None
         self._step = step
         self.query_one("#stage", ContentSwitcher).current = STEPS[step]
         self.set_focus(self.query_one("#directory", Input) if step == 2 else None)
@@ -579,6 +595,8 @@ class RestoreRoom(Room):
             self._backup = self.query_one("#bases", Table).key or AUTO
             self._go_to(1)
         elif self._step < 3:
+            if self._step == 1 and self._plan is not None:
+                self._agreed = self._plan.order.target
             self._go_to(self._step + 1)
         else:
             self._ask()
@@ -593,6 +611,8 @@ class RestoreRoom(Room):
         if self._typing and self._step == 1:
             self.set_focus(None)
             self.offer_keys()
+        elif self._step >= 2:
+            self.do_previous()
         else:
             super().do_back()
 
@@ -708,6 +728,7 @@ class RestoreRoom(Room):
         from tui.acting import act
 
         self.say("Asking the server to hand over its latest WAL.", "moving")
+        self.app.note_ran(command_line(self.app.config, "wal", "switch", self._server_name))
         act(self.app, lambda actions: actions.hand_over(self._server_name), then=lambda: self._look(catch_up=True))
 
     def refuse_save(self) -> str:
@@ -815,7 +836,7 @@ class RestoreRoom(Room):
 
     @on(Table.Moved)
     def _moved(self, event: Table.Moved) -> None:
-        if event.table.id == "moments":
+        if event.table.id == "moments" and self._step == 1:
             self.reckon()
 
     @on(Table.Opened)
@@ -904,7 +925,7 @@ class RestoreRoom(Room):
         finally:
             self._starting = False
         app.lookout.look_at(job)
-        app.call_from_thread(self._started, job)
+        app.call_from_thread(self._started, job, plan.order.command())
 
     def _has_changed(self, plan: Plan, changed: Sequence[str]) -> None:
         self._asked, self._plan, self._error = plan.order, plan, None
@@ -917,7 +938,8 @@ class RestoreRoom(Room):
             )
         )
 
-    def _started(self, job: str) -> None:
+    def _started(self, job: str, line: str) -> None:
+        self.app.note_ran(line)
         if self.is_current:
             self.app.pop_screen()
         self.app.open_job(job)

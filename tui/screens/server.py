@@ -15,6 +15,7 @@ from engine.status import ServerStatus
 from tui import commands
 from tui.commands import Command
 from tui.format import plain
+from tui.glyphs import ASCII
 from tui.inspection import Answered, BeatsAsked, Inspected, Inspection, MomentAsked, RowsAsked
 from tui.screens.room import Movable, Room
 from tui.screens.server_backups import Backups
@@ -155,7 +156,8 @@ class ServerRoom(Room):
         self.open_tab(event.name)
 
     def word(self, command: Command) -> str:
-        return self.pane.WORDS.get(command.verb, "") or super().word(command)
+        word = self.pane.WORDS.get(command.verb, "") if command.room == self.ROOM else ""
+        return word.replace("…", "...") if word and self.glyphs is ASCII else word or super().word(command)
 
     def changed(self, said: str) -> None:
         """Look again at what was changed from here, and say how it went."""

@@ -30,7 +30,7 @@ class Typed(Dialog):
     ) -> None:
         """`name` is to be typed, `what` says what it is, `word` is what then happens."""
         super().__init__()
-        self._says, self._name, self._what, self._word, self._yes = list(says), name, what, word, yes
+        self._says, self._wanted, self._what, self._word, self._yes = list(says), name, what, word, yes
         self._command = command
 
     def says(self) -> list[Line]:
@@ -40,7 +40,7 @@ class Typed(Dialog):
         ask: Line = (
             ("Type ", "text"),
             (f"{self._what}, ", "text"),
-            (plain(self._name), "hand!"),
+            (plain(self._wanted), "hand!"),
             (", to go on:", "text"),
         )
         return [*lines, (), ask]
@@ -51,7 +51,7 @@ class Typed(Dialog):
 
     def _choice(self, typed: str = "") -> Line:
         """Return the two answers, the one that enter gives in brackets."""
-        if typed == self._name:
+        if typed == self._wanted:
             return ("  cancel   ", "faint"), (f"[ {self._word} ]", "hand!")
         return ("[ cancel ]", "hand!"), (f"   {self._word}  ", "faint")
 
@@ -65,7 +65,7 @@ class Typed(Dialog):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         typed = event.value.strip()
-        if typed == self._name:
+        if typed == self._wanted:
             self.dismiss()
             self._yes()
         elif not typed:

@@ -46,7 +46,7 @@ class Fetch(Dialog):
     def action_start(self) -> None:
         app, room = self.app, self._room
         self.dismiss()
-        room.say("Looking for what lacks…")
+        room.say("Looking for what lacks.")
         threading.Thread(target=_fetch, args=(app, room), name="fetch", daemon=True).start()
 
     def action_close(self) -> None:

@@ -197,6 +197,21 @@ def test_no_configuration_says_where_it_was_looked_for(tmp_path: Path, monkeypat
             ("only zstd has workers",),
         ),
         ("[servers.main]\nbackup_method = 'rsync'\n", 2, ("[servers.main.ssh]",)),
+        ("[servers.main]\nreuse_backup = 'link'\n", 2, ("reuse_backup with", 'backup_method = "rsync"')),
+        ("[servers.main]\nnetwork_compression = true\n", 2, ("network_compression with",)),
+        ("[servers.main]\ntablespace_bandwidth_limit = 'fast:1Mi'\n", 2, ("tablespace_bandwidth_limit with",)),
+        ("[servers.main]\ntablespace_bandwidth_limit = 'fast'\n", 2, ("NAME:LIMIT",)),
+        ("[servers.main]\nnetwork_compression = 'gz'\n", 2, ('true, false, or one of "none", "auto"',)),
+        (
+            "[servers.main]\nbackup_method = 'local-rsync'\nnetwork_compression = 'lz4'\n",
+            3,
+            ("there is no network",),
+        ),
+        (
+            "[servers.main]\nbackup_method = 'local-rsync'\nbackup_compression = 'gzip'\n",
+            3,
+            ("only pg_basebackup compresses",),
+        ),
     ],
 )
 def test_one_mistake_is_one_clear_error(write: Write, text: str, line: int, words: tuple[str, ...]) -> None:
@@ -206,6 +221,20 @@ def test_one_mistake_is_one_clear_error(write: Write, text: str, line: int, word
     for word in words:
         assert word in said
     assert said.count("\n") <= 3
+
+
+def test_what_belongs_to_rsync(write: Write) -> None:
+    text = """
+    [servers.main]
+    backup_method = "rsync"
+    reuse_backup = "copy"
+    network_compression = true
+    tablespace_bandwidth_limit = "fast:20Mi, slow:512"
+    ssh = { host = "pg" }
+    """
+    main = load(str(write(text)), env={}).server("main")
+    assert (main.reuse_backup, main.network_compression) == ("copy", "auto")
+    assert main.tablespace_bandwidth_limit == (("fast", 20480), ("slow", 512))
 
 
 def test_all_mistakes_at_once(write: Write) -> None:

@@ -236,6 +236,11 @@ def test_through_another_host_and_a_file_of_settings(own: Far, tmp_path: Path) -
     with connect(Endpoint("behind"), config_file=str(config)) as host:
         assert host.run(["echo", "$x"]).out == b"$x\n"
         assert len(own.sessions()) == 2
+    command = f"  ProxyCommand ssh -F {config} -W %h:%p jump\n"
+    with config.open("a") as file:
+        file.write(f"Host beyond\n{place}{common}{command}")
+    with connect(Endpoint("beyond"), config_file=str(config)) as host:
+        assert host.run(["true"]).status == 0
     (own.root / "authorized_keys").write_text("")
     with pytest.raises(HostError) as caught, connect(Endpoint("behind"), config_file=str(config)):
         pass

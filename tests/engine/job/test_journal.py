@@ -107,6 +107,17 @@ def test_progress_is_throttled_and_its_last_word_kept(tmp_path: Path) -> None:
     assert told[-1].done_bytes == 4999 and told[-1].phase == "copy"
 
 
+def test_the_workers_of_a_phase_are_told_and_read_again(tmp_path: Path) -> None:
+    directory, spec = job_in(tmp_path)
+    lanes = (ev.Lane("base/5/16384", 10, 100), ev.Lane("base/5/16385", 20, 90))
+    with JournalReporter(str(directory), spec) as journal:
+        journal.phase("copy")
+        journal.progress(30, 190, 1, 2, lanes)
+    [told] = [event for event in follow.follow(str(directory)) if isinstance(event, ev.Progress)]
+    assert told.lanes == lanes
+    assert "lanes" not in ev.to_json(ev.Progress(told.at, "sync", 1))
+
+
 def test_rate_is_that_of_the_last_seconds() -> None:
     rate = Rate()
     assert rate.add(0.0, 0) is None

@@ -8,16 +8,16 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from engine.config import Server, load
-from engine.errors import CellarmanError, Refused
+from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
@@ -28,7 +28,8 @@ from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
 from tests.engine.recovery.scene import Scene, scene, value
-from tests.support.cluster import Install
+from tests.support.cluster import Install, free_port
+from tests.support.programs import Cellarman, until
 from tests.support.sshd import Far, account, sshd
 
 
@@ -104,10 +105,7 @@ def test_everything_there_is(stage: Scene, tmp_path: Path) -> None:
         assert not (destination / "global" / "pg_control.cellarman").exists()
         assert os.stat(destination).st_mode & 0o777 == 0o700
         gone = Path(f"{destination}.cellarman-wal")
-        deadline = time.monotonic() + 30
-        while gone.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not gone.exists(), what="the end of the staged WAL")
 
 
 def test_a_moment_paused_and_resumed(stage: Scene, tmp_path: Path) -> None:
@@ -130,30 +128,20 @@ def test_without_cellarman_and_without_the_repository(stage: Scene, tmp_path: Pa
         home.rename(home.with_suffix(".away"))
         try:
             pg_ctl = str(stage.cluster.install.bindir / "pg_ctl")
-            words = [pg_ctl, "-D", str(destination), "-o", f"-p {_free_port()}", "-l", str(tmp_path / "log")]
+            words = [pg_ctl, "-D", str(destination), "-o", f"-p {free_port()}", "-l", str(tmp_path / "log")]
             subprocess.run([*words, "-w", "start"], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
             pid, _, _, port = (destination / "postmaster.pid").read_text().splitlines()[:4]
             assert int(pid)
-            _until(lambda: value(conninfo({"port": port}), "SELECT NOT pg_is_in_recovery()"))
+            until(lambda: _is_open(conninfo({"port": port})), what="the opening")
             assert value(conninfo({"port": port}), "SELECT count(*) FROM kept") == 300
         finally:
             home.with_suffix(".away").rename(home)
 
 
-def _free_port() -> int:
-    from tests.support.cluster import free_port
-
-    return free_port()
-
-
-def _until(true: Any, patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        with contextlib.suppress(Exception):
-            if true():
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def _is_open(words: str) -> bool:
+    with contextlib.suppress(psycopg2.OperationalError):
+        return bool(value(words, "SELECT NOT pg_is_in_recovery()"))
+    return False
 
 
 def test_the_staged_command_tells_the_truth(stage: Scene, tmp_path: Path) -> None:
@@ -391,6 +379,60 @@ def test_a_delta_never_onto_something_else(stage: Scene, tmp_path: Path) -> None
     assert (tmp_path / "photos" / "holiday").exists()
 
 
+def test_a_tablespace_directory_that_two_servers_share(debian_postgres: Install, far: Far) -> None:
+    with scene(debian_postgres) as stage:
+        reach(stage, far)
+        (stage.root / "space").mkdir()
+        stage.cluster.sql(f"CREATE TABLESPACE fast LOCATION '{stage.root}/space'")
+        stage.cluster.sql("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 1000) i")
+        stage.backup()
+        new, destination = stage.root / "moved", stage.root / "there"
+        with removed(stage, destination):
+            run(stage, order(stage, destination, Immediate(), tablespaces={"fast": str(new)}))
+            other = new / "PG_9.6_201608131" / "1"
+            other.mkdir(parents=True)
+            wanted = order(stage, destination, Immediate(), tablespaces={"fast": str(new)}, delta=True)
+            plan = make_plan(stage.server, wanted, now=datetime.now(timezone.utc))
+            assert plan.refused is not None and "holds more than this tablespace" in plan.refused.what
+            shutil.rmtree(other.parent)
+            [own] = new.iterdir()
+            (own / "stray").touch()
+            run(stage, wanted)
+            assert other.parent.parent.exists() and not (own / "stray").exists()
+
+
+def test_nothing_can_be_made_beside_the_directory(stage: Scene, tmp_path: Path) -> None:
+    """WAL is staged inside it then, and goes away with the end of recovery."""
+    destination = tmp_path / "shut" / "new"
+    destination.mkdir(parents=True)
+    destination.parent.chmod(0o500)
+    try:
+        result = run(stage, order(stage, destination, start=True))
+        assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+        until(lambda: not (destination / "cellarman-wal").exists())
+    finally:
+        destination.parent.chmod(0o700)
+        stage.remove(str(destination))
+
+
+def test_one_at_a_time(stage: Scene, tmp_path: Path) -> None:
+    destination = tmp_path / "new"
+
+    class Second(Silent):
+        error: CellarmanError | None = None
+
+        def phase(self, name: str, detail: str = "") -> None:
+            if name == "copy" and self.error is None:
+                with pytest.raises(Busy) as caught:
+                    run(stage, order(stage, destination, Immediate()))
+                self.error = caught.value
+
+    second = Second()
+    with removed(stage, destination):
+        run(stage, order(stage, destination, Immediate()), second)
+        assert second.error is not None and str(destination) in second.error.what
+
+
 # -- interruptions
 
 
@@ -512,3 +554,45 @@ def _lsn(text: str) -> Any:
     from engine.postgres.lsn import Lsn
 
     return Lsn.parse(text)
+
+
+# -- the command line
+
+
+def test_the_verb(stage: Scene, tmp_path: Path) -> None:
+    cellarman = Cellarman(stage.root / "cellarman.toml")
+    there, destination = f"{account()}@127.0.0.1", tmp_path / "new"
+    words = ["restore", "main", "auto", str(destination), "--on", there]
+    document = cellarman.json(*words, "--plan")
+    assert document["host"].startswith(there) and document["staging"] == f"{destination}.cellarman-wal"
+    assert document["changes"] is None and not destination.exists()
+    with removed(stage, destination):
+        done = cellarman.run(*words, "--start", "--yes", str(destination))
+        assert "open on port" in done.out and there in done.out + done.err
+        pg_ctl = str(stage.cluster.install.bindir / "pg_ctl")
+        subprocess.run([pg_ctl, "-D", str(destination), "-w", "stop"], check=True, capture_output=True)
+        refused = cellarman.run(*words, "--plan", code=3)
+        assert "--delta" in refused.out
+        shown = cellarman.run(*words, "--delta", "--plan").out
+        assert "files to send" in shown and f"on {there}" in shown and "*deleting" in shown
+        assert cellarman.json(*words, "--delta", "--checksum", "--plan")["changes"]["sent_files"] > 0
+    for wrong in (["--delta"], ["--on", there, "--checksum"], ["--on", "a b"], ["--on", "-oProxyCommand=x"]):
+        assert cellarman.run("restore", "main", "auto", str(destination), *wrong, code=2).err
+    relative = cellarman.run("restore", "main", "auto", "relative", "--on", there, code=2)
+    assert "whole path" in relative.err
+    away = cellarman.run("restore", "main", "auto", str(destination), "--on", "127.0.0.1:1", "--plan", code=4)
+    assert "refuses the connection" in away.err and "now: start sshd there" in away.err
+
+
+def test_a_job_that_is_cancelled_leaves_nothing_there(stage: Scene, tmp_path: Path) -> None:
+    toml = tmp_path / "slow.toml"
+    text = (stage.root / "cellarman.toml").read_text()
+    toml.write_text(text.replace("[servers.main]\n", "[servers.main]\nbandwidth_limit = 1000\n", 1))
+    cellarman, destination = Cellarman(toml), tmp_path / "new"
+    words = ["restore", "main", "auto", str(destination), "--on", f"{account()}@127.0.0.1"]
+    job = cellarman.run(*words, "--detach").out.split()[-1]
+    until(lambda: (destination / "base").exists(), what="the copy")
+    assert (destination / MARKER).exists()
+    cellarman.run("job", "cancel", job)
+    until(lambda: cellarman.json("jobs")["jobs"][0]["status"] == "cancelled", what="the end of the job")
+    assert not destination.exists()

@@ -1,0 +1,190 @@
+"""Several rsyncs at once over the lists of an inventory, taken up again when the link is lost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from engine.backup.arrival import Readers
+from engine.backup.inventory import Part, Root
+from engine.config import Server
+from engine.errors import Cancelled, CellarmanError
+from engine.event import Lane, Reporter
+from engine.host import rsync
+from engine.host.endpoint import Endpoint
+from engine.host.problems import HostError
+from engine.host.rsync import Tick, Transfer
+
+_PASSING = frozenset(("dropped", "timeout", "no_route", "refused", "unknown_name"))
+"""Problems of a link that may be over soon, once it has worked."""
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass
+class Worker:
+    """One rsync at a time, and how far it is."""
+
+    part: Part | None = None
+    tick: Tick = field(default_factory=lambda: Tick(0, 0, ""))
+    before: int = 0
+    """Bytes of this part that came before the link was lost."""
+
+    @property
+    def lane(self) -> Lane | None:
+        part = self.part
+        if part is None or not part.coming:
+            return None
+        name = os.fsdecode(part.root.prefix) + self.tick.name if self.tick.name else ""
+        return Lane(name, min(self.before + self.tick.done_bytes, part.coming), part.coming)
+
+
+@dataclass
+class Copying:
+    """The transfers of a backup; `run` does them all."""
+
+    server: Server
+    far: Endpoint | None
+    compress: str
+    report: Reporter
+    readers: Readers
+    waiting: deque[Part] = field(default_factory=deque)
+    finished: deque[Part] = field(default_factory=deque)
+    """Parts that are all here; taken from it by whoever looks after what was not transferred."""
+    done_bytes: int = 0
+    """Of the parts that are finished."""
+    _workers: list[Worker] = field(default_factory=list)
+    _error: BaseException | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, parts: Iterable[Part], look: Callable[[], None]) -> None:
+        """Transfer all parts, heaviest first; `look` is called a few times a second, in this thread.
+
+        Raises what the first transfer that failed for good, or `look`, raised, when all others have stopped.
+        """
+        self.waiting.extend(parts)
+        count = min(self.server.parallel_jobs, len(self.waiting))
+        self._workers = [Worker() for _ in range(count)]
+        threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self._workers]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+                    look()
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+        look()
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        return tuple(lane for lane in (worker.lane for worker in self._workers) if lane is not None)
+
+    @property
+    def moving(self) -> int:
+        """Bytes of the parts that are under way."""
+        return sum(worker.before + worker.tick.done_bytes for worker in self._workers if worker.part is not None)
+
+    def _work(self, worker: Worker) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    part = self.waiting.popleft()
+                except IndexError:
+                    return
+                worker.before, worker.tick, worker.part = 0, Tick(0, 0, ""), part
+                self._persist(worker, part)
+                with self._lock:
+                    self.done_bytes += part.coming
+                    worker.part = None
+                    self.finished.append(part)
+        except BaseException as error:
+            with self._lock:
+                if self._error is None and not isinstance(error, Cancelled):
+                    self._error = error
+            self._stop.set()
+
+    def _persist(self, worker: Worker, part: Part) -> None:
+        """Do one part, again and again while the link comes and goes."""
+        tries, pause = 0, float(self.server.basebackup_retry_sleep)
+        while True:
+            came = _Came(part, self.readers)
+            try:
+                self._transfer(worker, part, came)
+                return
+            except HostError as error:
+                if error.kind not in _PASSING or tries >= self.server.basebackup_retry_times:
+                    raise _given_up(error, worker, part, tries) from error
+                # A link that brought something since it was last lost counts as new.
+                tries, pause = (1, float(self.server.basebackup_retry_sleep)) if came.any else (tries + 1, pause)
+                self.report.note(
+                    f"{error.what}, at {worker.tick.name or part.root.source}: taken up again in {pause:g} s"
+                    f" ({tries} of {self.server.basebackup_retry_times})",
+                    "warn",
+                )
+                if self._stop.wait(pause):
+                    raise Cancelled("the transfer was stopped") from error
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                worker.before += came.size
+                worker.tick = replace(worker.tick, done_bytes=0)
+
+    def _transfer(self, worker: Worker, part: Part, came: _Came) -> None:
+        def tick(tick: Tick) -> None:
+            worker.tick = tick
+
+        transfer = transfer_of(self.server, part.root, self.far, self.compress, len(self._workers))
+        transfer = replace(transfer, files=part.left(), ignore_times=bool(part.root.parent) and not part.kept)
+        rsync.move(transfer, tick, stop=self._stop, arrived=came.take)
+
+
+@dataclass
+class _Came:
+    """What one run of rsync brought."""
+
+    part: Part
+    readers: Readers
+    any: bool = False
+    size: int = 0
+
+    def take(self, path: bytes) -> None:
+        place = os.path.join(os.fsencode(self.part.root.destination), path)
+        try:
+            self.size += os.stat(place).st_size
+        except FileNotFoundError:  # it shrank under rsync's hands, which gets it again
+            return
+        self.any = True
+        self.part.arrived(path)
+        self.readers.read(self.part.root, path)
+
+
+def transfer_of(server: Server, root: Root, far: Endpoint | None, compress: str, jobs: int) -> Transfer:
+    """Return the transfer of some of a root's files, which the caller names; `jobs` of them share the bandwidth."""
+    limit = root.bandwidth_limit or server.bandwidth_limit
+    return Transfer(
+        root.source,
+        root.destination,
+        far,
+        link_dest=root.parent if server.reuse_backup == "link" else "",
+        copy_dest=root.parent if server.reuse_backup == "copy" else "",
+        bandwidth_limit=max(1, limit // max(1, jobs)) if limit else 0,
+        compress=compress,
+        links="follow",
+        partial=True,
+    )
+
+
+def _given_up(error: HostError, worker: Worker, part: Part, tries: int) -> CellarmanError:
+    at = os.path.join(part.root.source, worker.tick.name) if worker.tick.name else part.root.source
+    times = f" after {tries} more tries" if tries else ""
+    what = f"{error.what}, and stayed so{times}: at {at}" if tries else f"{error.what}: at {at}"
+    return HostError(error.kind, error.host, what, error.why, error.fix)

@@ -1,0 +1,115 @@
+"""What must be true before a backup by rsync is begun; nothing is made until all of it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from engine.backup import preflight, reuse
+from engine.backup.reuse import Parent
+from engine.config import Server
+from engine.errors import CellarmanError, Refused
+from engine.event import Reporter
+from engine.host import rsync
+from engine.host.endpoint import Endpoint
+from engine.host.local import ThisHost
+from engine.host.machine import Machine, machine
+from engine.host.rsync import RsyncVersion
+from engine.postgres.controlfile import read_control
+from engine.postgres.facts import ServerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a backup of the server will be made with."""
+
+    facts: ServerFacts
+    pgdata: str
+    far: Endpoint | None
+    """Where PostgreSQL is; None: on this host."""
+    here: RsyncVersion
+    there: RsyncVersion
+    compress: str
+    """One of rsync's compressors, or ""."""
+    page_size: int
+    segment_pages: int
+    """Of a relation's file."""
+    parent: Parent | None
+
+
+def examine(server: Server, report: Reporter) -> Ready:
+    """Return what the backup needs; raises Refused, HostError, or CellarmanError when the server does not answer."""
+    facts = preflight.server_side(server, report)
+    preflight.senders(server, facts, wanted=0)
+    pgdata = _data_directory(server, facts)
+    far = server.ssh if server.backup_method == "rsync" else None
+    here = rsync.version(ThisHost())
+    with machine(far) as host:
+        there = here if far is None else rsync.version(host)
+        page, pages = _same_cluster(server, facts, host, pgdata)
+    if server.reuse_backup == "link" and os.path.isdir(server.layout.base):
+        reuse.can_link(server)
+    parent = reuse.parent(server, facts)
+    needed = 0 if parent is not None and server.reuse_backup == "link" else facts.cluster_size or 0
+    preflight.room(server, preflight.HEADROOM + needed)
+    return Ready(facts, pgdata, far, here, there, _compressor(server, here, there), page, pages, parent)
+
+
+def _data_directory(server: Server, facts: ServerFacts) -> str:
+    if facts.missing_for_copy:
+        raise Refused(
+            f"the role {facts.role} may not do what a backup of {server.name} by rsync needs",
+            "it is no superuser and lacks these rights",
+            "as a superuser: " + "; ".join(facts.missing_for_copy),
+        )
+    if not facts.data_directory:
+        raise Refused(
+            f"{server.name} does not tell where its data directory is",
+            f"the role {facts.role} may not read the setting data_directory",
+            f'as a superuser: GRANT pg_read_all_settings TO "{facts.role}"',
+        )
+    return facts.data_directory.rstrip("/")
+
+
+def _same_cluster(server: Server, facts: ServerFacts, host: Machine, pgdata: str) -> tuple[int, int]:
+    """See that the host holds the cluster that conninfo leads to; returns its page size and pages a file."""
+    path = f"{pgdata}/global/pg_control"
+    wrong = f"correct conninfo or {preflight.table(server)[:-1]}.ssh]: both must lead to the same host"
+    try:
+        control = read_control(host.read(path))
+    except FileNotFoundError:
+        raise Refused(
+            f"there is no PostgreSQL data directory {pgdata} on {host.name}", f"{path} is not there", wrong
+        ) from None
+    except CellarmanError as error:
+        account = "this account" if host.endpoint is None else f"the account of {host.name}"
+        raise Refused(
+            f"the data directory {pgdata} on {host.name} cannot be read",
+            str(error),
+            f"let {account} read it: it has to be PostgreSQL's own, or in its group (initdb -g)",
+        ) from error
+    if control.system_id != facts.system_id:
+        raise Refused(
+            f"the data directory {pgdata} on {host.name} is another cluster than the one that conninfo leads to",
+            f"its system identifier is {control.system_id}, the server's is {facts.system_id}",
+            wrong,
+        )
+    return control.block_size, control.relation_pages
+
+
+def _compressor(server: Server, here: RsyncVersion, there: RsyncVersion) -> str:
+    wanted = server.network_compression
+    both = [name for name in here.compressors if name in there.compressors]
+    if wanted == "none":
+        return ""
+    if wanted == "auto":
+        return both[0] if both else ""
+    if wanted not in both:
+        has = {"here": here, f"on {server.ssh}": there}
+        lacking = next(where for where, found in has.items() if wanted not in found.compressors)
+        raise Refused(
+            f'network_compression = "{wanted}" cannot be used for {server.name}',
+            f"the rsync {has[lacking]} {lacking} does not have it; both have: {', '.join(both) or 'none'}",
+            f'set network_compression = "auto" in {preflight.table(server)}',
+        )
+    return wanted

@@ -1,0 +1,155 @@
+"""A backup by rsync whose worker is killed, whose link is cut, or whose link goes silent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.backup import verify
+from tests.support.cluster import Cluster, Install, running
+from tests.support.site import Site, eventually, processes, site
+from tests.support.sshd import Far, sshd
+
+SLOW = {"backup_method": "rsync", "bandwidth_limit": 6000, "basebackup_retry_sleep": 1}
+"""Some seconds for this cluster."""
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres: Install) -> Iterator[Cluster]:
+    with running(postgres) as server:
+        server.sql("CREATE TABLE filler AS SELECT g, repeat(md5(g::text), 8) AS t FROM generate_series(1, 100000) g")
+        server.sql("CHECKPOINT")
+        yield server
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Far]:
+    with sshd(tmp_path / "far") as there:
+        yield there
+
+
+def copying(where: Site) -> bool:
+    """Tell whether the newest job copies, and has some of it."""
+    jobs = where.jobs()
+    copied = list((where.repo / "base").glob("*/data/base/*/*"))
+    return bool(jobs) and jobs[0]["phase"] == "copy" and len(copied) > 20
+
+
+def in_backup_mode(cluster: Cluster) -> int:
+    return int(cluster.value("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'"))
+
+
+def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
+    with site(cluster, more=far.table(), **SLOW) as where:
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        assert in_backup_mode(cluster) == 1
+        assert far.cut() >= 2
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "taken up again in 1 s (1 of 5)" in err and str(far.endpoint) in err
+        [info] = where.backups()
+        assert info.usable and verify.verify(where.server, info).good
+        assert in_backup_mode(cluster) == 0
+
+
+def test_a_link_that_goes_silent_is_noticed_in_seconds_and_taken_up_again(cluster: Cluster, far: Far) -> None:
+    """As a firewall that begins to drop: nothing is closed, nothing answers."""
+    with site(cluster, more=far.table(), **SLOW) as where:
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        frozen = [pid for pid in every_below(far) if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            eventually(lambda: "taken up again" in where.text_of_all_jobs(), "it is noticed", 20)
+            _, err = process.communicate(timeout=120)
+        finally:
+            for pid in frozen:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert process.returncode == 0, err
+        [info] = where.backups()
+        assert info.usable and verify.verify(where.server, info).good
+
+
+def every_below(far: Far) -> list[int]:
+    """Return the pids of the sshd processes of every connection."""
+    found, waiting = [], far.sessions()
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        with contextlib.suppress(OSError):
+            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return found
+
+
+def test_a_host_that_stays_away_fails_the_backup_naming_host_and_file(cluster: Cluster, far: Far) -> None:
+    with site(cluster, basebackup_retry_times=2, more=far.table(), **SLOW) as where:
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        far.stop()
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 4, err
+        [info] = where.backups()
+        assert info.status == "FAILED" and info.error is not None
+        assert "2 more tries" in info.error and str(far.endpoint) in info.error and f"at {cluster.data}/" in info.error
+        assert in_backup_mode(cluster) == 0
+        assert sum(len(files) for _, _, files in os.walk(where.repo / "base")) == 0
+        assert not processes("--protect-args", str(where.root))
+
+
+def test_a_cancelled_backup_leaves_nothing(cluster: Cluster, far: Far) -> None:
+    with site(cluster, more=far.table(), **SLOW) as where:
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        assert where.run("job", "cancel", "latest").returncode == 0
+        process.communicate(timeout=60)
+        [info] = where.backups()
+        assert info.status == "FAILED" and info.error is not None and "cancelled" in info.error
+        assert in_backup_mode(cluster) == 0 and not processes("--protect-args", str(where.root))
+
+
+def test_a_worker_that_is_killed_leaves_nothing_on_the_server(cluster: Cluster, far: Far) -> None:
+    with site(cluster, more=far.table(), **SLOW) as where:
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        os.kill(where.jobs()[0]["pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 4 and "died" in err
+        eventually(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
+        eventually(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
+        assert where.run("cron").returncode == 0
+        [info] = where.backups()
+        assert info.status == "FAILED" and info.error is not None and "died" in info.error
+
+
+@pytest.mark.parametrize("step", ["backup.empty", "backup.started", "backup.copied", "backup.labelled"])
+def test_killed_at(cluster: Cluster, step: str) -> None:
+    with site(cluster, backup_method="local-rsync", reuse_backup="link") as where:
+        assert where.run("backup", "main").returncode == 0
+        killed = where.run("backup", "main", env={"CELLARMAN_CRASH_AT": step})
+        assert killed.returncode == 4 and "died" in killed.stderr
+        eventually(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
+        assert where.run("cron").returncode == 0
+        assert [info.status for info in where.backups()] == ["FAILED", "DONE"]
+        again = where.run("backup", "main")
+        assert again.returncode == 0, again.stderr
+        assert all(verify.verify(where.server, info).good for info in where.backups() if info.usable)
+
+
+def test_a_server_that_goes_away_leaves_a_failed_backup(postgres: Install, far: Far) -> None:
+    with running(postgres) as cluster, site(cluster, more=far.table(), **SLOW) as where:
+        cluster.sql("CREATE TABLE filler AS SELECT g, repeat(md5(g::text), 8) AS t FROM generate_series(1, 90000) g")
+        process = where.start("backup", "main")
+        eventually(lambda: copying(where), "the copy is under way")
+        cluster.stop("immediate")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 4, err
+        [info] = where.backups()
+        assert info.status == "FAILED" and info.error is not None and "lost the connection" in info.error
