@@ -118,7 +118,9 @@ class Readers:
             first = 0 if segment is None or self._pages is None else segment * self._pages.segment
             key = b"%d:%b" % (root.number, path)
             crc = size = 0
-            while block := os.read(fd, _BLOCK):
+            left = os.fstat(fd).st_size
+            # No more than is needed: many small blocks wait for the check of their pages.
+            while block := os.read(fd, min(_BLOCK, max(0, left - size) + 1)):
                 crc = google_crc32c.extend(crc, block)
                 if check is not None and segment is not None:
                     check.add(key, block, first + size // check.page)

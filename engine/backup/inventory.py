@@ -220,16 +220,18 @@ class Inventory:
     def _split(self, root: Root, kept: bool, share: int, number: int) -> list[Part]:
         parts = [Part(number + at, root, kept) for at in range(share)]
         lightest = [(0, at) for at in range(share)]
-        assigned: list[tuple[int, int]] = []
         rows = self._db.execute(
             "SELECT id, path, size FROM file WHERE root = ? AND kept = ? ORDER BY size DESC", (root.number, kept)
         )
-        for row, path, size in rows:
-            weight, at = lightest[0]
-            heapq.heapreplace(lightest, (weight + (0 if kept else size) + _FILE_WEIGHT, at))
-            parts[at].add(path, size)
-            assigned.append((number + at, row))
-        self._db.executemany("UPDATE file SET part = ? WHERE id = ?", assigned)
+
+        def assigned() -> Iterator[tuple[int, int]]:
+            for row, path, size in rows:
+                weight, at = lightest[0]
+                heapq.heapreplace(lightest, (weight + (0 if kept else size) + _FILE_WEIGHT, at))
+                parts[at].add(path, size)
+                yield number + at, row
+
+        self._db.executemany("UPDATE file SET part = ? WHERE id = ?", assigned())
         return parts
 
     def arrive(self, arrival: Arrival) -> None:
