@@ -134,7 +134,7 @@ class RestoreRoom(Room):
         self._asked: Order | None = None
         self._plan: Plan | None = None
         self._error: CellarmanError | None = None
-        self._looking = False
+        self._looking = self._begun = False
         self._version: tuple[int, ...] | None = None
         """Of the index that the offered moments were read from."""
         self._first_key = OWN if target is not None else "end"
@@ -351,13 +351,13 @@ class RestoreRoom(Room):
 
     @on(Offered)
     def _found(self, message: Offered) -> None:
-        first, before = not self._directory, self._ready.get("end")
-        self._looking = False
+        first, self._begun = not self._begun, True
+        before, self._looking = self._ready.get("end"), False
         if message.trouble:
             self.say(f"Drops and restore points may be missing: {message.trouble}", "soon")
         if message.ready or not message.trouble:
             self._ready = {_key(ready): ready for ready in message.ready}
-        if message.directory is not None:
+        if message.directory is not None or first:
             self._directory = message.directory or f"/srv/{self._server_name}-restored"
             self.query_one("#directory", Input).value = self._directory
         self._show_moments()
@@ -847,8 +847,9 @@ class RestoreRoom(Room):
 
     def _offer_spaces(self, plan: Plan) -> None:
         """Have a field for each tablespace of the plan's backup."""
-        spaces = tuple(plan.info.tablespaces) if plan.info is not None else ()
-        spaces = tuple(space for space in spaces if os.path.isabs(space.location))
+        if plan.info is None:
+            return
+        spaces = tuple(space for space in plan.info.tablespaces if os.path.isabs(space.location))
         if spaces == self._spaces:
             return
         self._spaces = ()
