@@ -267,7 +267,7 @@ class Console(App[None]):
         argument = [about] if place.takes else []
         getattr(self, f"open_{place.word}")(*argument)
         if kept and isinstance(self.screen, Room):
-            self.call_after_refresh(self.screen.keep_only, kept)
+            self.screen.call_after_refresh(self.screen.keep_only, kept)
 
     def _back_to(self, address: str) -> bool:
         """Close screens until the room with this address is open; tell whether there is one."""
@@ -294,10 +294,10 @@ class Console(App[None]):
                 self.pop_screen()
             room = open_rooms[-1]
         else:
-            room = ServerRoom(server)
+            room = ServerRoom(server, tab or ServerRoom.TABS[0])
             self.push_screen(room)
-        if tab in room.TABS:
-            room.call_after_refresh(lambda: room.open_tab(tab))
+        if tab and tab != room.tab:
+            room.open_tab(tab)
 
     def open_overview(self, server: str) -> None:
         """Show how a server stands."""

@@ -15,7 +15,7 @@ from tui.snapshot import Snapshot, minute_of, utc_now
 if TYPE_CHECKING:
     from engine.config import Config
     from engine.job.state import JobState
-    from engine.status import ServerStatus
+    from engine.status import ServerStatus, Statuses
     from engine.status.live import Live, Poller
     from tui.journal import Journal
     from tui.operators import Lease
@@ -25,6 +25,8 @@ STATUS_PAUSE = 2.0
 QUIET_PAUSE = 1.0
 """Seconds between two looks at the jobs while none runs."""
 BUSY_PAUSE = 0.25
+FIRST_PAUSE = 0.4
+"""Seconds between two snapshots of a first look that takes long."""
 
 
 @dataclass
@@ -95,8 +97,9 @@ class Watch:
             if snapshot != published and not self._stopped.is_set():
                 self.publish(snapshot)
                 published = snapshot
-            running = bool(snapshot.running) and not snapshot.trouble
-            self._wake.wait(BUSY_PAUSE if running else QUIET_PAUSE)
+            if snapshot.looked or snapshot.trouble:
+                running = bool(snapshot.running) and not snapshot.trouble
+                self._wake.wait(BUSY_PAUSE if running else QUIET_PAUSE)
 
     def _looks(self) -> Iterator[Snapshot]:
         """Yield one snapshot after the other, each of what is on the disk by then."""
@@ -122,6 +125,8 @@ class Watch:
             changed = before != {job.id: job.status for job in jobs}
             began = time.monotonic()
             if woken or changed or began >= next_status:
+                if not read:
+                    yield from self._first_look(statuses, jobs)
                 found = statuses.read(jobs, self.now())
                 read = read if found == read else found
                 # A repository that is slow to read is read less often.
@@ -135,8 +140,19 @@ class Watch:
             trail_at = _changed(trail.path(self.config.state_directory))
             yield Snapshot(minute_of(self.now()), servers, jobs, view, live, self.lease.beat(), trail_at)
 
+    def _first_look(self, statuses: Statuses, jobs: tuple[JobState, ...]) -> Iterator[Snapshot]:
+        """Yield what is known so far, from time to time, while many servers are read for the first time."""
+        found: list[ServerStatus] = []
+        told = time.monotonic()
+        for status in statuses.each(jobs, self.now()):
+            found.append(status)
+            if time.monotonic() - told > FIRST_PAUSE:
+                told = time.monotonic()
+                yield Snapshot(minute_of(self.now()), tuple(found), jobs, looked=False)
+
     def _judged(self, read: tuple[ServerStatus, ...], live: Mapping[str, Live]) -> tuple[ServerStatus, ...]:
-        from engine.status.live import judged, worst_first
+        from engine.status import worst_first
+        from engine.status.live import judged
 
         configured = self.config.servers
         return worst_first([judged(status, live.get(status.name), configured[status.name]) for status in read])

@@ -23,7 +23,8 @@ exit codes:
   configuration · 3 refused, with the reason · 4 tried and failed ·
   130 interrupted"""
 OVERVIEW = """\
-usage: cellarman [--config FILE] [--read-only] [--theme NAME] [--ascii] [--no-mouse]   the console
+usage: cellarman [--config FILE] [--read-only]   the console
+                 [--theme NAME] [--ascii] [--no-mouse]
        cellarman VERB …                          one verb; VERB --help tells more
        cellarman --version
 

@@ -18,7 +18,7 @@ _GOING = ".going-"
 
 
 def prune(state_directory: str, now: datetime, *, age: timedelta = AGE, count: int = COUNT) -> list[str]:
-    """Remove old journals and return the ids of their jobs; what cannot be removed stays, and is tried the next time."""
+    """Remove old journals and return the ids of their jobs; what cannot be removed stays for the next time."""
     jobs = follow.jobs(state_directory)
     root = spec_.directory(state_directory)
     going = [job for place, job in enumerate(jobs) if place >= count or now - job.created > age]

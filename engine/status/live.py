@@ -62,16 +62,11 @@ def judged(status: ServerStatus, live: Live | None, server: Server) -> ServerSta
     rank = {"critical": 0, "warning": 1, "note": 2}
     every = tuple(sorted((*status.findings, *found), key=lambda finding: rank[finding.severity]))
     health = status.health
-    if live.pulse is None and not status.backups:
+    if live.pulse is None and not status.backups and health != "critical":
         health = "unknown"
     elif ORDER.index(health) > ORDER.index("warning"):
         health = "warning"
     return replace(status, health=health, findings=every)
-
-
-def worst_first(statuses: Sequence[ServerStatus]) -> tuple[ServerStatus, ...]:
-    """Return servers in the order in which they need a look."""
-    return tuple(sorted(statuses, key=lambda status: (ORDER.index(status.health), status.name)))
 
 
 def _findings(live: Live, server: Server) -> list[Finding]:

@@ -17,6 +17,7 @@ BENCHES = {
     "startup": startup.run,
     "listing": listing.run,
     "console": console.run,
+    "crowd": console.crowd,
     "wal": wal.run,
     "gaps": gaps.run,
     "backups": backups.run,

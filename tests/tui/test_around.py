@@ -153,7 +153,7 @@ async def test_an_export_is_the_rows_that_the_filter_keeps(fleet: Fleet, tmp_pat
 
 async def test_a_log_is_exported_as_it_stands(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
-        await pilot.press("down", "down", "enter", "enter")
+        await pilot.press("j", "enter")
         await until(pilot, lambda: app.snapshot.job is not None and bool(app.snapshot.job.rates))
         view = app.screen.view()  # type: ignore[attr-defined]
         assert "reading slowly: 7 MB/s" in export.rendered(view, "txt")

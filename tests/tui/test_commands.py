@@ -85,14 +85,16 @@ async def test_read_only_says_so_and_starts_nothing(fleet: Fleet) -> None:
 async def test_the_palette_offers_what_the_room_can_do(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
         await pilot.press("ctrl+p")
+        await until(pilot, lambda: "Back the server up now" in screen_text(app))
+        await pilot.press(*"jobs")
         await until(pilot, lambda: "See running and past jobs" in screen_text(app))
-        await pilot.press(*"jobs", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
 
 
 async def test_help_runs_the_command_under_the_cursor(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
-        await pilot.press("question_mark", "down", "down", "enter")
+        await pilot.press("question_mark", "slash", *"word=jobs", "enter", "enter")
         await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
 
 

@@ -14,11 +14,9 @@ GOLDENS = Path(__file__).parent / "goldens"
 SCREENS = {
     "servers": [],
     "servers-at-risk": ["down"],
-    "server": ["enter"],
-    "server-backup-runs": ["down", "down", "enter"],
     "jobs": ["j"],
-    "job": ["down", "down", "enter", "enter"],
-    "help": ["down", "down", "enter", "question_mark"],
+    "job": ["j", "enter"],
+    "help": ["down", "down", "question_mark"],
     "leave": ["q"],
     "events": ["l"],
     "filter": ["slash", "o", "k"],

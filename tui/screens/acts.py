@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.status import ServerStatus
 from tui.format import plain
 
 if TYPE_CHECKING:
     from engine.repository.backupinfo import BackupInfo
+    from engine.status import ServerStatus
     from tui.app import Console
 
 

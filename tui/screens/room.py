@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
@@ -94,6 +95,8 @@ class Room(Acts, Screen[None]):
         self.tab = self.TABS[0] if self.TABS else ""
         """The tab that is open."""
         self._zoomed = ""
+        self._prompt_since = 0.0
+        """When the prompt was there, in seconds of the monotonic clock, as events have them."""
         self._flash_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
@@ -265,6 +268,27 @@ class Room(Acts, Screen[None]):
             all_of_it = len(moved.rows)
             steps = {"up": -1, "down": 1, "page_up": -moved.page, "page_down": moved.page, "first": -all_of_it}
             moved.move(steps.get(verb, all_of_it))
+
+    async def on_key(self, event: events.Key) -> None:
+        """Open a prompt before the next key is looked at, and give it what was typed before it was there."""
+        prompts = self.query("#prompt")
+        if prompts and event.time < self._prompt_since:
+            event.stop()
+            event.prevent_default()
+            from tui.widgets.prompt import Prompt
+
+            prompts.first(Prompt).take(event)
+            return
+        opening = [commands.named("every.command"), commands.named("every.filter")]
+        command = next((c for c in opening if event.key in c.keys.split(",")), None)
+        if command is None or prompts:
+            return
+        event.stop()
+        event.prevent_default()
+        opened = self.action_command(command.id)
+        if opened is not None:
+            await opened
+            self._prompt_since = time.monotonic()
 
     @on(Keys.Pressed)
     def _pressed(self, event: Keys.Pressed) -> None:

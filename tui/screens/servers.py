@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from tui import commands, wording
-from tui.format import Line, calm_span, fit, percent, plain, size, version, when
+from tui.format import Line, calm_span, counted, fit, percent, plain, size, version, when
 from tui.glyphs import Glyphs
 from tui.remembered import Remembered
 from tui.screens.room import Room
@@ -81,6 +81,9 @@ class Servers(Room):
         sentence = (
             wording.fleet(snapshot.servers, snapshot.minute) if snapshot.looked else (("Reading the disk.", "quiet"),)
         )
+        if not snapshot.looked and snapshot.servers:
+            count = len(self.app.config.servers)
+            sentence = ((f"Reading the disk: {len(snapshot.servers)} of {counted(count, 'server')}.", "quiet"),)
         self.query_one("#sentence", Lines).show([(("  ", "text"), *sentence)])
         table = self.query_one("#servers", Table)
         if snapshot.looked:
@@ -90,7 +93,9 @@ class Servers(Room):
             if untouched:
                 table.move(-table.cursor)
         else:
-            table.show(self._unread_rows())
+            known = self._rows(snapshot)
+            there = {row.key for row in known}
+            table.show([*known, *(row for row in self._unread_rows() if row.key not in there)])
         self._paint_below(snapshot)
         if snapshot.looked:
             rows = tuple((row.key, row.cells) for row in table.rows)
@@ -124,7 +129,7 @@ class Servers(Room):
         server = snapshot.server(self.subject)
         detail = self.query_one("#detail", Lines)
         room = (self.app.size.width * 2 // 3 if self.wide else self.app.size.width) - 4
-        if snapshot.looked:
+        if snapshot.looked or server is not None:
             live = snapshot.live.get(self.subject)
             detail.show(about(server, live, snapshot.minute, room, self.glyphs) if server else ())
         elif self.app.remembered is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
@@ -101,6 +101,12 @@ class Prompt(Vertical):
     def on_mount(self) -> None:
         self.screen.set_focus(self.query_one(_Typed))
         self._show_hints()
+
+    def take(self, event: events.Key) -> None:
+        """Hand on to the field a key that was pressed before it was there."""
+        key = events.Key(event.key, event.character)
+        key.set_sender(self.app)  # it bubbles as far as its sender, and enter is the app's to bind
+        self.query_one(_Typed)._forward_event(key)
 
     def _set(self, text: str) -> None:
         field = self.query_one(_Typed)
