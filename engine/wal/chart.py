@@ -44,6 +44,8 @@ _OF_STATE = {
 }
 _MOST = 64 << 20
 """Segments that one chart has room for: a petabyte of them."""
+LEVELS = 21
+"""So many levels: the last one's cell is a million segments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,10 +123,6 @@ def cells(states: bytes, offset: int, levels: int) -> tuple[bytes, ...]:
         level = both.to_bytes(len(even), "little")
         found.append(level)
     return tuple(found)
-
-
-LEVELS = 21
-"""So many levels: the last one's cell is a million segments."""
 
 
 def charted(case: Case) -> list[Line]:

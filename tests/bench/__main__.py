@@ -11,12 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import backups, console, gaps, listing, recovery, startup, wal
+from tests.bench import backups, console, gaps, inspector, listing, recovery, startup, wal
 
 BENCHES = {
     "startup": startup.run,
     "listing": listing.run,
     "console": console.run,
+    "inspector": inspector.run,
     "crowd": console.crowd,
     "wal": wal.run,
     "gaps": gaps.run,

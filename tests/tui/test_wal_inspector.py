@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from engine.config import load
 from engine.postgres.segment import segment_name
 from tests.support import pages
-from tests.support.fleet import NOW, SEGMENT, Fleet, ends, every, segment_bytes
+from tests.support.fleet import NOW, SEGMENT, Fleet, ends, every, segment_bytes, write_config
 from tests.tui.conftest import console, screen_text, until
 from tui.screens.server import ServerRoom
 from tui.screens.wal import Wal
@@ -175,6 +176,18 @@ async def test_what_lacks_is_fetched_from_where_it_was_put_aside(holed: Fleet) -
         await pilot.press("enter")
         await until(pilot, lambda: "gap 1 of 2" in screen_text(app), seconds=60)
         assert archived(holed, 90)
+
+
+async def test_a_server_that_does_not_answer_delays_nothing_and_is_said(holed: Fleet) -> None:
+    async with console(load(write_config(holed)), size=(160, 45)) as (app, pilot):
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.inspection is not None and app.screen.inspection.chart is not None)
+        await until(pilot, lambda: app.screen.inspection.asked)
+        said = " ".join(screen_text(app).split())
+        assert " not known " in said
+        await pilot.press("3")
+        await until(pilot, lambda: "gap 1 of 3" in screen_text(app))
+        assert "asking the server" not in screen_text(app)
 
 
 async def test_read_only_neither_fetches_nor_accepts(holed: Fleet) -> None:

@@ -40,7 +40,7 @@ class Settings(Pane):
     def compose(self) -> ComposeResult:
         yield Table(_columns(self.app.size.width), id="settings", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
-        yield Lines(id="setting", wrapped=True)
+        yield Lines(id="setting", wrapped=True, fixed=True)
 
     @property
     def table(self) -> Table:

@@ -42,7 +42,7 @@ class ServerJobs(Pane):
     def compose(self) -> ComposeResult:
         yield Table(COLUMNS, id="server-jobs", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
-        yield Lines(id="job-detail", wrapped=True)
+        yield Lines(id="job-detail", wrapped=True, fixed=True)
 
     @property
     def table(self) -> Table:

@@ -68,7 +68,8 @@ class Overview(Pane):
         """What of the axis is seen; None is all of it."""
         self._beats: tuple[datetime, ...] = ()
         self._around: Around | None = None
-        self._asked: object = None
+        self._asked: datetime | None = None
+        self._asked_beats: BeatsAsked | None = None
         self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
@@ -76,8 +77,8 @@ class Overview(Pane):
         yield Axis(id="axis")
         yield Rule(self.glyphs.rule)
         with Horizontal(id="about"):
-            yield Lines(id="moment", wrapped=True)
-            yield Lines(id="recent")
+            yield Lines(id="moment", wrapped=True, fixed=True)
+            yield Lines(id="recent", fixed=True)
         with Vertical(id="glance"):
             yield Rule(self.glyphs.rule)
             yield Lines(id="glance-head")
@@ -179,8 +180,6 @@ class Overview(Pane):
             self._asked_beats = wanted
             self.room.ask(wanted)
 
-    _asked_beats: BeatsAsked | None = None
-
     def inspected(self, inspection: Inspection) -> None:
         self._asked = self._asked_beats = None
 
@@ -188,7 +187,7 @@ class Overview(Pane):
         if isinstance(answer.question, BeatsAsked):
             self._beats = answer.answer if isinstance(answer.answer, tuple) else ()
         elif isinstance(answer.question, MomentAsked):
-            self._around = answer.answer  # type: ignore[assignment]
+            self._around = answer.answer
             server = self.room.server
             if server is not None and self.room.pane is self:
                 self._paint_about(self.app.snapshot, server)

@@ -43,7 +43,7 @@ class Timelines(Pane):
     def compose(self) -> ComposeResult:
         yield Table(COLUMNS, id="timelines", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
-        yield Lines(id="timeline-detail", wrapped=True)
+        yield Lines(id="timeline-detail", wrapped=True, fixed=True)
 
     @property
     def table(self) -> Table:

@@ -73,7 +73,7 @@ class Wal(Pane):
             yield SegmentList(self.glyphs, id="wal-list")
             yield Table(COLUMNS, id="wal-gaps", glyphs=self.glyphs)
         yield Rule(self.glyphs.rule)
-        yield Lines(id="wal-detail", wrapped=True)
+        yield Lines(id="wal-detail", wrapped=True, fixed=True)
         yield Lines(id="wal-legend")
 
     def on_mount(self) -> None:
@@ -143,7 +143,8 @@ class Wal(Pane):
             if self.form == "map" and self.mapped.level is not None:
                 cell = 1 << self.mapped.level
                 row = self.mapped.per_row / self.mapped.per_log
-                facts += f"   a cell is {cell:,}   a row is {_logs(row)}"
+                facts += f"   a cell is {cell:,}"
+                facts += f"   a row is {_logs(row)}" if self.app.size.width >= 100 else ""
             line = (*line, (facts, "quiet"))
             if inspection is not None and not inspection.asked:
                 line = (*line, (f"   asking the server{self.glyphs.ellipsis}", "moving"))

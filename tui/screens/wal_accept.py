@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from textual.types import CSSPathType
 
     from engine.wal.judgement.values import Finding
+    from tui.app import Console
     from tui.screens.server import ServerRoom
 
 
@@ -68,7 +69,7 @@ class Accept(Dialog):
         self.dismiss()
 
 
-def _accept(app, room, first, last, reason) -> None:  # type: ignore[no-untyped-def]
+def _accept(app: Console, room: ServerRoom, first: str, last: str, reason: str) -> None:
     """Write it down, in a thread: the file is locked while it is changed."""
     from engine.actions import Actions, command_line
     from engine.errors import CellarmanError

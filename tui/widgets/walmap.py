@@ -180,12 +180,11 @@ class SegmentMap(OverChart):
         super().__init__(glyphs, id=id)
         self.level: int | None = None
         """A cell is 1 << level segments; None until there is a chart and room."""
+        self.cells = 64
+        """How many cells a row has: a power of two, as the width allows."""
+        self._ground: tuple[str, Style] = ("", Style())
+        """The widget's own style, and the theme that it is of."""
         self._signs = [sign(flags, glyphs) for flags in range(BEFORE)] + [(" ", "text")] * BEFORE
-
-    @property
-    def cells(self) -> int:
-        """How many cells a row has."""
-        return 1 << max(4, (max(16, self.size.width - LABEL - 1)).bit_length() - 1)
 
     @property
     def per_row(self) -> int:
@@ -209,6 +208,8 @@ class SegmentMap(OverChart):
         return (number - self._base) // self.per_row
 
     def _lay(self) -> None:
+        if self.size.width:
+            self.cells = 1 << max(4, max(16, self.size.width - LABEL - 1).bit_length() - 1)
         if self.level is None and self.chart is not None and self.size.height:
             self.level = self._fitting()
         super()._lay()
@@ -237,7 +238,7 @@ class SegmentMap(OverChart):
         self.level = (self.level or 0) + by
         self.virtual_size = Size(0, len(self.rows))
         self.scroll_to(y=max(0, self.row_of(self.cursor) - y), animate=False, force=True)
-        self._lay()
+        self.refresh()
 
     def move(self, by: int) -> None:
         self.go(self.cursor + by * self.per_row)
@@ -279,7 +280,9 @@ class SegmentMap(OverChart):
         return f"  {log:08X}{tail}"
 
     def _strip(self, label: str, shown: Sequence[Span], here: int, width: int) -> Strip:
-        base = self.rich_style
+        if self._ground[0] != self.app.theme:
+            self._ground = (self.app.theme, self.rich_style)
+        base = self._ground[1]
         segments = [Segment(f"{label:<{LABEL}}", base + self.role_style("quiet" if here >= 0 else "faint"))]
         for role, run in groupby(enumerate(shown), lambda each: ("", each[0]) if each[0] == here else (each[1][1], -1)):
             cells = list(run)
