@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.message import Message
+from textual.containers import Horizontal, Vertical
 from textual.widgets import ContentSwitcher, Input
 
 from engine import permission, trail
@@ -33,6 +32,18 @@ from tui import commands, crash, moments, wording
 from tui.commands import Command
 from tui.format import Line, calm_span, day_and_time, plain, size
 from tui.reckoning import Reckoner
+from tui.screens.restore_parts import (
+    BASES,
+    Offered,
+    Page,
+    Picked,
+    Reckoned,
+    absolute,
+    beside_typing,
+    key_of,
+    space_place,
+    what_is_made,
+)
 from tui.screens.room import Movable, Room
 from tui.snapshot import Snapshot
 from tui.widgets.axis import axis, closely, scale
@@ -53,57 +64,6 @@ OWN, PICKED, AUTO = "own", "picked", "auto"
 ACTIONS = tuple(moments.ENDINGS)
 LOOK_AGAIN = 5.0
 """Seconds between two looks for drops and restore points that have been archived meanwhile."""
-BASES = (
-    Column("BACKUP"),
-    Column("TYPE", yields=3),
-    Column("ENDED (UTC)"),
-    Column("AGE", align="right", yields=2),
-    Column("SIZE", align="right", yields=1),
-    Column("NAME", yields=4, limit=30),
-)
-
-
-class Reckoned(Message, bubble=False):
-    """What a restore would do, or why that cannot be said."""
-
-    def __init__(self, order: Order, found: Plan | Exception) -> None:
-        super().__init__()
-        self.order, self.found = order, found
-
-
-class Offered(Message, bubble=False):
-    """What is offered to choose from."""
-
-    def __init__(self, ready: Sequence[Ready], directory: str | None = None, trouble: str = "") -> None:
-        super().__init__()
-        self.ready, self.directory, self.trouble = tuple(ready), directory, trouble
-
-
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """A moment that was picked on another screen, or is the nearest to one that cannot be reached."""
-
-    target: Target
-    words: str
-    at: datetime | None = None
-
-
-class Page(VerticalScroll, can_focus=False):
-    """Text that may be longer than the screen."""
-
-    def compose(self) -> ComposeResult:
-        yield Lines(id="told", wrapped=True)
-
-    def move(self, by: int) -> None:
-        self.scroll_to(y=self.scroll_offset.y + by, animate=False)
-
-    @property
-    def page(self) -> int:
-        return max(1, self.size.height - 1)
-
-    @property
-    def rows(self) -> Sequence[object]:
-        return range(self.virtual_size.height)
 
 
 class RestoreRoom(Room):
@@ -134,7 +94,7 @@ class RestoreRoom(Room):
         self._asked: Order | None = None
         self._plan: Plan | None = None
         self._error: CellarmanError | None = None
-        self._looking = False
+        self._looking = self._begun = False
         self._version: tuple[int, ...] | None = None
         """Of the index that the offered moments were read from."""
         self._first_key = OWN if target is not None else "end"
@@ -253,7 +213,7 @@ class RestoreRoom(Room):
         start = self.query_one("#start", Pick).chosen == 0
         return Order(
             self._server_name,
-            _absolute(typed or f"/srv/{self._server_name}-restored"),
+            absolute(typed or f"/srv/{self._server_name}-restored"),
             self._backup,
             self._target(),
             self._timeline,
@@ -271,7 +231,7 @@ class RestoreRoom(Room):
         for space in self._spaces:
             field = self.query_one(f"#space-{space.oid}", Input)
             if field.value.strip():
-                found[space.name] = _absolute(field.value.strip())
+                found[space.name] = absolute(field.value.strip())
         return found
 
     # What is reckoned
@@ -351,13 +311,13 @@ class RestoreRoom(Room):
 
     @on(Offered)
     def _found(self, message: Offered) -> None:
-        first, before = not self._directory, self._ready.get("end")
-        self._looking = False
+        first, self._begun = not self._begun, True
+        before, self._looking = self._ready.get("end"), False
         if message.trouble:
             self.say(f"Drops and restore points may be missing: {message.trouble}", "soon")
         if message.ready or not message.trouble:
-            self._ready = {_key(ready): ready for ready in message.ready}
-        if message.directory is not None:
+            self._ready = {key_of(ready): ready for ready in message.ready}
+        if message.directory is not None or first:
             self._directory = message.directory or f"/srv/{self._server_name}-restored"
             self.query_one("#directory", Input).value = self._directory
         self._show_moments()
@@ -770,7 +730,7 @@ class RestoreRoom(Room):
             (replace(command, shown=shown), self.word(command))
             for command in commands.of(self.ROOM)
             if (command.footer or command.id == "every.escape")
-            and (shown := _beside_typing(command))
+            and (shown := beside_typing(command))
             and not self.refusal(command)
         ]
         self.query_one("#keys", Keys).offer(offered, self.glyphs)
@@ -847,8 +807,9 @@ class RestoreRoom(Room):
 
     def _offer_spaces(self, plan: Plan) -> None:
         """Have a field for each tablespace of the plan's backup."""
-        spaces = tuple(plan.info.tablespaces) if plan.info is not None else ()
-        spaces = tuple(space for space in spaces if os.path.isabs(space.location))
+        if plan.info is None:
+            return
+        spaces = tuple(space for space in plan.info.tablespaces if os.path.isabs(space.location))
         if spaces == self._spaces:
             return
         self._spaces = ()
@@ -862,7 +823,7 @@ class RestoreRoom(Room):
         rows = [
             Horizontal(
                 Lines(((f"tablespace {plain(space.name)}"[:13], "quiet"),), classes="label"),
-                Input(_space_place(base, space), compact=True, id=f"space-{space.oid}"),
+                Input(space_place(base, space), compact=True, id=f"space-{space.oid}"),
                 classes="field",
             )
             for space in spaces
@@ -875,9 +836,9 @@ class RestoreRoom(Room):
         """Let the tablespaces' places follow the directory, those that nobody has changed."""
         for space in self._spaces:
             field = self.query_one(f"#space-{space.oid}", Input)
-            if field.value == _space_place(before, space):
+            if field.value == space_place(before, space):
                 with self.prevent(Input.Changed):
-                    field.value = _space_place(now, space)
+                    field.value = space_place(now, space)
 
     # Doing it
 
@@ -890,7 +851,7 @@ class RestoreRoom(Room):
         says: list[Line] = [
             ((f"Restore {plain(self._server_name)} to {moments.target_words(plan.order.target)}?", "strong"),),
             (),
-            _what_is_made(plan),
+            what_is_made(plan),
             ((f"{plain(self._server_name)} itself is not touched.", "text"),),
         ]
         self.app.push_screen(Typed(says, self._server_name, "the server's name", "restore", lambda: self._start(plan)))
@@ -943,29 +904,3 @@ class RestoreRoom(Room):
         if self.is_current:
             self.app.pop_screen()
         self.app.open_job(job)
-
-
-def _what_is_made(plan: Plan) -> Line:
-    where = f"{plan.order.on}:{plan.order.destination}" if plan.order.on else plan.order.destination
-    if plan.delta:
-        return ("The data directory ", "text"), (plain(where), "bad!"), (" is changed into the backup's.", "text")
-    return ("A copy is made in ", "text"), (plain(where), "strong"), (".", "text")
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def _space_place(directory: str, space: Tablespace) -> str:
-    return f"{directory.rstrip('/')}.tablespaces/{space.oid}"
-
-
-def _key(ready: Ready) -> str:
-    return "end" if ready.kind == "end" else f"{ready.kind}:{ready.lsn}"
-
-
-def _beside_typing(command: Command) -> str:
-    """Return the key of a command that works while letters are typed; empty when none does."""
-    if command.id == "every.escape":
-        return "esc"
-    return next((key for key in command.keys.split(",") if key in ("enter", "shift+tab") or key[1:].isdigit()), "")
