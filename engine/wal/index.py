@@ -125,7 +125,7 @@ def torn_files(layout: Layout) -> list[tuple[str, int, int, str, int, int]]:
     query = (
         "SELECT s.name, s.size, s.mtime_ns, p.name, p.carry_missing, s.rem_len FROM segment s INDEXED BY segment_loose"
         " JOIN segment p ON p.timeline = s.first_timeline AND p.number = s.number - 1"
-        " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by = 'end'"
+        " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by IN ('end', 'switch')"
         " AND p.segment_size = s.segment_size AND p.system_id = s.system_id AND p.carry_missing IS NOT s.rem_len"
         " AND (p.joined = 1 OR p.last_record_lsn IS NOT NULL)"
     )

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,7 @@ class Life:
 
     def recovered(self) -> tuple[str, int]:
         """Start a copy of the restored directory; return how that ended, and the rows."""
-        place = self.scene.root / "tried"
-        place.mkdir()
+        place = Path(tempfile.mkdtemp(prefix="tried-", dir=self.scene.root))
         cluster = Cluster(self.scene.cluster.install, place, free_port())
         try:
             shutil.copytree(self.template, cluster.data, symlinks=True)
@@ -80,7 +80,7 @@ class Life:
             return said, cluster.value("SELECT count(*) FROM kept") if said == "promoted" else -1
         finally:
             cluster.stop("immediate")
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)  # a prefetch helper may just be clearing up in it
 
 
 @pytest.fixture(scope="module", params=["none", "zstd"])
@@ -90,7 +90,7 @@ def life(postgres: Install, request: pytest.FixtureRequest) -> Iterator[Life]:
         info = stage.backup()
         marks = []
         for _ in range(5):
-            marks.append(stage.insert())
+            marks.append(stage.insert(2000))
             stage.archive_all()
         order = stage.order()
         execute(order.to_arguments(), stage.server, Silent())
@@ -123,8 +123,8 @@ def zeroed(life: Life, path: Path) -> None:
     life.write(path, bytes(SEGMENT))
 
 
-def zeros_behind_the_first_page(life: Life, path: Path) -> None:
-    life.write(path, life.plain(path)[:8192] + bytes(SEGMENT - 8192))
+def zeros_behind_the_first_record(life: Life, path: Path) -> None:
+    life.write(path, life.plain(path)[:200] + bytes(SEGMENT - 200))
 
 
 def flipped_record(life: Life, path: Path) -> None:
@@ -179,7 +179,7 @@ def cut_in_incoming(life: Life, path: Path) -> None:
 
 
 KINDS: list[Damage] = [
-    deleted, truncated, cut_as_stored, emptied, zeroed, zeros_behind_the_first_page, flipped_record,
+    deleted, truncated, cut_as_stored, emptied, zeroed, zeros_behind_the_first_record, flipped_record,
     flipped_page_header, flipped_quietly, swapped, alien, torn_off, unreadable, cut_in_incoming,
 ]  # fmt: skip
 
@@ -211,7 +211,7 @@ def test_damage_is_said_beforehand_and_never_promoted_across(life: Life, damage:
         life.heal()
 
 
-@pytest.mark.parametrize("damage", KINDS, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", [kind for kind in KINDS if kind is not cut_in_incoming], ids=lambda d: d.__name__)
 def test_damage_at_the_end(life: Life, damage: Damage) -> None:
     """Nothing follows: what is gone is an honest end, as is valid WAL that ends early; everything else is refused."""
     life.heal()
