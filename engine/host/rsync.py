@@ -14,13 +14,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 from engine.errors import Cancelled, CellarmanError
 from engine.host import local, openssh
 from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
-from engine.host.machine import Machine
+from engine.host.machine import Done
 from engine.host.problems import HostError, explain_openssh
 
 OLDEST = (3, 1, 0)
@@ -120,7 +120,16 @@ class RsyncVersion:
         return ".".join(map(str, self.number))
 
 
-def version(machine: Machine, program: str = "rsync") -> RsyncVersion:
+class Runs(Protocol):
+    """A host on which programs are run: a Machine, or less."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> Done: ...
+
+
+def version(machine: Runs, program: str = "rsync") -> RsyncVersion:
     """Ask a host for its rsync; raises HostError when there is none, CellarmanError when it is too old."""
     done = machine.run([program, "--version"], timeout=30)
     fix = "install rsync there (Debian: apt install rsync), or put it on the PATH that a shell without terminal has"
