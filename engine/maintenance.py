@@ -2,25 +2,30 @@
 
 One pass over a server, under its `.S-cron.lock`: what dead workers left is marked FAILED, WAL is received and taken in,
 backups whose WAL is complete become DONE, the index of commit times catches up, deletions are finished, and what
-retention gives up is deleted. Each step is tried whatever the others did, and each server whatever the others did.
+retention gives up is deleted. At the end of a pass some of the archived WAL is read whole. Each step is tried whatever
+the others did, and each server whatever the others did.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 
 from engine.backup import ending, waiting
-from engine.config import Config, Server
+from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.repository import deletion, locks, repository, retention
 from engine.repository.backupinfo import BackupInfo
-from engine.wal import index, receiver
+from engine.wal import audit, auditlog, condemned, index, receiver
 from engine.wal.ingest import ingest
 
 Step = Callable[[Server, Reporter], None]
+VERIFY_BUDGET = 15.0
+"""Seconds of a pass that may go into reading archived WAL whole, of all servers together."""
 INDEX_BUDGET = 20.0
 """Seconds of a pass that may go into the index of one server; the next pass goes on."""
 
@@ -33,9 +38,10 @@ def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
     if config.read_only:
         raise Refused("no maintenance is done", "Cellarman runs read-only", "run it again without --read-only")
     problems: list[str] = []
-    for server in config.servers.values():
-        if server.active:
-            problems += one_server(server, report)
+    active = [server for server in config.servers.values() if server.active]
+    for server in active:
+        problems += one_server(server, report)
+    problems += _verify(active, report)
     return problems
 
 
@@ -58,6 +64,46 @@ def one_server(server: Server, report: Reporter = SILENT, *, wal_only: bool = Fa
     return problems
 
 
+def _verify(servers: Sequence[Server], report: Reporter) -> list[str]:
+    """Read archived WAL whole, a little of each server, those read longest ago first, within the bound of a pass."""
+    problems: list[str] = []
+    deadline = time.monotonic() + VERIFY_BUDGET
+    for server in sorted(servers, key=lambda server: _last_change(auditlog.path(server.layout))):
+        left = deadline - time.monotonic()
+        if server.wal_verify_budget and left > 0 and os.path.isdir(server.layout.wals):
+            problems += _try(partial(_read_on, left=left), server, report)
+    return problems
+
+
+def _read_on(server: Server, report: Reporter, *, left: float) -> None:
+    rest = keys.interval(server.wal_verify_interval).total_seconds()
+    known = {name for name, _ in condemned.each(server.layout)}
+    queues = _arrivals(server)
+    found = audit.audit(
+        server.layout,
+        budget=min(server.wal_verify_budget, left),
+        rest=rest,
+        urgent=lambda: _arrivals(server) != queues,
+    )
+    new = [reading for reading in found.bad if reading.name not in known]
+    for reading in new:
+        report.note(f"{server.name}: archived WAL {reading.name} is bad: {reading.problem}", "error")
+    if new:
+        report.note(f"{server.name}: what that costs: cellarman wal gaps {server.name}", "error")
+
+
+def _arrivals(server: Server) -> tuple[float, float]:
+    """Return when the server's queues last changed."""
+    return _last_change(server.layout.incoming), _last_change(server.layout.streaming)
+
+
+def _last_change(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
 def _try(step: Step, server: Server, report: Reporter) -> list[str]:
     try:
         step(server, report)
@@ -66,7 +112,8 @@ def _try(step: Step, server: Server, report: Reporter) -> list[str]:
     except (CellarmanError, OSError) as error:
         return [f"{server.name}: {error}"]
     except Exception as error:  # a defect in one step must not end the agent's care for all servers; it is said
-        return [f"{server.name}: unexpected {type(error).__name__} in {step.__name__.strip('_')}: {error}"]
+        name = getattr(step, "func", step).__name__.strip("_")
+        return [f"{server.name}: unexpected {type(error).__name__} in {name}: {error}"]
     return []
 
 

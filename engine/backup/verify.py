@@ -36,7 +36,7 @@ class Verdict:
     backup: str
     findings: tuple[Finding, ...]
     files: int
-    """How many files of the backup were read, 0 where pg_verifybackup does not tell."""
+    """How many files of the backup were read; pg_verifybackup does not tell, and reads what the manifest lists."""
     bytes: int
     wal: int
     """How many WAL segments were read."""
@@ -79,6 +79,7 @@ def _read_files(server: Server, info: BackupInfo, reading: Reading, report: Repo
     try:
         if program:
             _pg_verifybackup(program, layout.data(info.id), reading, report)
+            reading.files = _listed(os.path.join(layout.data(info.id), contents.MANIFEST))
         else:
             contents.read(layout, info, reading)
     except CellarmanError as error:
@@ -137,6 +138,12 @@ def _pg_verifybackup(program: str, data: str, reading: Reading, report: Reporter
             local.stop(process)
     if status and not reading.findings:
         reading.find(".", f"pg_verifybackup ended with status {status}")
+
+
+def _listed(manifest: str) -> int:
+    """Return how many files a manifest lists, one a line (backup_manifest.c)."""
+    with open(manifest, "rb") as file:
+        return sum(1 for line in file if line.startswith((b'{ "Path"', b'{ "Encoded-Path"')))
 
 
 def _knows_progress(program: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from datetime import datetime, timezone
 from typing import Any
@@ -56,9 +57,12 @@ def judge(server: Server, found: repository.Catalogue) -> dict[str, Verdict]:
 
 
 def standing(server: Server, info: BackupInfo) -> str:
-    """Return a backup's state in a word; `died` until maintenance has marked a dead worker's backup as failed."""
+    """Return a backup's state in a word; `died` until maintenance has marked a dead worker's backup as failed, `gone`
+    when its entry is there and its files are not."""
     if info.deleting:
         return "deleting"
+    if info.usable and not os.path.isdir(server.layout.backup(info.id)):
+        return "gone"
     return "died" if repository.abandoned(server.layout, info) else info.status.lower()
 
 

@@ -66,6 +66,8 @@ def _toml(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{output.printable(value)}"' if isinstance(value, str) else str(value)
 
 

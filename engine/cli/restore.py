@@ -14,7 +14,7 @@ from engine.errors import Refused, UsageError
 from engine.job import spec as spec_
 from engine.permission import require
 from engine.recovery.plan import Order, Plan
-from engine.recovery.planner import make_plan
+from engine.recovery.planner import PROVING, PROVING_QUICKLY, make_plan
 from engine.recovery.target import EndOfArchive, parse_target
 
 _REFUSED = Refused.exit_code
@@ -56,7 +56,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
         require("restore", server.name, read_only=config.read_only)
         if args.yes is not None and _directory(args.yes, args.on) != order.destination:
             raise UsageError("--yes names another directory", f"{args.yes} is not {args.destination}", order.command())
-    plan = make_plan(server, order, now=now, read_only=config.read_only)
+    proving = PROVING if args.plan else PROVING_QUICKLY
+    plan = make_plan(
+        server, order, now=now, read_only=config.read_only, proving=proving, state_directory=config.state_directory
+    )
     if args.plan:
         output.json_out(plan.to_json()) if args.json else _print(plan)
         return _REFUSED if plan.refused else 0

@@ -125,6 +125,13 @@ def _conninfo(value: object) -> str:
     return text
 
 
+def _conninfos(value: object) -> tuple[str, ...]:
+    """One connection string, or a list of them."""
+    if not isinstance(value, list):
+        value = [value] if value else []
+    return tuple(_conninfo(each) for each in value)
+
+
 def _slot(value: object) -> str:
     text = _text(value)
     if not _SLOT.fullmatch(text):
@@ -199,6 +206,7 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "active": _boolean,
     "conninfo": _conninfo,
     "streaming_conninfo": _conninfo,
+    "standby_conninfo": _conninfos,
     "backup_method": _one_of("postgres", "rsync", "local-rsync"),
     "archiver": _boolean,
     "streaming_archiver": _boolean,
@@ -231,6 +239,8 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "check_timeout": _integer(1, 3600),
     "lock_timeout": _integer(0, 86400),
     "wal_timeout": _integer(1, 604800),
+    "wal_verify_budget": _integer(0, 3600),
+    "wal_verify_interval": _interval,
     "backup_directory": _path,
     "basebackups_directory": _path,
     "wals_directory": _path,

@@ -226,5 +226,9 @@ def describe(config: Config) -> list[tuple[str, str, Any, Source]]:
         if key == "name" or (part == "" and key not in keys.GLOBAL_KEYS):
             continue  # the table's own line; a default for servers is shown with each server
         value = getattr(owner.ssh or Endpoint(""), key[4:]) if key.startswith("ssh.") else getattr(owner, key)
-        rows.append((part, key, dsn.redact(value) if "conninfo" in key else value, source))
+        rows.append((part, key, _without_secrets(value) if "conninfo" in key else value, source))
     return rows
+
+
+def _without_secrets(value: Any) -> Any:
+    return tuple(map(dsn.redact, value)) if isinstance(value, tuple) else dsn.redact(value)

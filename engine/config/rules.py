@@ -110,13 +110,20 @@ def _omissions(server: Server, sources: Sources) -> Iterator[Problem]:
             f"{server.retention_policy} is less than minimum_redundancy = {server.minimum_redundancy}, which wins",
             f'retention_policy = "REDUNDANCY {server.minimum_redundancy}"',
         )
-    for key in ("conninfo", "streaming_conninfo"):
-        if dsn.has_password(getattr(server, key)):
+    for key, conninfo in _conninfos(server):
+        if dsn.has_password(conninfo):
             yield Problem(
                 sources[server.name, key],
                 f"a password stands in {key} of {server.name}",
-                f"move it to ~/.pgpass: {_pgpass_line(getattr(server, key))}",
+                f"move it to ~/.pgpass: {_pgpass_line(conninfo)}",
             )
+
+
+def _conninfos(server: Server) -> Iterator[tuple[str, str]]:
+    """Yield (key, connection string) of all that a server has."""
+    yield "conninfo", server.conninfo
+    yield "streaming_conninfo", server.streaming_conninfo
+    yield from (("standby_conninfo", each) for each in server.standby_conninfo)
 
 
 def _pgpass_line(text: str) -> str:
@@ -166,10 +173,10 @@ def secrets(servers: Mapping[str, Server], sources: Sources, files: Mapping[str,
     """Return files with a password in them that others may read; libpq's rule for key files: 0600, or root's 0640."""
     problems: dict[str, Problem] = {}
     for server in servers.values():
-        for key in ("conninfo", "streaming_conninfo"):
+        for key, conninfo in _conninfos(server):
             source = sources[server.name, key]
             facts = files.get(source.file)
-            if facts is None or not dsn.has_password(getattr(server, key)):
+            if facts is None or not dsn.has_password(conninfo):
                 continue
             allowed = 0o640 if facts.owner == 0 else 0o600
             if facts.mode & 0o777 & ~allowed:

@@ -41,6 +41,8 @@ class Server:
     active: bool = True
     conninfo: str = ""
     streaming_conninfo: str = ""
+    standby_conninfo: tuple[str, ...] = ()
+    """Standbys whose pg_wal is searched for what the archive lacks."""
     backup_method: BackupMethod = "postgres"
     archiver: bool = False
     """WAL files arrive in incoming/ or by cellarman-wal push."""
@@ -91,6 +93,10 @@ class Server:
     """Seconds to wait for a lock that another process holds."""
     wal_timeout: int = 600
     """Seconds that a backup waits for the WAL it needs."""
+    wal_verify_budget: int = 5
+    """Seconds of a maintenance pass that go into reading archived WAL whole; 0: none."""
+    wal_verify_interval: str = "1 WEEK"
+    """How long after one reading of the whole archive has begun the next one begins."""
     backup_directory: str = ""
     basebackups_directory: str = ""
     wals_directory: str = ""

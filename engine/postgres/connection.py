@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import CellarmanError
 from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_options, without_password
@@ -19,7 +20,7 @@ from engine.postgres.lsn import Lsn
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
-    from psycopg2.extensions import cursor as Cursor
+    from psycopg2.extras import ReplicationCursor
 
 __all__ = [
     "Archiver",
@@ -40,6 +41,7 @@ __all__ = [
     "server_compression",
     "server_facts",
     "slot",
+    "stream_wal",
     "switch_wal",
     "timeline_histories",
     "where",
@@ -132,14 +134,14 @@ def connect(
 
 
 @contextlib.contextmanager
-def _replication(conninfo: str, timeout: int) -> Iterator[Cursor]:
+def _replication(conninfo: str, timeout: int) -> Iterator[ReplicationCursor]:
     import psycopg2
     from psycopg2.extras import PhysicalReplicationConnection
 
     connection = _open(conninfo, timeout, "cellarman", connection_factory=PhysicalReplicationConnection)
     try:
         with connection.cursor() as cursor:
-            yield cursor
+            yield cast("ReplicationCursor", cursor)
     except psycopg2.Error as error:
         raise _failed(conninfo, error, lost=bool(connection.closed)) from None
     finally:
@@ -258,6 +260,32 @@ def timeline_histories(
             content = row[1]
             found[timeline] = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")
     return found
+
+
+def stream_wal(
+    streaming_conninfo: str, timeline: int, start: Lsn, size: int, *, timeout: int = STATEMENT_TIMEOUT
+) -> bytes:
+    """Return `size` bytes of a timeline's WAL from `start` on, as a server streams them to its standbys.
+
+    Raises QueryFailed when it has them no more, CellarmanError when it streams less or falls silent.
+    """
+    import select
+
+    found = bytearray()
+    with _replication(streaming_conninfo, timeout) as cursor:
+        cursor.start_replication(start_lsn=int(start), timeline=timeline)
+        deadline = time.monotonic() + timeout
+        while len(found) < size:
+            message = cursor.read_message()
+            if message is not None:
+                found += message.payload
+                deadline = time.monotonic() + timeout
+            elif cursor.closed or not select.select([cursor], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise CellarmanError(
+                    f"{where(streaming_conninfo)} did not stream all of it",
+                    f"{len(found)} of {size} bytes came from {start} on timeline {timeline}",
+                )
+    return bytes(found[:size])
 
 
 def server_compression(streaming_conninfo: str, algorithm: str, *, timeout: int = CONNECT_TIMEOUT) -> str | None:

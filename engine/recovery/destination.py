@@ -37,13 +37,21 @@ class _Rules:
     delta: bool
 
 
-def refusals(server: Server, ground: Ground, tablespaces: Sequence[Placed], *, delta: bool = False) -> list[Refused]:
+def refusals(
+    server: Server,
+    ground: Ground,
+    tablespaces: Sequence[Placed],
+    *,
+    delta: bool = False,
+    state_directory: str = "",
+) -> list[Refused]:
     """Return why nothing may be written there; empty when it may.
 
-    `delta` lets the restore change a stopped server's data directory into what the backup holds.
+    `delta` lets the restore change a stopped server's data directory into what the backup holds. `state_directory` is
+    Cellarman's own: jobs and journals are in it.
     """
     rules = _Rules(server, ground, delta)
-    found: list[Refused] = []
+    found = _our_own(ground, state_directory) if state_directory and ground.holds_repository else []
     if ground.uid == 0:
         found.append(_as_root(ground))
     place = ground.destination
@@ -60,6 +68,16 @@ def refusals(server: Server, ground: Ground, tablespaces: Sequence[Placed], *, d
         found += _overlap(there.real, what, seen)
         seen[there.real] = what
     return found
+
+
+def _our_own(ground: Ground, state_directory: str) -> list[Refused]:
+    holder = os.path.realpath(state_directory)
+    why = f"{state_directory} holds the journals of jobs"
+    return [
+        Refused(f"{place.path} lies in Cellarman's own directory", why, "choose another directory")
+        for place in (ground.destination, *ground.spaces)
+        if _within(place.real, holder) or _within(holder, place.real)
+    ]
 
 
 def _as_root(ground: Ground) -> Refused:

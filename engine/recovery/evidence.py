@@ -12,7 +12,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
-from engine.wal import codec, index
+from engine.wal import codec, contentcheck, index
 from engine.wal.gaps import Archive, Key
 from engine.wal.listing import locate
 
@@ -47,6 +47,7 @@ class WalFacts:
 
     def __init__(self, layout: Layout, archive: Archive, system_id: int | None) -> None:
         self._layout, self._archive, self._system_id = layout, archive, system_id
+        self._systems = () if system_id is None else (system_id,)
         self._walked: dict[Key, _Walked] = {}
         self._rows: dict[tuple[int, int], dict[int, index.SegmentRow]] = {}
         self._points: dict[Key, list[Point]] | None = None
@@ -125,14 +126,6 @@ class WalFacts:
                 bad[invalid.key] = invalid.reason
         return bad
 
-    def problems(self) -> dict[Key, str]:
-        """Return the segments that the index knows to satisfy nothing, as far as their files are unchanged."""
-        return {
-            key: reason
-            for key, reason in index.problems(self._layout).items()
-            if (row := self._indexed(key)) is not None and self._unchanged(key, row)
-        }
-
     def size(self, key: Key) -> int:
         """Return the bytes that a segment takes in the archive."""
         row = self._indexed(key)
@@ -193,6 +186,9 @@ class WalFacts:
         if reason:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
+        found = contentcheck.check(name, data, systems=self._systems, histories=self._archive.histories)
+        if found.problem:
+            raise InvalidSegment(key, found.problem)
         marks = tuple(
             Mark(Lsn(c.lsn), c.xid, c.timestamp, c.kind.startswith("commit"), c.drops)
             for c in walfile.commits(data, header, carry)

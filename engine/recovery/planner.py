@@ -19,7 +19,7 @@ from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
 from engine.recovery.place import Ground, Leftover, Place
 from engine.recovery.plan import Order, Plan, WalRange
-from engine.recovery.target import EndOfArchive, NameTarget, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
@@ -27,9 +27,14 @@ from engine.repository.repository import Catalogue
 from engine.wal import index
 from engine.wal.gaps import Archive, Key, history_holes
 from engine.wal.listing import scan
+from engine.wal.scrutiny import invalid_keys
 
 _INDEX_BUDGET = 30.0
 """Seconds that bringing the index up to date may take; what it lacks then is read from the segments."""
+PROVING = 10.0
+"""Seconds of it that may go into verifying every record of what is new."""
+PROVING_QUICKLY = 2.0
+"""The same where a restore is waited for: what is not read then, `cellarman-wal get` reads before it hands it out."""
 _RESERVE_SEGMENTS = 4
 """WAL that replay keeps in pg_wal at a time, reckoned with the free space."""
 
@@ -51,11 +56,15 @@ def make_plan(
     report: Reporter | None = None,
     uid: int | None = None,
     read_only: bool = False,
+    proving: float = PROVING,
+    state_directory: str = "",
     compare: bool = True,
 ) -> Plan:
     """Return what a restore would do, or why it will not. Raises NotFound and UsageError for what does not exist.
 
-    `compare` lets the plan of a delta say what it will change, for which every file is looked at on both sides.
+    Up to `proving` seconds go into verifying every record of WAL that nobody has looked into yet. Nothing is restored
+    into `state_directory`. `compare` lets the plan of a delta say what it will change, for which every file is looked
+    at on both sides.
     """
     reporter = report or Silent()
     layout = server.layout
@@ -71,14 +80,15 @@ def make_plan(
     except Refused as none:
         return Plan(order, False, (none,))
     system = _system_id(server, infos)
-    if not read_only and isinstance(order.target, TimeTarget | XidTarget | NameTarget):
-        _index(server, reporter)
-    best = _search(server, order, infos, system, reporter)
+    if not read_only:
+        _index(server, reporter, proving)
+    best = _search(server, order, infos, system, reporter, read_only=read_only)
     warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
         return Plan(order, False, (refused,), before, after, warnings=tuple(warnings))
-    plan = _detail(server, order, best.result, best, infos, warnings, os.geteuid() if uid is None else uid)
+    user = os.geteuid() if uid is None else uid
+    plan = _detail(server, order, best.result, best, infos, warnings, user, state_directory)
     return elsewhere.with_changes(server, plan) if compare and plan.delta and not plan.refusals else plan
 
 
@@ -148,20 +158,28 @@ def _system_id(server: Server, infos: Sequence[BackupInfo]) -> int | None:
     return newest if newest is not None else identity.system_id(server.layout)
 
 
-def _index(server: Server, report: Reporter) -> None:
+def _index(server: Server, report: Reporter, proving: float) -> None:
     """Bring the derived index up to date, as far as the time allows; without it the segments themselves are read."""
     report.phase("plan", "reading the WAL archive")
     try:
-        index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report)
+        index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report, prove=proving)
     except (CellarmanError, OSError, sqlite3.Error) as error:
         report.note(f"the WAL index could not be brought up to date: {error}", "warn")
 
 
-def _search(server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter) -> _Found:
+def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, keep: bool) -> Archive:
+    """Return the archive with what in it satisfies nothing: by the index, by the audit, or as it is read now."""
+    size = infos[0].xlog_segment_size
+    cores = [(info.begin_wal, info.end_wal) for info in infos if info.xlog_segment_size == size]
+    return replace(scan(layout, size), invalid=invalid_keys(layout, size, cores, system, keep=keep))
+
+
+def _search(
+    server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter, *, read_only: bool
+) -> _Found:
     """Apply the rules until no segment that they rely on turns out to be invalid."""
     size = infos[0].xlog_segment_size
-    archive = scan(server.layout, size)
-    archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
+    archive = sound(server.layout, infos, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         facts = WalFacts(server.layout, archive, system)
@@ -195,6 +213,7 @@ def _detail(
     infos: Sequence[BackupInfo],
     warnings: list[str],
     uid: int,
+    state_directory: str,
 ) -> Plan:
     """Return the plan of a target that can be reached: what is copied and written, and what stands in the way."""
     info = next(info for info in infos if info.id == choice.run.base.id)
@@ -203,7 +222,7 @@ def _detail(
     ground = other.ground if other else _ground(order, placed, uid)
     left = ground.destination.leftover
     delta = other is not None and other.delta and order.delta and left is None
-    refusals = destination.refusals(server, ground, placed, delta=order.delta)
+    refusals = destination.refusals(server, ground, placed, delta=order.delta, state_directory=state_directory)
     refusals += other.refusals if other else ()
     content: source.Source | None = None
     try:

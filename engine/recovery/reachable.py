@@ -9,14 +9,15 @@ from engine.config import Server
 from engine.errors import CellarmanError
 from engine.recovery.candidates import Miss
 from engine.recovery.evidence import InvalidSegment, WalFacts
-from engine.recovery.planner import bases, restorable
+from engine.recovery.planner import bases, restorable, sound
 from engine.recovery.window import Window, windows
 from engine.repository import identity, repository
 from engine.wal import index
-from engine.wal.listing import scan
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
+_PROVING = 10.0
+"""Seconds of it that may go into verifying every record of what is new."""
 
 
 def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[Window], list[Miss]]:
@@ -26,13 +27,12 @@ def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[
         return [], []
     if not read_only:
         try:
-            index.catch_up(server.layout, budget=_INDEX_BUDGET)
+            index.catch_up(server.layout, budget=_INDEX_BUDGET, prove=_PROVING)
         except (CellarmanError, OSError, sqlite3.Error):
             pass  # what the index lacks is read from the segments
     size = infos[0].xlog_segment_size
     system = next((info.systemid for info in infos if info.systemid), None) or identity.system_id(server.layout)
-    archive = scan(server.layout, size)
-    archive = replace(archive, invalid=WalFacts(server.layout, archive, system).problems())
+    archive = sound(server.layout, infos, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         try:

@@ -19,7 +19,7 @@ from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
 from engine.faults import step
-from engine.host import pipe, rsync
+from engine.host import pipe, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
 from engine.host.problems import LINK, HostError
@@ -114,9 +114,8 @@ def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
     assert plan.info is not None
     size = 0
     lines: list[str] = []
-    for transfer in _transfers(
-        server, plan, source.look(server.layout, plan.info, plan.order.destination, plan.placed)
-    ):
+    content = source.look(server.layout, plan.info, plan.order.destination, plan.placed)
+    for transfer in _transfers(server, plan, content):
         moved = rsync.move(_but(transfer, dry_run=True), lambda tick: None)
         size += moved.sent_bytes
         lines += moved.changed
@@ -152,10 +151,12 @@ def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
     if done.status == _RUNS:
         fix = "stop it, or choose another directory"
         raise Refused(f"{destination} on {far.name} is a running server's data directory", done.words, fix)
-    if done.status != 0:
-        raise CellarmanError(f"{destination} could not be made on {far.name}", done.words, "put right what is named")
     new = [os.fsdecode(path) for path in done.out.split(b"\0") if path]
     try:
+        if done.status != 0:
+            raise problems.failed(
+                far.name, "sh", f"{destination} could not be made on {far.name}", done.status, done.words
+            )
         abandoned = [path for path in left if path not in roots]
         if abandoned or (plan.leftover and plan.info and plan.info.is_tar):
             report.note(f"removing what an interrupted restore left in {destination} on {far.name}")

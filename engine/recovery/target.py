@@ -203,7 +203,14 @@ def _parse_xid(text: str) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or not 3 <= int(text) < 1 << 64:
         raise UsageError(f"not a transaction id: {text!r}", "a number from 3 on is needed", "for example --to-xid 7421")
-    return int(text) & 0xFFFFFFFF
+    xid = int(text) & 0xFFFFFFFF  # WAL has the lower half of what pg_current_xact_id() returns
+    if xid < 3:
+        raise UsageError(
+            f"no transaction has the id {text}",
+            "its lower 32 bits, which WAL records, are below 3: PostgreSQL never gives these to a transaction",
+            "see the transactions around a time with cellarman restore SERVER auto DEST --to-time TIME --plan",
+        )
+    return xid
 
 
 def _parse_name(text: str) -> str:

@@ -49,10 +49,9 @@ def _status(reader: disk.Reader, jobs: Sequence[JobState], now: datetime) -> Ser
 
 def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: datetime) -> ServerStatus:
     catalogue = reader.catalogue()
-    size = next((info.xlog_segment_size for info in catalogue.backups if info.usable), None)
-    archive = reader.archive(size)
-    reached = reader.reached(catalogue, archive)
-    wal = reader.wal(archive)
+    judged = reader.judged(catalogue, now)
+    reached = reader.reached(catalogue, judged)
+    wal = reader.wal(judged.archive)
     running = tuple(job for job in jobs if job.status == "running")
     ended = [job for job in jobs if job.status != "running"]
     found = verdict.findings(
@@ -60,7 +59,7 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
         catalogue.backups,
         catalogue.unreadable,
         reached.windows,
-        reached.broken,
+        judged.findings,
         wal,
         running,
         ended,
@@ -75,8 +74,8 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
         catalogue.backups,
         catalogue.unreadable,
         reached.windows,
-        gaps=len(reached.broken),
-        open_end=not any(last for _, last in reached.broken),
+        gaps=verdict.gaps(judged.findings),
+        open_end=reached.open_end,
         archived_until=reached.archived_until,
         wal=wal,
         jobs=running,

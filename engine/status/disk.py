@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
 
 from engine.config import Server
+from engine.event import SILENT
 from engine.postgres import segment
 from engine.postgres.clock import pg_time
 from engine.postgres.timeline import Lineage
@@ -17,11 +18,26 @@ from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.status.values import Wal, Window
-from engine.wal import condemned, listing
+from engine.wal import accepted, condemned, listing
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
+from engine.wal.judgement.judge import in_order, judge
+from engine.wal.judgement.values import Finding as WalFinding
 
+_GOOD_FOR = 60
+"""Seconds that a judgement holds while no directory changes."""
+_ASSUMED_SIZE = 16 << 20
 LATEST = 12
 """So many of the newest segments tell the usual pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What `engine.wal.findings` says of one server's WAL, from the disk alone."""
+
+    archive: Archive
+    """With what in it satisfies nothing."""
+    findings: tuple[WalFinding, ...] = ()
+    """Worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +46,8 @@ class Reached:
 
     windows: tuple[Window, ...] = ()
     """Oldest first."""
-    broken: tuple[tuple[str, bool], ...] = ()
-    """The gaps: (what is missing, whether it ends the last window)."""
+    open_end: bool = True
+    """Whether the newest backup that can be restored gets to the end of the archive."""
     archived_until: datetime | None = None
 
 
@@ -42,7 +58,7 @@ class Reader:
         self.server = server
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
-        self._archive: tuple[object, Archive] | None = None
+        self._judged: tuple[object, Judged] | None = None
         self._reached: tuple[object, Reached] | None = None
 
     def catalogue(self) -> Catalogue:
@@ -52,21 +68,29 @@ class Reader:
             self._catalogue = (marks, repository.catalogue(self.layout))
         return self._catalogue[1]
 
-    def archive(self, size: int | None) -> Archive:
-        """Return the archive's names (`size` of a segment in bytes), listed again only when a directory has changed."""
+    def judged(self, catalogue: Catalogue, now: datetime) -> Judged:
+        """Return the judgement on the WAL, made again only when a directory has changed, or a minute has passed: files
+        may have changed in place, and what might still come is lost after a while."""
         layout = self.layout
-        index = (_changed(layout.index), _changed(f"{layout.index}-wal"), _changed(condemned.directory(layout)))
-        queues = (_changed(layout.incoming), _changed(layout.streaming))
-        marks = (size, index, queues, *_archive_directories(layout.wals))
-        if self._archive is None or self._archive[0] != marks:
-            self._archive = (marks, replace(listing.scan(layout, size), invalid=_problems(layout)))
-        return self._archive[1]
+        paths = (
+            layout.index,
+            f"{layout.index}-wal",
+            condemned.directory(layout),
+            accepted.path(layout),
+            layout.incoming,
+            layout.streaming,
+        )
+        minute = int(now.timestamp()) // _GOOD_FOR
+        marks = (minute, id(catalogue), *map(_changed, paths), *_archive_directories(layout.wals))
+        if self._judged is None or self._judged[0] != marks:
+            self._judged = (marks, _judge(self.server, now))
+        return self._judged[1]
 
-    def reached(self, catalogue: Catalogue, archive: Archive) -> Reached:
+    def reached(self, catalogue: Catalogue, judged: Judged) -> Reached:
         """Return how far restores get, reckoned again only when the catalogue or the archive has changed."""
-        marks = (id(catalogue), id(archive))
+        marks = (id(catalogue), id(judged))
         if self._reached is None or self._reached[0] != marks:
-            self._reached = (marks, _reached(self.layout, catalogue.backups, archive))
+            self._reached = (marks, _reached(self.layout, catalogue.backups, judged.archive))
         return self._reached[1]
 
     def wal(self, archive: Archive) -> Wal:
@@ -88,14 +112,23 @@ class Reader:
         )
 
 
+def _judge(server: Server, now: datetime) -> Judged:
+    from engine.wal import findings  # what takes no look at WAL loads none of it
+
+    made = findings.gather(server, now=now, ask_server=False, read_only=True, selected=(), told=SILENT, glance=True)
+    found = [*made.remarks, *(each for case in made.cases for each in judge(case))]
+    archive = made.cases[0].archive if made.cases else Archive(_ASSUMED_SIZE)
+    return Judged(archive, tuple(in_order(found)))
+
+
 def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) -> Reached:
     found: list[Window] = []
-    broken: dict[str, bool] = {}
+    open_end = True
     until: datetime | None = None
     covered: int | None = None
     """The last segment that the backup before reaches; None is all."""
     for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
-        reached = _reach(info, archive)
+        reached = _reach(info, archive) if info.xlog_segment_size == archive.segment_size else None
         if reached is None or info.end_time is None:
             continue
         lineage, far, last = reached
@@ -106,12 +139,10 @@ def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) ->
         if found and (covered is None or covered >= segment.segment_before(info.end_xlog or 1, archive.segment_size)):
             begin, end = found[-1].begin, max(found[-1].end, end)
             found.pop()
-        covered = None if far.end_kind == "open_end" else last
+        open_end = far.end_kind == "open_end"
+        covered = None if open_end else last
         found.append(Window(begin, end))
-        broken = dict.fromkeys(broken, False)
-        if far.end_kind != "open_end":
-            broken[_missing(far, archive)] = True
-    return Reached(tuple(found), tuple(broken.items()), until)
+    return Reached(tuple(found), open_end, until)
 
 
 def _last_commit(layout: Layout, info: BackupInfo, lineage: Lineage, last: int, archive: Archive) -> datetime | None:
@@ -124,13 +155,6 @@ def _last_commit(layout: Layout, info: BackupInfo, lineage: Lineage, last: int, 
         if newest is not None:
             return pg_time(newest)
     return None
-
-
-def _problems(layout: Layout) -> dict[tuple[int, int], str]:
-    """Return the archived segments that the index knows to satisfy nothing."""
-    from engine.wal import index
-
-    return index.problems(layout)
 
 
 def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | None:
@@ -146,18 +170,6 @@ def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | N
     first, last = core_range(info.begin_xlog, info.end_xlog, archive.segment_size)
     far = reach(archive, lineage, first)
     return None if far.last is None or far.last < last else (lineage, far, far.last)
-
-
-def _missing(far: Reach, archive: Archive) -> str:
-    assert far.missing_first is not None
-    first = archive.name(far.timeline, far.missing_first)
-    last = far.missing_last or far.missing_first
-    if far.end_kind == "invalid_segment":
-        return f"WAL {first} is not usable ({far.reason})"
-    if last == far.missing_first:
-        return f"WAL {first} is missing"
-    count = last - far.missing_first + 1
-    return f"WAL {first} to {archive.name(far.timeline, last)[-8:]} are missing ({count} segments)"
 
 
 def _archive_directories(wals: str) -> list[tuple[str, int]]:

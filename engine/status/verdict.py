@@ -11,6 +11,7 @@ from engine.job.state import JobState
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Unreadable
 from engine.status.values import Finding, Health, Wal, Window
+from engine.wal.judgement.values import Finding as WalFinding
 
 STUCK_QUEUE = timedelta(minutes=10)
 """WAL that waits longer for its ingest has nobody who takes it in."""
@@ -20,6 +21,12 @@ QUIET_FACTOR = 12
 """Nor is one that is silent for less than so many of its usual pauses."""
 
 _AGE = re.compile(r"(\d+)\s*(minute|hour|day|week|month)s?", re.IGNORECASE)
+_BREAKS = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
+_OF_BACKUPS = {
+    "unusable": "cannot be restored",
+    "not_yet_usable": "cannot be restored yet",
+    "backup_off_branch": "is not on the way to the newest timeline",
+}
 _LENGTH = {
     "minute": timedelta(minutes=1),
     "hour": timedelta(hours=1),
@@ -44,7 +51,7 @@ def findings(
     backups: Sequence[BackupInfo],
     unreadable: Sequence[Unreadable],
     windows: Sequence[Window],
-    broken: Sequence[tuple[str, bool]],
+    judged: Sequence[WalFinding],
     wal: Wal,
     jobs: Sequence[JobState],
     last_jobs: Sequence[JobState],
@@ -52,12 +59,11 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is wrong with a server, worst first.
 
-    `broken` are the gaps: (what is missing, whether it ends the last window). `jobs` run, `last_jobs` have ended,
-    newest first.
+    `judged` is what `engine.wal.findings` says of its WAL. `jobs` run, `last_jobs` have ended, newest first.
     """
     found = [
         *_about_backups(server, backups, windows, jobs, now),
-        *_about_gaps(broken),
+        *map(_about, (each for each in judged if each.severity != "note")),
         *_about_wal(server, wal, now),
         *_about_catalogue(backups, unreadable, jobs, last_jobs),
     ]
@@ -100,13 +106,30 @@ def _about_backups(
         yield Finding("warning", f"the last good backup ended {_ago(now - ended)} ago", why, take, "backup")
 
 
-def _about_gaps(broken: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
-    for missing, last in broken:
-        if last:
-            why = "nothing after it can be restored until a new backup ends"
-            yield Finding("critical", missing, why, command="backup")
-        else:
-            yield Finding("warning", missing, "a later backup covers what comes after")
+def gaps(judged: Sequence[WalFinding]) -> int:
+    """Return how many breaks of the WAL there are that matter and are not accepted."""
+    return sum(1 for each in judged if each.kind in _BREAKS and each.severity != "note")
+
+
+def _about(judged: WalFinding) -> Finding:
+    """Return a finding about the WAL as one about the server."""
+    what, why = f"{judged.kind.replace('_', ' ')}{_names(judged)}", judged.why
+    if judged.kind in ("hole", "branch_hazard"):
+        what = f"WAL{_names(judged)} {'is' if judged.count == 1 else 'are'} missing"
+        what += "" if judged.count == 1 else f" ({judged.count} segments)"
+    elif judged.kind in _BREAKS:
+        what = f"WAL{_names(judged)} is not usable ({judged.why})"
+        why = "nothing after it can be restored until a new backup ends" if judged.severity == "critical" else ""
+    elif judged.kind in ("unusable", "not_yet_usable", "backup_off_branch"):
+        what = f"backup {', '.join(judged.affected_backups)} {_OF_BACKUPS[judged.kind]}"
+    command = "backup" if judged.fix.startswith("cellarman backup ") else ""
+    return Finding(judged.severity, what, why, judged.fix, command)
+
+
+def _names(judged: WalFinding) -> str:
+    if judged.first is None:
+        return ""
+    return f" {judged.first}" + ("" if judged.first == judged.last else f" to {(judged.last or '')[-8:]}")
 
 
 def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:

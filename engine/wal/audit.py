@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import google_crc32c
@@ -46,10 +47,19 @@ class Outcome:
     """(name or directory, why) of what could not be judged."""
 
 
-def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SILENT) -> Outcome:
-    """Go on with the round, or begin a new one, until all is read or `budget` seconds are over.
+def audit(
+    layout: Layout,
+    *,
+    budget: float | None = None,
+    rest: float = 0.0,
+    urgent: Callable[[], bool] | None = None,
+    report: Reporter = SILENT,
+) -> Outcome:
+    """Go on with the round, or begin a new one, until all is read, `budget` seconds are over, or `urgent` says that
+    there is something better to do.
 
-    Raises Busy when another process reads, CellarmanError when the archive or the log cannot be used.
+    While the last round began less than `rest` seconds ago, only what is new since is read. Raises Busy when another
+    process reads, CellarmanError when the archive or the log cannot be used.
     """
     deadline = None if budget is None else time.monotonic() + budget
     must_be_there(layout)
@@ -57,7 +67,7 @@ def audit(layout: Layout, *, budget: float | None = None, report: Reporter = SIL
         os.makedirs(layout.own, mode=0o750, exist_ok=True)
         lock = os.path.join(layout.own, "wal-audit.lock")
         with locks.hold(lock, what=f"read the WAL archive of {layout.name}"), Log(layout) as log:
-            return Auditor(layout, log, report).run(deadline)
+            return Auditor(layout, log, report).run(deadline, rest, urgent)
     except (sqlite3.Error, OSError) as error:
         raise auditlog.cannot_write(layout, error) from error
 
@@ -85,9 +95,9 @@ class Auditor:
         self._systems = _systems(layout)
         self._read = self._bytes = 0
 
-    def run(self, deadline: float | None) -> Outcome:
+    def run(self, deadline: float | None, rest: float, urgent: Callable[[], bool] | None) -> Outcome:
         self._take_names()
-        started = self._log.begin_round()
+        started = self._log.begin_round(rest)
         self._log.commit()
         before = self._log.round()
         total = before.read + before.left
@@ -95,7 +105,7 @@ class Auditor:
         committed = time.monotonic()
         while names := self._log.due(started, _BATCH):
             for name in names:
-                if deadline is not None and time.monotonic() >= deadline:
+                if (deadline is not None and time.monotonic() >= deadline) or (urgent is not None and urgent()):
                     return self._outcome()
                 self._one(name)
                 step("audit.read")

@@ -144,12 +144,13 @@ class Log:
         """Have a segment read before all others."""
         self._database.execute("UPDATE segment SET read_at = 0 WHERE name = ?", (name,))
 
-    def begin_round(self) -> int:
-        """Return when the current round began; one that was not finished goes on."""
-        found = self._database.execute("SELECT started FROM round WHERE ended IS NULL").fetchone()
-        if found is not None:
-            return int(found[0])
+    def begin_round(self, rest: float = 0.0) -> int:
+        """Return when the current round began; one that was not finished goes on, and no new one begins before the
+        last is `rest` seconds old."""
+        found = self._database.execute("SELECT started, ended FROM round").fetchone()
         now = time.time_ns()
+        if found is not None and (found[1] is None or 0 <= now - found[0] < rest * 1e9):
+            return int(found[0])
         self._database.execute("DELETE FROM round")
         self._database.execute("INSERT INTO round (started) VALUES (?)", (now,))
         return now

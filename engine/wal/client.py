@@ -4,10 +4,11 @@
 
     cellarman-wal push PATH --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-        [--no-prefetch]
+        [--no-prefetch] [--guarded]
 
 push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
-file, 255 a hole, a hazard or any error. PostgreSQL starts one for every segment, so this loads as little as it can.
+file, 255 a hole, a hazard or any error; with --guarded 100 instead of 1, for a restore_command whose shell makes that 1
+and everything else 255. PostgreSQL starts one for every segment, so this loads as little as it can.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-           [--no-prefetch]
+           [--no-prefetch] [--guarded]
 
 archive_command = 'cellarman-wal push %p --server S'
 restore_command = 'cellarman-wal get %f "%p" --server S'
 
 push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
 255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
+--guarded says 100 instead of 1, so that not even a broken installation, whose Python exits with 1, looks like an end:
+  cellarman-wal get %f "%p" --server S --guarded || case $? in 100) exit 1;; 143) exit 143;; *) exit 255;; esac
 While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
 the recovery; --no-prefetch goes without.
 """
@@ -36,6 +39,7 @@ the recovery; --no-prefetch goes without.
 _VALUED = ("--server", "--config", "--on-hole")
 _OPERANDS = {"push": 1, "get": 2}
 _FAILURE = {"push": 1, "get": 255}
+_ABSENT_GUARDED = 100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,7 +104,7 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
                 raise _usage(f"{name} needs a value")
         elif word in ("--help", "-h"):
             return [], {"--help": ""}
-        elif word in ("--accept-gap", "--no-prefetch") and verb == "get":
+        elif word in ("--accept-gap", "--no-prefetch", "--guarded") and verb == "get":
             options[word] = "yes"
         elif word == "--":
             operands.extend(queue)
@@ -153,7 +157,7 @@ def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:
         code = _fetch(server, name, destination, system, options)
     if prepared is not None and code == 0:
         prepared.tell(name, system)
-    return code
+    return _ABSENT_GUARDED if code == 1 and "--guarded" in options else code
 
 
 def _fetch(server: Settings, name: str, destination: str, system: int | None, options: dict[str, str]) -> int:

@@ -64,6 +64,20 @@ def sniff(first: bytes) -> str:
     return "pgp" if _openpgp(first) else "none"
 
 
+def checks_itself(first: bytes) -> bool:
+    """Tell whether a file that begins so carries a checksum of its plain content, which reading it compares.
+
+    >>> checks_itself(compress(b"x", "zstd")), checks_itself(bytes.fromhex("18d10700") + bytes(12))
+    (True, False)
+    """
+    codec = sniff(first[:32])
+    if codec in ("zstd", "lz4"):
+        return len(first) > 4 and bool(first[4] & 0x04)  # RFC 8878 3.1.1.1.1, and the frame format of LZ4
+    if codec == "xz":
+        return len(first) > 7 and bool(first[7] & 0x0F)
+    return codec in ("gzip", "bzip2")
+
+
 def _openpgp(first: bytes) -> bool:
     """Tell whether a session key packet of RFC 4880 begins here, as in every file that gpg encrypts."""
     if len(first) < 4:

@@ -2,32 +2,41 @@
 
 Every page's header and every record's checksum are looked at, and whether the segment goes on where the one before it
 ended: bytes that the last record there lacks, its checksum over both, and the back link of the first record here.
+Light: the WAL client loads this.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import namedtuple
+
+import google_crc32c
 
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.postgres.recordcheck import NOTHING, RecordCheck, Tail, overwrites
-from engine.postgres.timeline import Switch
-from engine.postgres.walfile import SegmentFacts, SegmentHeader, WalFormatError
+from engine.postgres.walfile import WalFormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.postgres.timeline import Switch
+    from engine.postgres.walfile import SegmentFacts, SegmentHeader
+
+    Histories = Mapping[int, tuple[Switch, ...]]
 
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
+_RECORD = 24  # SizeOfXLogRecord
 _LINK = 16
 """Bytes of a record's header up to the end of xl_prev."""
 _END = struct.Struct("<QQII")
 
-Histories = Mapping[int, tuple[Switch, ...]]
 
-
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(namedtuple("Ending", ("system", "last", "tail"))):
     """How a segment ends: what the next one must go on with."""
 
+    __slots__ = ()
     system: int
     last: int
     """Where the last record that begins in it, or before it, begins; 0 when that is not known."""
@@ -42,17 +51,17 @@ class Ending:
         return cls(system, last, Tail(left, crc, data[_END.size :]))
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(namedtuple("Content", ("problem", "header", "ending", "short"), defaults=(None, None, None))):
     """What a segment's content is."""
 
+    __slots__ = ()
     problem: str | None
     """Why it satisfies nothing; begins with `alien:`, `misplaced:`, `wrong size:`, `wrong timeline:`, `corrupt:`."""
-    header: SegmentHeader | None = None
+    header: SegmentHeader | None
     """None when it is not this segment's."""
-    ending: Ending | None = None
+    ending: Ending | None
     """None when replay cannot go on behind it."""
-    short: str | None = None
+    short: str | None
     """Why its valid data ends before it does, which is no problem while nothing follows."""
 
 
@@ -63,11 +72,12 @@ def check(
     systems: Sequence[int],
     histories: Histories,
     before: tuple[str, Ending] | None = None,
+    facts: SegmentFacts | None = None,
 ) -> Content:
     """Judge the plain content of segment `name`.
 
     `systems` are those whose WAL may be in the archive, its own first; none is any. `before` are the name and the
-    ending of the segment before it; one of another system is none.
+    ending of the segment before it; one of another system is none. `facts` are what its walk found, if it was walked.
     """
     try:
         header = walfile.read_header(data)
@@ -78,8 +88,8 @@ def check(
     problem = problem or _wrong_branch(name, header, histories)
     if problem:
         return Content(problem)
-    facts = walfile.walk(data, header)
-    valid = facts.end_lsn - header.address
+    facts = facts or walfile.walk(data, header)
+    valid = max(0, facts.end_lsn - header.address)
     joined = before if before and _goes_on(header, before[1]) else None
     problem = _broken(data, header, facts, valid) or _wrong_timelines(name, data, header, valid, histories)
     problem = problem or (_torn(data, header, *joined) if joined else None)
@@ -90,6 +100,41 @@ def check(
     if not facts.complete:
         return Content(None, header, None, f"its valid data ends at {facts.end_lsn}: {facts.ended_by}")
     return Content(None, header, _ending(header, facts, records, joined))
+
+
+def ending_of(data: bytes) -> Ending | None:
+    """Return how a segment ends, without verifying what it holds; None when replay cannot go on behind it.
+
+    Of a record that began in an earlier segment and does not end in this one, the checksum is not known.
+    """
+    header = walfile.read_header(data)
+    if len(data) != header.segment_size:
+        return None
+    facts = walfile.walk(data, header)
+    if not facts.complete:
+        return None
+    last = facts.carry.lsn if facts.carry is not None else facts.last_record_lsn
+    return Ending(header.system_id, int(last or 0), _tail_of(data, header, facts))
+
+
+def _tail_of(data: bytes, header: SegmentHeader, facts: SegmentFacts) -> Tail:
+    """Return what the last record lacks, put together from the pages that it begins and goes on in."""
+    carry, block = facts.carry, header.block_size
+    if carry is None:
+        return Tail(_rest_unfinished(data, header), 0, b"") if not facts.switched else NOTHING
+    begin = carry.lsn - header.address
+    parts = [data[begin : begin - begin % block + block]]
+    for page in range(begin - begin % block + block, len(data), block):
+        parts.append(data[page + _SHORT : page + block])
+    contents = b"".join(parts)
+    return Tail(carry.missing, google_crc32c.value(contents[_RECORD:]), contents[:_RECORD])
+
+
+def _rest_unfinished(data: bytes, header: SegmentHeader) -> int:
+    """Return how many bytes the next segment must bring of a record that fills this one from an earlier one on."""
+    page = len(data) - header.block_size
+    info, rest = struct.unpack_from("<2xH12xI", data, page)
+    return max(0, int(rest) - (header.block_size - (_LONG if info & 0x2 else _SHORT)))
 
 
 def predecessor(name: str, header: SegmentHeader, histories: Histories) -> str | None:

@@ -60,6 +60,8 @@ def get(
         if _find(layout, name, system_id, destination):
             return DELIVERED
         _prove_end(layout, name, system_id)
+        if segment.kind_of(name) == segment.HISTORY and _is_recovering(destination):
+            _check_last_restored(layout, os.path.dirname(destination), system_id)
         return ABSENT
     except Hole as error:
         if accept_gap or absent_on_hole:
@@ -72,10 +74,39 @@ def get(
     return REFUSED
 
 
+def _is_recovering(destination: str) -> bool:
+    """Tell whether a PostgreSQL asks that will open for writing when its WAL ends: not one that goes on to stream."""
+    asks = os.path.dirname(destination) == "pg_wal" and os.path.exists("recovery.signal")
+    return asks and not os.path.exists("standby.signal")
+
+
+def _check_last_restored(layout: Layout, directory: str, system_id: int | None) -> None:
+    """Raise Hole when a recovery that is about to end would end in damage.
+
+    Before it promotes, PostgreSQL asks for the history of the timeline that it is about to begin
+    (findNewestTimeLine in timeline.c); it stopped in the newest segment that it restored, which is still in its pg_wal.
+    """
+    from engine.wal import soundness
+
+    last = soundness.last_restored(directory, system_id)
+    if last is None:
+        return
+    name, plain = last
+    try:
+        _check_records(layout, name, plain, system_id)
+    except Damaged as error:
+        raise Hole(
+            f"recovery would end in {name}, which cannot be replayed to its end",
+            error.why,
+            f"{error.fix}, and restore again; to end recovery there, add --accept-gap to restore_command",
+        ) from None
+
+
 def _end_at_hole(layout: Layout, name: str, hole: Hole, *, record: bool) -> int:
     """Say that nothing is here although more follows, as the operator asked, unless that would replay a dead branch."""
     try:
-        _check_ancestors(layout, name, _segment_size(layout, name))
+        if segment.kind_of(name) == segment.SEGMENT:
+            _check_ancestors(layout, name, _segment_size(layout, name))
     except (CellarmanError, OSError) as error:
         _say(f"cannot end recovery at {name}: {error}")
         return REFUSED
@@ -102,7 +133,7 @@ def _find(layout: Layout, name: str, system_id: int | None, destination: str) ->
                 known_bad = condemned.reason(layout, name) if path == archived else ""
                 if known_bad:
                     raise Damaged(f"{name} is bad", known_bad, f"cellarman wal fetch-missing {layout.name}")
-                _deliver(stored, name, system_id, destination)
+                _deliver(layout, stored, name, system_id, destination)
                 return True
             except (codec.Unreadable, Damaged, Alien) as error:
                 if isinstance(error, Alien) or time.monotonic() >= deadline:
@@ -126,13 +157,14 @@ def _stored(path: str) -> bytes | None:
     raise AssertionError("the last try returns or raises")
 
 
-def _deliver(stored: bytes, name: str, system_id: int | None, destination: str) -> None:
+def _deliver(layout: Layout, stored: bytes, name: str, system_id: int | None, destination: str) -> None:
     """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable."""
-    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(destination, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         if segment.kind_of(name) == segment.SEGMENT:
             head, size = codec.pour(stored, descriptor)
             inspection.check_segment(name, head, size, system_id)
+            _check_records(layout, name, _written(stored, descriptor, size), system_id)
         else:
             plain = codec.decompress(stored)
             inspection.check_content(name, plain, system_id)
@@ -143,6 +175,30 @@ def _deliver(stored: bytes, name: str, system_id: int | None, destination: str) 
         raise
     finally:
         os.close(descriptor)
+
+
+def _written(stored: bytes, descriptor: int, size: int) -> bytes:
+    from engine.wal import soundness  # what is not a segment, or is not there, needs none of it
+
+    return soundness.written(stored, descriptor, size)
+
+
+def _check_records(layout: Layout, name: str, plain: bytes, system_id: int | None) -> None:
+    """Raise Damaged unless PostgreSQL can replay a segment to its end, or to the end of all WAL."""
+    from engine.wal import soundness
+
+    found = soundness.judge(layout, name, plain, system_id)
+    why = found.problem
+    if not why and found.short and found.header is not None:
+        later = _next_present(layout, name, system_id)
+        why = f"{found.short}, and {later} is there" if later else None
+        if not later:
+            try:
+                _check_descendants(layout, name, found.header.segment_size)
+            except Hole as hole:
+                why = f"{found.short}, and {hole.why}"
+    if why:
+        raise Damaged(f"{name} is bad", why, f"cellarman wal fetch-missing {layout.name}")
 
 
 def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:

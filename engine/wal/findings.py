@@ -19,20 +19,25 @@ from engine.postgres.lsn import Lsn
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
-from engine.wal import accepted, codec, index, receiver, remarks
+from engine.wal import accepted, codec, index, receiver, remarks, standbys
 from engine.wal import live as live_
+from engine.wal.copies import refused_in
 from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import MOST_LOOKED_AT, Scrutiny, examine, header_of, unindexed_in
+from engine.wal.scrutiny import MOST_LOOKED_AT, READING_SECONDS, Scrutiny, examine, header_of, matter, unindexed_in
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
+_PROVING = 10.0
+"""Seconds of it that may go into verifying every record of what is new."""
 _INDEXED_HERE = 2048
 """More new segments than this are left to maintenance: the report does not wait for them."""
+_GLANCE = 0.2
+"""Seconds for reading files where there is no time."""
 _ASSUMED_SIZE = 16 << 20
 _HEADERS_TRIED = 8
 _PARTIALS_READ = 8
@@ -86,9 +91,17 @@ def _check_selected(cases: Sequence[Case], timeline: int) -> None:
 
 
 def gather(
-    server: Server, *, now: datetime, ask_server: bool, read_only: bool, selected: Sequence[int], told: Reporter
+    server: Server,
+    *,
+    now: datetime,
+    ask_server: bool,
+    read_only: bool,
+    selected: Sequence[int],
+    told: Reporter,
+    glance: bool = False,
 ) -> Dossier:
-    """Collect everything that the rules ask for."""
+    """Collect everything that the rules ask for. `glance` keeps it to a moment: of what is new or changed only a little
+    is read, and nothing that is worth no more than a note is looked for."""
     layout = server.layout
     unknown: list[str] = []
     catalogue = repository.catalogue(layout)
@@ -99,23 +112,27 @@ def gather(
     names = list_names(layout, keep=not read_only)
     good, bad, differ = histories(layout, names.root)
     system = _system(layout, infos, live, unknown)
+    holding, untold = standbys.look(server, system) if ask_server else ((), [])
+    unknown += untold
     size, told_by = _segment_size(layout, names, infos, live, system)
     inventory = take(layout, names, size)
-    found = remarks.of_names(layout, names, inventory, differ, server.name)
+    found = remarks.of_names(layout, names, inventory, differ, server.name, glance=glance)
     if inventory.oversized and told_by == "assumed":
         wrong = remarks.wrong_size(inventory, server.name)
         unknown.append("nothing more can be judged before the segment size is known")
         return Dossier((), (*found, wrong), tuple(unknown))
     if not read_only and 0 < unindexed_in(layout, names, size)[0] <= _INDEXED_HERE:
         _catch_up(layout, told, unknown)
-    scrutiny = examine(layout, names, inventory, _matter(infos, inventory), system)
+    first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
+    seconds = _GLANCE if glance else READING_SECONDS
+    scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
     archive = Archive(size, inventory.segments, good, {}, bad)
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)
-    cases[0] = replace(cases[0], unseen=_unseen(names, size))
+    cases[0] = replace(cases[0], unseen=_unseen(names, size), standbys=holding)
     if live is None and ask_server:
         unknown.append("what the server wrote, archived and still holds: it could not be asked")
     return Dossier(tuple(cases), tuple(found), tuple(unknown))
@@ -123,7 +140,7 @@ def gather(
 
 def _catch_up(layout: Layout, told: Reporter, unknown: list[str]) -> None:
     try:
-        index.catch_up(layout, budget=_INDEX_BUDGET, report=told)
+        index.catch_up(layout, budget=_INDEX_BUDGET, report=told, prove=_PROVING)
     except (CellarmanError, OSError, sqlite3.Error) as error:
         unknown.append(f"the index of the archive could not be brought up to date: {error}")
 
@@ -185,21 +202,6 @@ def _segment_size(
     if infos:
         return infos[0].xlog_segment_size, "backup"
     return _ASSUMED_SIZE, "assumed"
-
-
-def _matter(infos: Sequence[BackupInfo], inventory: Inventory) -> list[tuple[int, Span]]:
-    """Return what is looked at first: what backups need to be consistent, then the rest, newest first."""
-    wanted: list[tuple[int, Span]] = []
-    for info in infos:
-        if info.xlog_segment_size == inventory.segment_size and info.begin_wal and info.end_wal:
-            try:
-                timeline, first = segment.parse_segment(info.begin_wal, inventory.segment_size)
-                wanted.append((timeline, (first, segment.parse_segment(info.end_wal, inventory.segment_size)[1])))
-            except ValueError:
-                continue
-    for timeline in sorted(inventory.segments, reverse=True):
-        wanted += [(timeline, span) for span in sorted(inventory.segments[timeline].spans(), reverse=True)[:1000]]
-    return wanted
 
 
 def _unseen(names: Names, size: int) -> dict[int, Runs]:
@@ -350,6 +352,7 @@ def _present(
     server: Server, case: Case, inventory: Inventory, live: Live | None, selected: Sequence[int], layout: Layout
 ) -> Case:
     """Return the present incarnation's case with what only it has: a running server, queues, partials."""
+    size = inventory.segment_size
     system = _case_system(layout, live)
     mine = live if live is not None and live.segment_size == inventory.segment_size and system else None
     receiving = None
@@ -365,6 +368,7 @@ def _present(
         partials=partials,
         receiving=receiving,
         encoded=inventory.encoded,
+        kept=frozenset(known for name in refused_in(layout) if (known := _parsed(name[:24], size)) is not None),
         slot=server.slot_name if server.streaming_archiver else "",
         selected=tuple(selected),
     )

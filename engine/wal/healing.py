@@ -246,7 +246,8 @@ class Healer:
         elif live is None:
             reasons.append("neither the queues nor errors/ have it, and the server could not be asked")
         elif not tried:
-            reasons.append("neither the server's pg_wal, nor the queues, nor errors/ have it")
+            also = f", nor that of {len(self._case.standbys)} standbys" if self._case.standbys else ""
+            reasons.append(f"neither the server's pg_wal{also}, nor the queues, nor errors/ have it")
         state: State = "partial_only" if partial is not None else "failed" if tried else "lost"
         source = partial.path if partial is not None else ""
         return Healed(state, name, name, source=source, why="; ".join(reasons), fix="\nor ".join((*fixes, push)))

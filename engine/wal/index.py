@@ -152,15 +152,16 @@ def last_time(layout: Layout, timeline: int, number: int) -> int | None:
     return found[0][0] if found else None
 
 
-def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None) -> int:
+def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float = 0.0) -> int:
     """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
 
+    Up to `prove` seconds are spent on verifying every record of them as well; what is left then is the audit's.
     Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
     indexing; with a budget that is noted and 0 returned.
     """
     told = report or Silent()
     try:
-        return _locked(layout, told, lambda: _repaired(layout, budget, told), budget)
+        return _locked(layout, told, lambda: _repaired(layout, budget, told, prove), budget)
     except Busy as busy:
         if budget is None:
             raise
@@ -174,7 +175,7 @@ def rebuild(layout: Layout, *, report: Reporter | None = None) -> int:
 
     def work() -> int:
         _remove(layout.index)
-        return _repaired(layout, None, told)
+        return _repaired(layout, None, told, prove=0.0)
 
     return _locked(layout, told, work, None)
 
@@ -199,23 +200,23 @@ def _locked(layout: Layout, told: Reporter, work: Callable[[], int], budget: flo
         raise CellarmanError(f"the WAL archive of {layout.name} cannot be indexed", str(error)) from error
 
 
-def _repaired(layout: Layout, budget: float | None, told: Reporter) -> int:
+def _repaired(layout: Layout, budget: float | None, told: Reporter, prove: float) -> int:
     """Catch up; a damaged index is made anew and tried once more."""
     deadline = None if budget is None else time.monotonic() + budget
     try:
-        return _pass(layout, told, deadline)
+        return _pass(layout, told, deadline, prove)
     except sqlite3.DatabaseError as error:
         # A full disk, missing rights and the like are operational errors too; those are not mended by beginning anew.
         if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
             raise
         told.note(f"the index of WAL commit times was damaged ({error}) and is made anew", "warn")
         _remove(layout.index)
-        return _pass(layout, told, deadline)
+        return _pass(layout, told, deadline, prove)
 
 
-def _pass(layout: Layout, told: Reporter, deadline: float | None) -> int:
+def _pass(layout: Layout, told: Reporter, deadline: float | None, prove: float) -> int:
     with contextlib.closing(_writable(layout.index, told)) as database:
-        return Indexer(layout, database, told, deadline).run()
+        return Indexer(layout, database, told, deadline, prove=prove).run()
 
 
 def _remove(path: str) -> None:

@@ -12,9 +12,11 @@ from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
+from engine.postgres.timeline import Switch
 from engine.repository import identity
 from engine.repository.layout import Layout
-from engine.wal import codec, indexschema
+from engine.wal import codec, contentcheck, indexschema
+from engine.wal.inventory import histories
 
 _BATCH_SECONDS = 1.0
 _SETTLED_NS = 2_000_000_000
@@ -37,13 +39,18 @@ class _Found(namedtuple("_Found", ("directory", "mtime_ns", "files"))):
 class Indexer:
     """One pass over the archive with the database open for writing."""
 
-    def __init__(self, layout: Layout, database: sqlite3.Connection, told: Reporter, deadline: float | None) -> None:
+    def __init__(
+        self, layout: Layout, database: sqlite3.Connection, told: Reporter, deadline: float | None, *, prove: float
+    ) -> None:
         self._layout = layout
+        self._to_prove = prove
+        """Seconds that may still be spent on verifying records."""
         self._database = database
         self._told = told
         self._deadline = deadline
         self._system_id = _system_id(layout, told)
         self._newest_carry: tuple[int, int, walfile.Carry | None] = (0, 0, None)
+        self._histories: dict[int, tuple[Switch, ...]] | None = None
         sizes = database.execute("SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1").fetchone()
         self._segment_size = sizes[0] if sizes else 16 << 20
 
@@ -166,6 +173,10 @@ class Indexer:
         timeline, number = segment.parse_segment(name, header.segment_size)
         carry = self._carry_into(header, number) if header.rem_len else None
         facts = walfile.walk(data, header, carry)
+        problem = self._found_bad(name, data, facts) if self._to_prove > 0 else None
+        if problem:
+            self._insert_problem(name, size, mtime_ns, problem)
+            return []
         values = {
             field: getattr(facts, field) for field in walfile.SegmentFacts._fields if field in indexschema.COLUMNS
         }
@@ -204,6 +215,16 @@ class Indexer:
             " WHERE number = ? AND joined = 0 AND first_timeline = ? AND rem_len = ?",
             (number + 1, timeline, ahead.missing),
         ).fetchall()
+
+    def _found_bad(self, name: str, data: bytes, facts: walfile.SegmentFacts) -> str | None:
+        """Return why a segment cannot be replayed to where its valid data ends, None when it can be."""
+        began = time.monotonic()
+        systems = () if self._system_id is None else (self._system_id,)
+        if self._histories is None:
+            self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
+        found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts)
+        self._to_prove -= time.monotonic() - began
+        return found.problem
 
     def _carry_into(self, header: walfile.SegmentHeader, number: int) -> walfile.Carry | None:
         """Return the record that the segment before leaves unfinished; its timeline is that of the first page."""

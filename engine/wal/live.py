@@ -22,7 +22,7 @@ from engine.postgres.timeline import Switch, parse_history
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
-_TIMEOUT = 5
+TIMEOUT = 5
 """Seconds to connect, and for one statement."""
 _MOST_HISTORIES = 32
 """Histories that are compared with the server's; a server promoted more often than that is asked for its newest."""
@@ -41,7 +41,7 @@ _ARCHIVER = """
 SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, last_failed_time
   FROM pg_stat_archiver
 """
-_WAL = "SELECT name, size FROM pg_ls_waldir()"
+HELD = "SELECT name, size FROM pg_ls_waldir()"
 _STATUS = "SELECT name, modification FROM pg_ls_archive_statusdir()"
 _SLOTS = """
 SELECT slot_name::text, slot_type, active, active_pid, restart_lsn::text, wal_status, temporary
@@ -107,7 +107,7 @@ def look(server: Server, timelines: Iterable[int] = ()) -> Live:
 
     Raises CellarmanError when it cannot be reached or does not answer.
     """
-    with pg.connect(server.conninfo, timeout=_TIMEOUT, statement_timeout=_TIMEOUT) as connection:
+    with pg.connect(server.conninfo, timeout=TIMEOUT, statement_timeout=TIMEOUT) as connection:
         live = _ask(connection)
     wanted = sorted({t for t in (*timelines, live.timeline) if t > 1})[-_MOST_HISTORIES:]
     if not wanted or not server.streaming_conninfo:
@@ -115,7 +115,7 @@ def look(server: Server, timelines: Iterable[int] = ()) -> Live:
     from dataclasses import replace
 
     try:
-        found = pg.timeline_histories(server.streaming_conninfo, wanted, timeout=_TIMEOUT)
+        found = pg.timeline_histories(server.streaming_conninfo, wanted, timeout=TIMEOUT)
     except CellarmanError as error:
         return replace(live, unknown=(*live.unknown, f"the server's own histories could not be read: {error}"))
     histories, unknown = {}, list(live.unknown)
@@ -128,19 +128,19 @@ def look(server: Server, timelines: Iterable[int] = ()) -> Live:
 
 
 def _ask(connection: Connection) -> Live:
-    system, size, in_recovery, lsn, walfile, checkpoint_timeline, mode, timeout = _all(connection, _POSITION)[0]
+    system, size, in_recovery, lsn, walfile, checkpoint_timeline, mode, timeout = rows_of(connection, _POSITION)[0]
     timeline = int(walfile[:8], 16) if walfile else checkpoint_timeline
     unknown: list[str] = []
     if in_recovery:
-        received = _allowed(connection, _RECEIVED_TIMELINE, unknown, "the timeline that the standby receives")
+        received = allowed(connection, _RECEIVED_TIMELINE, unknown, "the timeline that the standby receives")
         timeline = (received[0][0] if received else None) or timeline
-    wal = _allowed(connection, _WAL, unknown, "what pg_wal holds")
+    wal = allowed(connection, HELD, unknown, "what pg_wal holds")
     status = None
     if connection.server_version >= 120000:
-        status = _allowed(connection, _STATUS, unknown, "which files wait to be archived")
+        status = allowed(connection, _STATUS, unknown, "which files wait to be archived")
     slots = None
     if connection.server_version >= 130000:
-        slots = _allowed(connection, _SLOTS, unknown, "the replication slots")
+        slots = allowed(connection, _SLOTS, unknown, "the replication slots")
     return Live(
         system_id=system & 0xFFFF_FFFF_FFFF_FFFF,
         segment_size=size,
@@ -149,13 +149,18 @@ def _ask(connection: Connection) -> Live:
         write_lsn=Lsn.parse(lsn) if lsn else None,
         archiving=mode == "always" or (mode == "on" and not in_recovery),
         archive_timeout=timeout,
-        archiver=Archiver(*_all(connection, _ARCHIVER)[0]),
+        archiver=Archiver(*rows_of(connection, _ARCHIVER)[0]),
         ready=_map(status, lambda rows: {name[:-6]: at for name, at in rows if name.endswith(".ready")}),
         done=_map(status, lambda rows: frozenset(name[:-5] for name, _ in rows if name.endswith(".done"))),
-        pg_wal=_map(wal, lambda rows: {name: size for name, size in rows if segment.kind_of(name) == segment.SEGMENT}),
+        pg_wal=_map(wal, segments_of),
         slots=_map(slots, lambda rows: tuple(_slot(row) for row in rows)),
         unknown=tuple(unknown),
     )
+
+
+def segments_of(rows: list[tuple[Any, ...]]) -> dict[str, int]:
+    """Return the names and bytes of the segments among the files of a pg_wal."""
+    return {name: size for name, size in rows if segment.kind_of(name) == segment.SEGMENT}
 
 
 def _slot(row: tuple[Any, ...]) -> pg.Slot:
@@ -166,18 +171,19 @@ def _map(rows: list[tuple[Any, ...]] | None, make: Callable[[list[tuple[Any, ...
     return None if rows is None else make(rows)
 
 
-def _allowed(connection: Connection, query: str, unknown: list[str], what: str) -> list[tuple[Any, ...]] | None:
+def allowed(connection: Connection, query: str, unknown: list[str], what: str) -> list[tuple[Any, ...]] | None:
     """Return the rows; None, and a sentence in `unknown`, when the role may not ask or the answer takes too long."""
     from psycopg2 import errors
 
     try:
-        return _all(connection, query)
+        return rows_of(connection, query)
     except (errors.InsufficientPrivilege, errors.QueryCanceled, errors.UndefinedFile) as error:
         unknown.append(f"{what}: {str(error).strip().splitlines()[0]} (GRANT pg_monitor to the role of conninfo)")
         return None
 
 
-def _all(connection: Connection, query: str) -> list[tuple[Any, ...]]:
+def rows_of(connection: Connection, query: str) -> list[tuple[Any, ...]]:
+    """Return what a query answers."""
     with connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall()

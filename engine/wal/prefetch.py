@@ -23,7 +23,7 @@ from engine.postgres import segment, timeline, walfile
 from engine.postgres.timeline import Lineage, Switch
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, inspection, spool
+from engine.wal import codec, contentcheck, inspection, soundness, spool
 
 MOST_SEGMENTS = 16
 MOST_BYTES = 256 << 20
@@ -31,7 +31,8 @@ MOST_BYTES = 256 << 20
 SPARED_BYTES = 256 << 20
 """Free space that the spool leaves to PostgreSQL, which writes to the same file system."""
 WORKERS = 2
-
+_LEISURE = 0.1
+"""Seconds without a request after which there is time to read what is ready record by record."""
 _TICK = 0.2
 _IDLE_RECOVERY = 20.0
 """Seconds without a request after which it ends; replaying one segment can take a slow server that long."""
@@ -85,6 +86,10 @@ class _Work:
     failed: dict[str, str] = field(default_factory=dict)
     """Name to identity of what cannot be used: `get` will say why."""
     underway: set[str] = field(default_factory=set)
+    read: dict[str, str] = field(default_factory=dict)
+    """Name to identity of what was read record by record."""
+    asked: float = 0.0
+    """When a segment was asked for last."""
     rest_until: float = 0.0
     over: bool = False
 
@@ -102,6 +107,8 @@ class Prefetcher:
         self._work = _Work()
         self._histories: dict[int, tuple[Switch, ...]] = {}
         self._histories_of: int | None = None
+        self._endings: dict[str, contentcheck.Ending] = {}
+        """How the segments that were read record by record end."""
 
     def run(self, name: str) -> None:
         """Follow replay from the delivered segment `name` on until it is over."""
@@ -131,7 +138,7 @@ class Prefetcher:
             self._plan(name)
             if select.select([bell], [], [], _TICK)[0]:
                 name = os.read(bell, 65536).decode("ascii", "replace").split()[-1]
-                asked = time.monotonic()
+                asked = self._work.asked = time.monotonic()
 
     def _goes_on(self) -> bool:
         """Tell whether the recovery that it was started for is still under way, and the spool still its own."""
@@ -158,6 +165,7 @@ class Prefetcher:
         with self._work.changed:
             work = self._work
             work.wanted = [one for one in wanted if work.failed.get(one) != present[one]]
+            work.read = {one: known for one, known in work.read.items() if one in present}
             for one, identified in list(work.ready.items()):
                 if one not in work.wanted or identified != present[one]:
                     del work.ready[one]
@@ -205,7 +213,11 @@ class Prefetcher:
         return max((int(n[:8], 16) for n in names if segment.kind_of(n) == segment.HISTORY), default=None)
 
     def _run_worker(self) -> None:
-        while (name := self._next()) is not None:
+        while (task := self._next()) is not None:
+            name, made = task
+            if made:
+                self._read_through(name, made)
+                continue
             identified: str | None = None
             good = False
             try:
@@ -221,8 +233,9 @@ class Prefetcher:
                         self._work.wanted.remove(name)  # until the next plan
                     self._work.changed.notify_all()
 
-    def _next(self) -> str | None:
-        """Wait for the next name to make ready; None when it is over."""
+    def _next(self) -> tuple[str, str] | None:
+        """Wait for the next name to make ready or, while nobody is in a hurry, to read record by record: the name, and
+        the identity that it is ready under, "" when it is not. None when it is over."""
         work = self._work
         with work.changed:
             while not work.over:
@@ -230,9 +243,28 @@ class Prefetcher:
                 name = next((n for n in work.wanted if n not in work.ready and n not in work.underway), None)
                 if name is not None and resting <= 0:
                     work.underway.add(name)
-                    return name
-                work.changed.wait(max(resting, _TICK) if name is not None else None)
+                    return name, ""
+                leisure = work.asked + _LEISURE - time.monotonic()
+                unread = [n for n in work.wanted if n in work.ready and work.read.get(n) != work.ready[n]]
+                if unread and leisure <= 0:
+                    work.read[unread[0]] = work.ready[unread[0]]
+                    return unread[0], work.ready[unread[0]]
+                work.changed.wait(max(resting, _TICK) if name is not None else leisure if unread else None)
         return None
+
+    def _read_through(self, name: str, identified: str) -> None:
+        """Read a segment that is ready, record by record, and take it back when PostgreSQL would stop in it."""
+        path = os.path.join(self._path, spool.entry(name, identified))
+        try:
+            with open(path, "rb", buffering=0) as file:
+                good = self._is_sound(name, file.read())
+        except (OSError, CellarmanError, ValueError):
+            return  # it was delivered meanwhile
+        if not good:
+            with self._work.changed:
+                if self._work.ready.pop(name, None) is not None:
+                    self._work.failed[name] = identified
+                    _remove(path)
 
     def _make(self, name: str) -> tuple[str | None, bool]:
         """Put one segment into the spool; return its identity, and whether it is good.
@@ -248,7 +280,7 @@ class Prefetcher:
         if time.time() - max(before.st_mtime, before.st_ctime) < _SETTLED or not self._has_room():
             return None, False
         ready = os.path.join(self._path, spool.entry(name, identified))
-        sink = os.open(ready + spool.UNDERWAY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        sink = os.open(ready + spool.UNDERWAY, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if not self._pour(archived, name, sink):
                 return identified, False
@@ -269,8 +301,25 @@ class Prefetcher:
         try:
             head, size = codec.pour(stored, sink)
             inspection.check_segment(name, head, size, self._system_id)
+            if codec.checks_itself(stored[:32]):
+                return True  # as it was archived; it is read record by record while there is time
+            return self._is_sound(name, soundness.written(stored, sink, size))
         except CellarmanError:
             return False
+
+    def _is_sound(self, name: str, plain: bytes) -> bool:
+        """Tell whether every record of a segment is as PostgreSQL wrote it: one whose file has no checksum itself."""
+        systems = () if self._system_id is None else (self._system_id,)
+        before = contentcheck.predecessor(name, walfile.read_header(plain), self._histories)
+        ending = self._endings.get(before or "")
+        joined = (before, ending) if before and ending else None
+        found = contentcheck.check(name, plain, systems=systems, histories=self._histories, before=joined)
+        if found.ending is None:
+            return False
+        with self._work.changed:
+            self._endings[name] = found.ending
+            while len(self._endings) > MOST_SEGMENTS:
+                del self._endings[next(iter(self._endings))]
         return True
 
     def _has_room(self) -> bool:

@@ -22,14 +22,22 @@ _COMPARED = 5
 
 
 def of_names(
-    layout: Layout, names: Names, inventory: Inventory, differ: Sequence[int] | set[int], server: str
+    layout: Layout,
+    names: Names,
+    inventory: Inventory,
+    differ: Sequence[int] | set[int],
+    server: str,
+    *,
+    glance: bool = False,
 ) -> list[Finding]:
-    """Return what is to be said about names alone."""
+    """Return what is to be said about names alone; at a glance, what no file has to be read for."""
+    quick = [*_unreadable(names), *(_history_copies(timeline) for timeline in sorted(differ))]
+    if glance:
+        return quick
     return [
-        *_unreadable(names),
+        *quick,
         *_foreign(layout, inventory),
         *_doubled(layout, inventory),
-        *(_history_copies(timeline) for timeline in sorted(differ)),
         *_conflicts(layout, server, inventory.segment_size),
         *_stale_catalogue(layout, names, inventory, server),
     ]

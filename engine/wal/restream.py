@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from engine.config import Server
+from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import connection, segment
 from engine.postgres.lsn import Lsn
@@ -20,6 +21,7 @@ from engine.repository import identity
 from engine.repository.files import remove, sync_directory
 from engine.wal import archive, refusal
 
+_UNDEFINED_FILE = "58P01"
 Received = tuple[int, int, str]
 """A file of streaming/: segment number, timeline, name."""
 
@@ -71,10 +73,12 @@ def step_back(server: Server, report: Reporter) -> None:
 
 def give_up_the_fork(server: Server, report: Reporter) -> bool:
     """Take away the empty file that makes receiving begin at the fork, when the server has no WAL from there any more;
-    tell whether there was one. Receiving then begins where the server is."""
+    tell whether that was so. Receiving then begins where the server is."""
     streaming = server.layout.streaming
     partials = [name for name in os.listdir(streaming) if segment.kind_of(name) == segment.PARTIAL]
     if len(partials) != 1 or os.path.getsize(os.path.join(streaming, partials[0])):
+        return False
+    if not _is_gone(server, partials[0]):
         return False
     remove(os.path.join(streaming, partials[0]))
     sync_directory(streaming)
@@ -84,6 +88,36 @@ def give_up_the_fork(server: Server, report: Reporter) -> bool:
         "error",
     )
     return True
+
+
+def _is_gone(server: Server, partial: str) -> bool:
+    """Tell whether the server has removed the WAL that a file would begin with. It is asked for it, as its words for
+    that are of its own language; their code is not."""
+    asked = server.streaming_conninfo or server.conninfo
+    size = _server_segment_size(server)
+    if not size:
+        return False
+    timeline, number = segment.parse_segment(partial, size)
+    try:
+        connection.stream_wal(asked, timeline, Lsn(number * size), 1, timeout=server.check_timeout)
+    except connection.QueryFailed as error:
+        return error.sqlstate == _UNDEFINED_FILE
+    except CellarmanError:
+        return False
+    return False
+
+
+def _server_segment_size(server: Server) -> int:
+    """Return the segment size that the server says, 0 when it cannot be asked."""
+    try:
+        with (
+            connection.connect(server.conninfo, timeout=server.check_timeout) as connected,
+            connected.cursor() as cursor,
+        ):
+            cursor.execute("SELECT pg_size_bytes(current_setting('wal_segment_size'))")
+            return int((cursor.fetchone() or (0,))[0])
+    except CellarmanError:
+        return 0
 
 
 def _set_aside(server: Server, name: str, report: Reporter) -> None:

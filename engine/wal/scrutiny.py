@@ -10,22 +10,26 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
-from engine.postgres.recordcheck import RecordCheck
 from engine.repository.layout import Layout
-from engine.wal import codec, index
-from engine.wal.inventory import Inventory, Names
+from engine.wal import codec, contentcheck, index
+from engine.wal.gaps import Key
+from engine.wal.inventory import Inventory, Names, histories, list_names, take
 from engine.wal.runs import Span
+
+if TYPE_CHECKING:
+    from engine.wal.contentcheck import Histories
 
 MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
 _MOST_READ = 256
 _MOST_ASKED = 64
 """Directories with something new whose files are compared with the index; beyond that all of one count as new."""
-_READING_SECONDS = 5.0
+READING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,19 @@ class Scrutiny:
 
 
 def examine(
-    layout: Layout, names: Names, inventory: Inventory, matter: Sequence[tuple[int, Span]], system_id: int | None
+    layout: Layout,
+    names: Names,
+    inventory: Inventory,
+    first: Sequence[tuple[int, Span]],
+    system_id: int | None,
+    known: Histories,
+    *,
+    seconds: float = READING_SECONDS,
 ) -> Scrutiny:
-    """Return what is known of the segments; `matter` are (timeline, run) whose files are compared, first ones first."""
+    """Return what is known of the segments; `first` are (timeline, run) whose files are compared, first ones first.
+
+    At most `seconds` are spent on reading files that are new, or changed since they were indexed.
+    """
     invalid: dict[str, str] = {}
     to_read: dict[str, None] = {}
     for name, size, mtime_ns, problem in index.bad_files(layout):
@@ -58,14 +72,14 @@ def examine(
         problem = f"it does not continue {before}: that needs {lacks or 0} bytes, and it continues {continues}"
         _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
     looked_at = 0
-    for name, known in _indexed(layout, matter):
+    for name, indexed in _indexed(layout, first):
         now = _stat(layout, name)
         looked_at += 1
-        if now is not None and now != known:
+        if now is not None and now != indexed:
             to_read[name] = None
     unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
     to_read.update(dict.fromkeys(unindexed))
-    read = _read(layout, to_read, system_id, inventory)
+    read = _read(layout, to_read, system_id, inventory, known, seconds)
     invalid.update({name: reason for name, reason in read.items() if reason})
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
@@ -105,11 +119,11 @@ def _followed(name: str, inventory: Inventory) -> bool:
     return number + 1 in inventory.segments.get(timeline, ())
 
 
-def _indexed(layout: Layout, matter: Sequence[tuple[int, Span]]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _indexed(layout: Layout, first_ones: Sequence[tuple[int, Span]]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield (name, (size, mtime_ns)) as indexed, of as many files as are looked at."""
     left = MOST_LOOKED_AT
     said: set[str] = set()
-    for timeline, (first, last) in matter:
+    for timeline, (first, last) in first_ones:
         if left <= 0:
             return
         begin = max(first, last - left + 1)
@@ -148,38 +162,77 @@ def _mtime(path: str) -> int:
         return 0
 
 
-def _read(layout: Layout, names: Iterable[str], system_id: int | None, inventory: Inventory) -> dict[str, str | None]:
+def _read(
+    layout: Layout,
+    names: Iterable[str],
+    system_id: int | None,
+    inventory: Inventory,
+    known: Histories,
+    seconds: float,
+) -> dict[str, str | None]:
     """Return the reasons against files that are read now, None for good ones; as many as the time allows."""
-    deadline = time.monotonic() + _READING_SECONDS
+    deadline = time.monotonic() + seconds
     found: dict[str, str | None] = {}
     for name in names:
         if time.monotonic() > deadline:
             break
-        found[name] = problem_of(layout.wal(name), name, system_id, followed=_followed(name, inventory))
+        found[name] = problem_of(layout.wal(name), name, system_id, known, followed=_followed(name, inventory))
     return found
 
 
-def problem_of(path: str, name: str, system_id: int | None, *, followed: bool) -> str | None:
+def problem_of(path: str, name: str, system_id: int | None, known: Histories, *, followed: bool) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
         data = codec.read_segment(path)
-        header = walfile.read_header(data)
     except FileNotFoundError:
         return None
     except CellarmanError as error:
         return error.why or error.what
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    problem = walfile.check_segment(name, header, system_id=system_id, size=len(data))
-    if problem is not None:
-        return problem
-    facts = walfile.walk(data, header)
-    wrong = RecordCheck().segment(data, header, facts.end_lsn - header.address)
-    if wrong is not None:
-        return f"corrupt: {wrong}"
-    if followed and not facts.complete:
-        return f"its valid data ends at {facts.end_lsn}: {facts.ended_by}"
-    return None
+    systems = () if system_id is None else (system_id,)
+    found = contentcheck.check(name, data, systems=systems, histories=known)
+    return found.problem or (found.short if followed else None)
+
+
+def invalid_keys(
+    layout: Layout,
+    size: int,
+    backups: Sequence[tuple[str | None, str | None]],
+    system_id: int | None,
+    *,
+    keep: bool,
+) -> dict[Key, str]:
+    """Return the segments of `size` bytes that satisfy nothing, with the reason; `backups` are the first and the last
+    segment that each needs to be consistent, newest first."""
+    names = list_names(layout, keep=keep)
+    inventory = take(layout, names, size)
+    known, _, _ = histories(layout, names.root)
+    found = examine(layout, names, inventory, matter(backups, inventory), system_id, known)
+    keys: dict[Key, str] = {}
+    for name, reason in found.invalid.items():
+        if system_id is not None and reason.startswith(f"alien: it belongs to the system {system_id},"):
+            continue  # alien to what is archived now, and what is asked about
+        try:
+            keys[segment.parse_segment(name, size)] = reason
+        except ValueError:
+            continue  # of another segment size
+    return keys
+
+
+def matter(backups: Sequence[tuple[str | None, str | None]], inventory: Inventory) -> list[tuple[int, Span]]:
+    """Return what is looked at first: what backups need to be consistent, then the rest, newest first."""
+    wanted: list[tuple[int, Span]] = []
+    for first, last in backups:
+        if first and last:
+            try:
+                timeline, begin = segment.parse_segment(first, inventory.segment_size)
+                wanted.append((timeline, (begin, segment.parse_segment(last, inventory.segment_size)[1])))
+            except ValueError:
+                continue
+    for timeline in sorted(inventory.segments, reverse=True):
+        wanted += [(timeline, span) for span in sorted(inventory.segments[timeline].spans(), reverse=True)[:1000]]
+    return wanted
 
 
 def header_of(path: str) -> walfile.SegmentHeader | None:

@@ -25,8 +25,6 @@ _HEALTHY = 30.0
 """Seconds of running after which the next failure is a new one: the pause starts small again."""
 _STOP_GRACE = 10
 """Seconds that pg_receivewal gets to finish after it was asked to stop."""
-_RECYCLED = "has already been removed"
-"""How the server says that WAL is gone (xlogreader's callers in walsender.c)."""
 _PR_SET_PDEATHSIG = 1
 
 _LIVENESS = {
@@ -94,9 +92,21 @@ class Supervisor:
             return ""
         self._report.note(f"receiving with {program} into {self._server.layout.streaming}")
         said = self._spawn([*base, "--no-loop", *options, "-D", self._server.layout.streaming], environment)
-        if _RECYCLED in said and restream.give_up_the_fork(self._server, self._report) and slot and ours:
-            self._spawn([*base, "--drop-slot"], environment)  # it may stand at the fork by now
+        if said and restream.give_up_the_fork(self._server, self._report) and slot:
+            if ours:
+                self._spawn([*base, "--drop-slot"], environment)  # it may stand at the fork by now
+            else:
+                self._say_how_to_renew_the_slot()
         return said
+
+    def _say_how_to_renew_the_slot(self) -> None:
+        """Say what to do with a slot that is not ours to drop, and that may stand where the server has no WAL."""
+        name = self._server.slot_name
+        self._report.note(
+            f'slot {name} may stand where the server has no WAL any more (create_slot = "manual"); renew it there: '
+            f"SELECT pg_drop_replication_slot('{name}'); SELECT pg_create_physical_replication_slot('{name}')",
+            "error",
+        )
 
     def _program(self) -> tuple[str, dict[str, str], str]:
         """Return pg_receivewal's path, its environment and a connection string that is safe in an argument."""

@@ -17,7 +17,7 @@ from engine.errors import CellarmanError, Refused
 from engine.event import Silent
 from engine.repository import annotations, locks, repository
 from engine.repository.backupinfo import BackupInfo
-from engine.wal import index, receiver
+from engine.wal import condemned, index, receiver
 from tests.support.cluster import Cluster, Install, running
 from tests.support.site import Site, eventually, gone, site
 
@@ -173,3 +173,35 @@ def test_the_agent_takes_in_what_arrives_and_ends_when_asked(cluster: Cluster) -
         _, err = agent.communicate(timeout=30)
         assert agent.returncode == 0, err
         where.configure()
+
+
+def test_archived_wal_is_read_whole_and_what_is_bad_is_said_once(cluster: Cluster) -> None:
+    with site(cluster, streaming_archiver=False, slot_name="", archiver=True, compression="none") as where:
+        repository.prepare(where.server.layout)
+        cluster.sql("CREATE TABLE IF NOT EXISTS read_whole AS SELECT generate_series(1, 1000)")
+        name = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
+        shutil.copy2(cluster.data / "pg_wal" / name, where.repo / "incoming" / name)
+        assert maintenance.pass_over(where.config) == []
+        assert condemned.names(where.server.layout) == []
+        path = where.server.layout.wal(name)
+        good = os.stat(path)
+        with open(path, "r+b") as file:
+            file.seek(60)
+            byte = file.read(1)
+            file.seek(60)
+            file.write(bytes([byte[0] ^ 1]))
+        notes = Notes()
+        assert maintenance.pass_over(where.config, report=notes) == []
+        assert condemned.names(where.server.layout) == []  # it was read this week
+        os.utime(path, ns=(good.st_atime_ns, good.st_mtime_ns))
+        hurried = replace(where.server, wal_verify_interval="0 HOURS")
+        notes = Notes()
+        for _ in range(2):
+            maintenance.pass_over(replace(where.config, servers={"main": hurried}), report=notes)
+        assert [text for text in notes.texts if name in text and "is bad" in text] != []
+        assert len([text for text in notes.texts if name in text and "is bad" in text]) == 1
+        assert condemned.names(where.server.layout) == [name]
+        none = replace(where.server, wal_verify_budget=0, wal_verify_interval="0 HOURS")
+        shutil.rmtree(condemned.directory(where.server.layout))
+        maintenance.pass_over(replace(where.config, servers={"main": none}))
+        assert condemned.names(where.server.layout) == []

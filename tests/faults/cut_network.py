@@ -19,7 +19,7 @@ from typing import Any
 from engine.config import Server, load
 from engine.event import Silent
 from engine.host.machine import machine
-from engine.host.problems import HostError
+from engine.host.problems import LINK, HostError
 from engine.recovery import remote
 from engine.recovery.plan import Order
 from engine.recovery.restore import execute
@@ -126,7 +126,13 @@ def command(cable: Cable, far: Far) -> dict[str, Any]:
             kind = error.kind
         took = time.monotonic() - began
         cable.plug()
-        return {"kind": kind, "took": took, "again": host.run(["echo", "again"]).out.decode()}
+        deadline = time.monotonic() + 30
+        while True:  # the kernel has to find its neighbour again
+            try:
+                return {"kind": kind, "took": took, "again": host.run(["echo", "again"]).out.decode()}
+            except HostError as error:
+                assert error.kind in LINK and time.monotonic() < deadline
+                time.sleep(0.1)
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from engine.postgres.segment import segment_name
 from engine.repository import annotations, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import archive
+from tests.engine.wal.pages import filled
 
 NOW = datetime(2026, 11, 22, 14, 2, 11, tzinfo=timezone.utc)
 SEGMENT = 1 << 20
@@ -34,9 +34,8 @@ GB = 1 << 30
 
 
 def segment_bytes(timeline: int, number: int, system: int = SYSTEM) -> bytes:
-    """Return a whole, empty WAL segment of PostgreSQL 17 with a right first page."""
-    header = struct.pack("<HHIQI4xQII", 0xD116, 0x0002, timeline, number * SEGMENT, 0, system, SEGMENT, 8192)
-    return header + bytes(SEGMENT - len(header))
+    """Return a whole WAL segment of PostgreSQL 17, filled with one record of no interest."""
+    return filled(number, timeline, system=system, size=SEGMENT, magic=0xD116)
 
 
 class Fleet:

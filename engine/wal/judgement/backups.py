@@ -70,7 +70,7 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
     if not start_gone and not bad:
         why += "; without its WAL a backup is never consistent"
     fix = fixes.of_missing(case, timeline, begin, end, state, critical=alone)
-    if not fix.startswith(("on the server", "cp ", "mv ")):
+    if not fix.startswith(("cellarman wal fetch-missing", "cp ")):
         fix = f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}"
     yield Finding(
         "unusable",

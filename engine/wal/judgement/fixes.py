@@ -16,8 +16,10 @@ def of_missing(case: Case, timeline: int, first: int, last: int, state: str, *, 
     """Return what to do about a range of segments in a state."""
     archive, server = case.archive, shlex.quote(case.server)
     name = archive.name(timeline, first)
+    if state == LOST and (timeline, first) in case.kept:
+        return f"cellarman wal fetch-missing {server}"
     if state == RECOVERABLE:
-        return _recover(case, timeline, first, last, name)
+        return _recover(case, timeline, first, name)
     if state == PARTIAL_ONLY:
         partial = case.partials.get((timeline, first))
         path = partial.path if partial else f"{name}.partial"
@@ -32,21 +34,13 @@ def of_missing(case: Case, timeline: int, first: int, last: int, state: str, *, 
     return ""
 
 
-def _recover(case: Case, timeline: int, first: int, last: int, name: str) -> str:
-    server = shlex.quote(case.server)
+def _recover(case: Case, timeline: int, first: int, name: str) -> str:
+    """Return what fetches a segment that is somewhere; a whole .partial is never made a segment unasked."""
+    server, key = shlex.quote(case.server), (timeline, first)
+    partial = case.partials.get(key)
     held = case.live.pg_wal if case.live is not None and case.live.pg_wal else {}
-    if name in held:
-        if first == last:
-            return f"on the server, in its data directory: cellarman-wal push pg_wal/{name} --server {server}"
-        names = " ".join(case.archive.name(timeline, number) for number in range(first, min(last, first + 7) + 1))
-        more = f" (and on to {case.archive.name(timeline, last)})" if last > first + 7 else ""
-        loop = f'for n in {names}; do cellarman-wal push "pg_wal/$n" --server {server}; done'
-        return f"on the server, in its data directory: {loop}{more}"
-    encoded = case.encoded.get((timeline, first))
-    if encoded:
-        return f"mv {shlex.quote(encoded)} {shlex.quote(encoded[: encoded.rindex(name) + len(name)])}"
-    partial = case.partials.get((timeline, first))
-    if partial is not None:
+    elsewhere = name in held or key in case.encoded or any(name in (s.pg_wal or {}) for s in case.standbys)
+    if partial is not None and not elsewhere:
         copy = f"/tmp/{name}"
         return f"cp {shlex.quote(partial.path)} {copy} && cellarman-wal push {copy} --server {server}"
-    return f"cellarman wal gaps {server}"
+    return f"cellarman wal fetch-missing {server}"

@@ -38,11 +38,23 @@ class Whereabouts:
         self._ready = _keys(self._live.ready or (), size) if self._live else set()
         self._done = _keys(self._live.done or (), size) if self._live else set()
         self._held = _keys(self._live.pg_wal or (), size) if self._live else set()
+        self._elsewhere: set[Key] = set()
+        """What standbys hold."""
+        for standby in case.standbys:
+            if standby.segment_size == size:
+                self._elsewhere |= _keys(standby.pg_wal or (), size)
         newest = (numbers[-1] for numbers in case.archive.segments.values() if len(numbers))
         self._newest = max(newest, default=-1)
         """The newest segment of all in the archive."""
         self._special = sorted(
-            {*self._ready, *self._held, *case.partials, *case.encoded, *([case.receiving] if case.receiving else [])}
+            {
+                *self._ready,
+                *self._held,
+                *self._elsewhere,
+                *case.partials,
+                *case.encoded,
+                *([case.receiving] if case.receiving else []),
+            }
         )
 
     def split(self, timeline: int, first: int, last: int, following: int | None) -> Iterator[tuple[str, int, int]]:
@@ -124,7 +136,7 @@ class Whereabouts:
             return PENDING
         if key in self._held and live is not None:
             return PENDING if self._will_come(key, live) else RECOVERABLE
-        if key in case.encoded or (key in case.partials and case.partials[key].whole):
+        if key in case.encoded or key in self._elsewhere or (key in case.partials and case.partials[key].whole):
             return RECOVERABLE
         return PARTIAL_ONLY if key in case.partials else otherwise
 

@@ -12,6 +12,7 @@ from engine.wal.accepted import Accepted
 from engine.wal.gaps import Archive, Key
 from engine.wal.live import Live
 from engine.wal.runs import Runs
+from engine.wal.standbys import Standby
 
 Severity = Literal["note", "warning", "critical"]
 Status = Literal["ok", "warning", "critical"]
@@ -137,10 +138,14 @@ class Case:
     """The running server, when it is of this incarnation."""
     accepted: Sequence[Accepted] = ()
     partials: Mapping[Key, Partial] = field(default_factory=dict)
+    standbys: Sequence[Standby] = ()
+    """Its standbys that answered."""
     receiving: Key | None = None
     """The segment that a running receiver writes."""
     encoded: Mapping[Key, str] = field(default_factory=dict)
     """Segments that are there only under a name with a codec's suffix, with their paths."""
+    kept: frozenset[Key] = frozenset()
+    """Segments of which a refused copy is in errors/."""
     slot: str = ""
     """The name of the slot that the receiver uses."""
     selected: Sequence[int] = ()

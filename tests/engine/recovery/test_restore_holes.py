@@ -19,6 +19,7 @@ from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.repository.backupinfo import BackupInfo
+from engine.wal import condemned
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.support.cluster import Install
 
@@ -156,25 +157,66 @@ def test_an_unusable_segment_is_a_hole(holed: Holed, damage: str) -> None:
         os.replace(aside, path)
 
 
-def test_a_flipped_byte_that_postgresql_takes_for_the_end_is_loud(holed: Holed) -> None:
-    """PostgreSQL opens without the rows behind it, and says so in its log alone."""
+def flip(path: str, at: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 0xFF]))
+
+
+def in_the_commit(mark: Mark) -> int:
+    return Lsn.parse(mark.lsn) % SEGMENT - 20
+
+
+@pytest.mark.parametrize("known", ["indexed", "new", "condemned"])
+def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
+    """Whether the index knew the segment before, had never seen it, or the audit found it."""
+    layout, path = holed.scene.server.layout, holed.path(holed.late[2])
+    shutil.copy2(path, path + ".aside")
+    before = os.stat(path)
+    try:
+        assert holed.scene.plan().kept is not None
+        flip(path, in_the_commit(holed.late[2]))
+        if known == "new":
+            shutil.rmtree(layout.own)
+        elif known == "condemned":
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            condemned.condemn(layout, os.path.basename(path), condemned.identity(os.stat(path)), "corrupt: found bad")
+            os.unlink(layout.index)
+        plan = holed.scene.plan(backup=holed.second.id)
+        assert not plan.reachable and plan.refused and os.path.basename(path) in plan.refused.why
+        assert holed.late[0].at < plan.before.at <= holed.late[1].at  # type: ignore[union-attr, operator]
+        found, _ = reachable_windows(holed.scene.server)
+        assert {window.bounded_by for window in found} == {"invalid_segment"}
+        with pytest.raises(Refused):
+            execute(plan.order.to_arguments(), holed.scene.server, Silent())
+    finally:
+        os.replace(path + ".aside", path)
+        shutil.rmtree(layout.own)
+
+
+def test_a_byte_flipped_after_the_plan_is_fatal(holed: Holed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL by itself takes it for the end of all WAL, and opens without the rows behind it."""
     path = holed.path(holed.late[2])
-    aside = path + ".aside"
-    shutil.copy2(path, aside)
+    shutil.copy2(path, path + ".aside")
+    from engine.recovery import restore
+
+    real = restore.start.start
+
+    def damaged(*args: object) -> object:
+        flip(path, in_the_commit(holed.late[2]))
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(restore.start, "start", damaged)
     order = holed.scene.order(start=True)
     try:
-        assert holed.scene.plan().kept is not None  # the segment is in the index before it is damaged
-        with open(path, "r+b") as file:
-            file.seek(Lsn.parse(holed.late[2].lsn) % SEGMENT - 20)  # within the commit
-            byte = file.read(1)
-            file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte[0] ^ 0xFF]))
         with pytest.raises(CellarmanError) as caught:
             execute(order.to_arguments(), holed.scene.server, Silent())
-        assert "checksum" in caught.value.why and "without what follows" in caught.value.why
+        assert "could not restore file" in caught.value.why
         assert not os.path.exists(os.path.join(order.destination, "postmaster.pid"))
     finally:
-        os.replace(aside, path)
+        os.replace(path + ".aside", path)
         holed.scene.remove(order.destination)
 
 

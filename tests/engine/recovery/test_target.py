@@ -77,6 +77,8 @@ def test_what_is_no_time_shows_how_to_write_it(text: str, shown: str) -> None:
         {"lsn": "16/B374D84G"},
         {"xid": "-5"},
         {"xid": "2"},
+        {"xid": "4294967296"},
+        {"xid": "8589934594"},
         {"name": ""},
         {"name": "é" * 32},
     ],

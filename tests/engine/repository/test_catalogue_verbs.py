@@ -230,3 +230,9 @@ def test_an_unknown_server_or_backup_is_wrong_usage(cellarman: Command) -> None:
     for words in (("backups", "mian"), ("show", "main", "20200101T000000"), ("delete", "main", "x", "--dry-run")):
         code, _, err = cellarman(*words)
         assert code == 2 and len(err.splitlines()) >= 2
+
+
+def test_a_backup_whose_files_are_gone_is_not_done(layout: Layout, cellarman: Command) -> None:
+    os.rename(layout.backup(SECOND), layout.backup(SECOND) + ".moved")
+    assert [backup["status"] for backup in cellarman.json("backups", "main")["backups"]] == ["gone", "done"]
+    assert cellarman.json("show", "main", SECOND)["status"] == "gone"

@@ -1,4 +1,4 @@
-"""Segments of 1 MiB made by hand: a true header, a body that compresses. For rules that need no PostgreSQL."""
+"""Segments of 1 MiB made by hand: one record fills each, with its checksum. For rules that need no PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import random
 import struct
 from pathlib import Path
+
+import google_crc32c
 
 from engine.postgres import segment
 from engine.repository import repository
@@ -27,9 +29,34 @@ def content(
     number: int, *, seed: int = 0, system: int = SYSTEM, timeline: int = 1, size: int = SIZE, header_size: int = SIZE
 ) -> bytes:
     """Return a segment's bytes; other seeds give other content under the same header."""
-    header = struct.pack("<HHIQI4xQII", MAGIC_15, 0x7, timeline, number * header_size, 0, system, header_size, 8192)
     noise = random.Random(f"{number} {seed} {system}").randbytes(4096)
+    if header_size == SIZE:
+        return filled(number, timeline, system=system, noise=noise)[:size]
+    header = struct.pack("<HHIQI4xQII", MAGIC_15, 0x2, timeline, number * header_size, 0, system, header_size, 8192)
     return (header + noise * (size // len(noise) + 1))[:size]
+
+
+def filled(
+    number: int, timeline: int, *, system: int = SYSTEM, size: int = SIZE, magic: int = MAGIC_15, noise: bytes = b""
+) -> bytes:
+    """Return a segment of whole pages, each continuing one long record that ends with the segment; its data is
+    `noise` again and again, or zeros."""
+    total = size - 40 - (size // 8192 - 1) * 24
+    before = number - 1  # where the record of the segment before begins, if that is filled likewise
+    record = struct.pack("<IIQBBH", total, 0, before * size + 40 if number else 0, 0, 10, 0)
+    body = (noise * (total // len(noise) + 1))[: total - 24] if noise else bytes(total - 24)
+    checksum = google_crc32c.extend(google_crc32c.value(body), record)
+    stream = memoryview(record + struct.pack("<I", checksum) + body)
+    parts = [
+        struct.pack("<HHIQI4xQII", magic, 0x2, timeline, number * size, 0, system, size, 8192),
+        stream[: 8192 - 40],
+    ]
+    done = 8192 - 40
+    for at in range(8192, size, 8192):
+        parts += [struct.pack("<HHIQI4x", magic, 0x1, timeline, number * size + at, total - done)]
+        parts += [stream[done : done + 8192 - 24]]
+        done += 8192 - 24
+    return b"".join(parts)
 
 
 def make_layout(root: Path) -> Layout:

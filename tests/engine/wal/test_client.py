@@ -428,8 +428,9 @@ def test_what_it_loads(here: Here, verb: str) -> None:
     loaded = set(done.stdout.split())
     assert loaded & HEAVY == set()
     ours = {name for name in loaded if name.startswith("engine.")}
-    assert len(ours) <= 23, sorted(ours)
-    assert len(loaded) <= 75, sorted(loaded)
+    # To read a segment's records before it is handed out takes some more.
+    assert len(ours) <= (23 if verb == "push" else 27), sorted(ours)
+    assert len(loaded) <= (75 if verb == "push" else 85), sorted(loaded)
 
 
 @pytest.mark.parametrize("verb", ["push", "get"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Server
+from engine.recovery import settings
 from engine.repository import xlogdb
 from engine.repository.layout import Layout
 from engine.wal import codec
@@ -171,6 +172,51 @@ def test_a_flipped_bit_is_fatal(written: Archived) -> None:
         assert "could not restore file" in outcome(written.restored("flipped"))
     finally:
         place.write_bytes(good)
+
+
+def test_a_recovery_that_damage_would_end_is_fatal(written: Archived) -> None:
+    """However it got there: before it promotes, PostgreSQL asks for the next timeline's history."""
+    plain = written.root / "plain"
+    plain.mkdir()
+    for name in written.segments(1):
+        (plain / name).write_bytes(codec.read_segment(written.layout.wal(name)))
+    ask = written.restore_command()
+    command = f'case %f in *.history) {ask};; *) cp "{plain}/%f" "%p";; esac'
+    assert outcome(written.restored("unharmed", restore_command=command)) == "open"
+    damaged = plain / written.segments(1)[-3]
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:60] + bytes([good[60] ^ 1]) + good[61:])
+    cluster = written.restored("damaged", restore_command=command)
+    assert 'could not restore file "00000002.history" from archive' in outcome(cluster)
+    assert f"recovery would end in {damaged.name}" in cluster.log
+    salvage = written.restored(
+        "accepted", restore_command=command.replace(ask, written.restore_command("--accept-gap"))
+    )
+    assert outcome(salvage) == "open"
+
+
+def test_a_broken_installation_is_fatal(written: Archived) -> None:
+    """Python exits with 1 when it cannot load the program, and PostgreSQL takes 1 for the end of all WAL."""
+    broken = written.root / "broken" / "cellarman-wal"
+    broken.parent.mkdir()
+    broken.write_text(f"#!{sys.executable}\nimport engine_that_is_not_there\n")
+    broken.chmod(0o755)
+    command = settings.restore_command(str(broken), "main", "")
+    assert "could not restore file" in outcome(written.restored("broken-installation", restore_command=command))
+    whole = settings.restore_command(CLIENT, "main", f"{written.root}/cellarman.toml")
+    assert outcome(written.restored("guarded", restore_command=whole)) == "open"
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [("exit 0", 0), ("exit 1", 255), ("exit 100", 1), ("exit 126", 255), ("exit 255", 255), ("kill -TERM $$", 143)],
+)
+def test_the_guard(tmp_path: Path, program: str, code: int) -> None:
+    script = tmp_path / "program"
+    script.write_text(f"#!/bin/sh\n{program}\n")
+    script.chmod(0o755)
+    command = settings.restore_command(str(script), "main", "").replace("%f", "F").replace("%p", "P")
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == code
 
 
 def test_another_clusters_archive_is_fatal(written: Archived) -> None:

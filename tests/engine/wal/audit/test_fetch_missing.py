@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from engine.config import Server
 from engine.repository import repository
 from engine.wal import archive, condemned, fetch, healing
 from engine.wal.audit import audit
+from engine.wal.findings import report
 from engine.wal.healing import Healed
 from tests.conftest import INSTALLS
 from tests.engine.wal.audit.test_audit import flipped, written_quietly
 from tests.support import wal
-from tests.support.cluster import Cluster, running
+from tests.support.cluster import Cluster, free_port, running
+from tests.support.site import eventually
 
 SIZE = 1 << 20
 
@@ -73,6 +75,7 @@ def alive(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         cluster.sql("CREATE ROLE blind LOGIN; CREATE ROLE watching LOGIN; GRANT pg_monitor TO watching")
         cluster.sql("CREATE ROLE reading LOGIN; GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO reading")
         cluster.sql("GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO reading")
+        cluster.sql("CREATE ROLE streaming LOGIN REPLICATION; GRANT EXECUTE ON FUNCTION pg_ls_waldir() TO streaming")
         yield cluster
 
 
@@ -111,6 +114,68 @@ def test_holes_are_filled_through_sql(place: Place) -> None:
     assert {name: each.state for name, each in done.items()} == dict.fromkeys(lost, "fetched")
     assert done[lost[0]].source.startswith("pg_wal of ")
     assert place.good()
+
+
+def test_holes_are_filled_by_streaming_where_files_may_not_be_read(place: Place) -> None:
+    lost = place.names[5:8]
+    place.lose(*lost)
+    conninfo = place.cluster.conninfo.replace("user=postgres", "user=streaming")
+    server = Server("main", str(place.root), conninfo=conninfo, streaming_conninfo=conninfo, compression="none")
+    done = place.heal(server)
+    assert {name: each.state for name, each in done.items()} == dict.fromkeys(lost, "fetched"), done
+    assert done[lost[0]].source.endswith(", streamed")
+    assert place.good()
+
+
+@pytest.fixture
+def standby(alive: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(alive.install, tmp_path / "standby", free_port())
+    made.root.mkdir()
+    alive.install.run("pg_basebackup", "-D", str(made.data), "-R", "-c", "fast", "-d", alive.conninfo)
+    made.configure(port=str(made.port), unix_socket_directories=str(made.root))
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop("immediate")
+
+
+@pytest.mark.parametrize("role", ["postgres", "streaming"])
+def test_what_the_server_has_no_more_is_had_from_a_standby(place: Place, standby: Cluster, role: str) -> None:
+    place.cluster.sql("CREATE TABLE IF NOT EXISTS late (i int)")
+    names = []
+    for _ in range(3):
+        place.cluster.sql("INSERT INTO late SELECT generate_series(1, 3000)")
+        names.append(place.cluster.value("SELECT pg_walfile_name(pg_switch_wal())"))
+    last = place.cluster.value("SELECT pg_current_wal_lsn()")
+    replayed = f"SELECT pg_last_wal_replay_lsn() >= '{last}'"
+    eventually(lambda: standby.value(replayed), "the standby has it all")
+    for file in wal.segments(place.cluster)[:-1]:
+        if file.name not in place.names:
+            archive.store(place.server.layout, str(file), file.name, compression="none")
+    lost = names[1]
+    place.lose(lost)
+    os.rename(place.kept(lost), place.root / lost)
+    conninfo = standby.conninfo.replace("user=postgres", f"user={role}")
+    server = replace(place.server, standby_conninfo=(conninfo,))
+    try:
+        [hole] = [each for each in report(server).findings if each.first == lost]
+        assert (hole.state, hole.fix) == ("lost_but_recoverable", "cellarman wal fetch-missing main")
+        done = place.heal(server)
+    finally:
+        os.rename(place.root / lost, place.kept(lost))
+    assert done[lost].state == "fetched", done
+    assert done[lost].source.endswith(", streamed") == (role == "streaming")
+    assert place.path(lost).read_bytes() == place.kept(lost).read_bytes()
+
+
+def test_a_standby_that_is_down_or_a_strangers_is_said(place: Place) -> None:
+    place.lose(place.names[4])
+    with running(place.cluster.install, extra=["--wal-segsize=1"]) as other:
+        conninfos = ("host=127.0.0.1 port=1 user=postgres", other.conninfo)
+        unknown = report(replace(place.server, standby_conninfo=conninfos)).unknown
+    assert any("could not be asked" in sentence for sentence in unknown)
+    assert any("is of another system" in sentence for sentence in unknown)
 
 
 def test_a_role_that_may_not_read_is_told_what_to_grant(place: Place) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-
-import google_crc32c
 
 from engine.config import Server
 from engine.event import Silent
@@ -23,7 +20,7 @@ from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Finding
 from engine.wal.live import Live
 from tests.engine.wal import pages
-from tests.engine.wal.pages import SIZE, SYSTEM
+from tests.engine.wal.pages import SIZE, SYSTEM, filled
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=2)
 """After everything that these tests write has settled."""
@@ -109,30 +106,6 @@ class Repo:
 def content(number: int, timeline: int, **kind: int) -> bytes:
     """Return a segment's bytes whose valid data fills it: one record of no interest from page to page."""
     return filled(number, kind.pop("of", timeline), **kind)
-
-
-def filled(number: int, timeline: int, *, system: int = SYSTEM, size: int = SIZE) -> bytes:
-    """Return a segment of whole pages, each continuing one long record that ends with the segment."""
-
-    def page(at: int, rest: int) -> bytes:
-        info = (0x2 if at == 0 else 0) | (0x1 if rest else 0)
-        head = struct.pack("<HHIQI4x", pages.MAGIC_15, info, timeline, number * size + at, rest)
-        if at == 0:
-            head += struct.pack("<QII", system, size, 8192)
-        return head
-
-    first_body = 8192 - 40
-    body = 8192 - 24
-    total = first_body + body * (size // 8192 - 1)
-    record = struct.pack("<IIQBBH", total, 0, 0, 0, 10, 0)
-    checksum = google_crc32c.extend(google_crc32c.value(bytes(total - 24)), record)
-    parts = [page(0, 0) + record + struct.pack("<I", checksum) + bytes(first_body - 24)]
-    left = total - first_body
-    for at in range(8192, size, 8192):
-        parts.append(page(at, left) + bytes(body))
-        left -= body
-    assert left == 0
-    return b"".join(parts)
 
 
 def primary(

@@ -16,6 +16,7 @@ from engine.postgres.timeline import Switch
 from engine.wal.accepted import Accepted, accept
 from engine.wal.findings import report
 from engine.wal.gaps import Archive
+from engine.wal.ingest import ingest
 from engine.wal.inventory import list_names, take
 from engine.wal.judgement.judge import judge
 from engine.wal.judgement.values import Base, Case
@@ -241,7 +242,7 @@ def test_v28_two_encodings_are_one_segment(repo: Repo) -> None:
     assert alarms(found) == [] and "duplicate" in notes(found)
     repo.path(1, 6).unlink()
     [hole] = [f for f in repo.findings() if f.kind == "hole"]
-    assert hole.state == "lost_but_recoverable" and hole.fix == f"mv {packed} {repo.path(1, 6)}"
+    assert hole.state == "lost_but_recoverable" and hole.fix == "cellarman wal fetch-missing main"
 
 
 def test_v29_two_contents_under_one_name_are_both_kept_and_told_apart(repo: Repo) -> None:
@@ -262,6 +263,20 @@ def test_v30_a_new_incarnation_begins_without_a_gap(repo: Repo) -> None:
     assert alarms(repo.findings(primary(0xD, last_archived=pages.name(0xC)))) == []
     repo.path(1, 3).unlink()
     assert ("unusable", "critical", "missing_stop", "1/3", "1/3") in alarms(repo.findings())
+
+
+def test_v32_what_a_standby_archives_again_is_the_same(repo: Repo) -> None:
+    """archive_mode = always: it comes twice, once compressed by somebody else's command."""
+    repo.put("1/1..1/9").backup(2, 3, hour=10)
+    plain = repo.path(1, 6).read_bytes()
+    before = repo.path(1, 6).stat()
+    for again in (plain, gzip.compress(plain)):
+        (Path(repo.layout.incoming) / repo.path(1, 6).name).write_bytes(again)
+        assert ingest(repo.server).duplicates == (repo.path(1, 6).name,)
+    assert os.listdir(repo.layout.incoming) == os.listdir(repo.layout.errors) == []
+    assert repo.path(1, 6).stat().st_ino == before.st_ino
+    found = repo.findings()
+    assert alarms(found) == [] and "conflict" not in notes(found)
 
 
 def test_v33_a_backup_whose_last_segment_has_not_come_yet_is_waited_for(repo: Repo) -> None:

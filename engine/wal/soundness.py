@@ -1,0 +1,113 @@
+"""Would PostgreSQL replay this segment to its end? Asked before a segment is handed out, and before a recovery may end.
+
+PostgreSQL takes a record that it cannot read for the end of all WAL, and promotes (ReadRecord in xlogrecovery.c): so
+what it is given is read to the last record first, and held against the segment before it. Light: the WAL client loads
+this.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from engine.errors import CellarmanError
+from engine.postgres import segment, timeline, walfile
+from engine.wal import codec, contentcheck
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.repository.layout import Layout
+    from engine.wal.contentcheck import Content, Ending, Histories
+
+_CONTINUES = "corrupt: it does not continue"
+
+
+def judge(layout: Layout, name: str, data: bytes, system_id: int | None) -> Content:
+    """Judge the plain content of a segment whose header is right, with what comes before it in the archive."""
+    systems = () if system_id is None else (system_id,)
+    known = _histories(layout)
+    before = _before(layout, name, walfile.read_header(data), known)
+    found = contentcheck.check(
+        name, data, systems=systems, histories=known, before=(before[0], before[1]) if before else None
+    )
+    if before and found.problem and found.problem.startswith(_CONTINUES):
+        other = contentcheck.check(before[0], before[2], systems=systems, histories=known)
+        if other.problem or other.short:
+            return contentcheck.check(name, data, systems=systems, histories=known)
+    return found
+
+
+def written(stored: bytes, descriptor: int, size: int) -> bytes:
+    """Return the plain content of `stored`, which was written to `descriptor`, without holding it twice in memory."""
+    if codec.sniff(stored[:32]) == "none":
+        return stored
+    if size and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)  # type: ignore[return-value]
+    return codec.decompress(stored)
+
+
+def last_restored(directory: str, system_id: int | None) -> tuple[str, bytes] | None:
+    """Return the name and content of the newest segment that a recovering server has in its pg_wal.
+
+    It keeps what it restored under its own name (KeepFileRestoredFromArchive in xlogarchive.c); files that it has
+    recycled for later hold another segment's WAL.
+    """
+    names = [name for name in os.listdir(directory) if segment.kind_of(name) == segment.SEGMENT]
+    for name in sorted(names, key=lambda name: (name[8:], name[:8]), reverse=True):
+        with open(os.path.join(directory, name), "rb", buffering=0) as file:
+            try:
+                header = walfile.read_header(file.read(walfile.HEADER_SIZE))
+            except CellarmanError:
+                continue
+            size = os.fstat(file.fileno()).st_size
+            if walfile.check_segment(name, header, system_id=system_id, size=size) is None:
+                file.seek(0)
+                return name, file.read()
+    return None
+
+
+def _before(
+    layout: Layout, name: str, header: walfile.SegmentHeader, known: Histories
+) -> tuple[str, Ending, bytes] | None:
+    """Return the name, the ending and the content of the segment that this one goes on from, if it can be had."""
+    before = contentcheck.predecessor(name, header, known)
+    for path in _places(layout, before) if before else ():
+        try:
+            data = codec.read_segment(path, header.segment_size)
+            ending = contentcheck.ending_of(data)
+        except (CellarmanError, OSError):
+            continue
+        if before and ending is not None:
+            return before, ending, data
+    return None
+
+
+def _places(layout: Layout, name: str) -> tuple[str, str, str]:
+    return layout.wal(name), os.path.join(layout.incoming, name), os.path.join(layout.streaming, name)
+
+
+def _histories(layout: Layout) -> dict[int, tuple[timeline.Switch, ...]]:
+    """Return the timelines' histories; one that cannot be read tells nothing."""
+    found: dict[int, tuple[timeline.Switch, ...]] = {}
+    for name in _history_names(layout):
+        number = int(name[:8], 16)
+        for path in _places(layout, name):
+            try:
+                text = codec.read_segment(path, codec.SMALL_FILE).decode("utf-8", "replace")
+                found[number] = timeline.parse_history(number, text)
+                break
+            except (OSError, ValueError, CellarmanError):
+                continue
+    return found
+
+
+def _history_names(layout: Layout) -> Iterator[str]:
+    for place in (layout.wals, layout.incoming, layout.streaming):
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        yield from (name for name in names if segment.kind_of(name) == segment.HISTORY)

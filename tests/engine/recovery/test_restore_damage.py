@@ -1,0 +1,246 @@
+"""Damage anywhere in the WAL: what is said beforehand is what PostgreSQL then does, and it never promotes across it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from engine.errors import Refused
+from engine.event import Silent
+from engine.postgres.segment import parse_segment, segment_name
+from engine.recovery.reachable import reachable_windows
+from engine.recovery.restore import execute
+from engine.repository.layout import Layout
+from engine.wal import codec, findings
+from engine.wal.audit import audit
+from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene
+from tests.engine.wal.judgement.test_real_recovery import concluded
+from tests.support.cluster import Cluster, Install, free_port
+
+Damage = Callable[["Life", Path], None]
+
+
+@dataclass
+class Life:
+    """A backup and five transactions, each in a segment of its own; a restored data directory that was not started."""
+
+    scene: Scene
+    marks: list[Mark]
+    core: list[str]
+    """The segments that the backup needs."""
+    template: Path
+    archive: Path
+    """A copy of the archive as it was."""
+    compression: str
+
+    @property
+    def layout(self) -> Layout:
+        return self.scene.server.layout
+
+    def path(self, position: str) -> Path:
+        names = sorted(name for _, _, files in os.walk(self.layout.wals) for name in files if len(name) == 24)
+        after = [name for name in names if name > self.core[-1]]
+        chosen = {"core": self.core[0], "first": after[0], "middle": after[len(after) // 2], "last": after[-1]}
+        return Path(self.layout.wal(chosen[position]))
+
+    def plain(self, path: Path) -> bytes:
+        return codec.read_segment(str(path))
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.write_bytes(codec.compress(data, self.compression))
+
+    def heal(self) -> None:
+        """Have the archive as it was, and nothing derived from it."""
+        for directory in (self.layout.wals, self.layout.own, self.layout.incoming, self.layout.errors):
+            shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(self.archive, self.layout.wals)
+        os.makedirs(self.layout.incoming)
+        os.makedirs(self.layout.errors)
+
+    def recovered(self) -> tuple[str, int]:
+        """Start a copy of the restored directory; return how that ended, and the rows."""
+        place = self.scene.root / "tried"
+        place.mkdir()
+        cluster = Cluster(self.scene.cluster.install, place, free_port())
+        try:
+            shutil.copytree(self.template, cluster.data, symlinks=True)
+            cluster.data.chmod(0o700)
+            cluster.configure(port=str(cluster.port), unix_socket_directories=str(place), hot_standby="off")
+            program = str(cluster.install.bindir / "pg_ctl")
+            command = [program, "-D", str(cluster.data), "-l", str(place / "log"), "-W", "start"]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            said = concluded(cluster)
+            return said, cluster.value("SELECT count(*) FROM kept") if said == "promoted" else -1
+        finally:
+            cluster.stop("immediate")
+            shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module", params=["none", "zstd"])
+def life(postgres: Install, request: pytest.FixtureRequest) -> Iterator[Life]:
+    with scene(postgres, compression=request.param) as stage:
+        stage.insert()
+        info = stage.backup()
+        marks = []
+        for _ in range(5):
+            marks.append(stage.insert())
+            stage.archive_all()
+        order = stage.order()
+        execute(order.to_arguments(), stage.server, Silent())
+        template = stage.root / "template"
+        os.rename(order.destination, template)
+        archive = stage.root / "archive"
+        shutil.copytree(stage.server.layout.wals, archive)
+        first, last = (parse_segment(name, SEGMENT)[1] for name in (info.begin_wal or "", info.end_wal or ""))
+        core = [segment_name(1, number, SEGMENT) for number in range(first, last + 1)]
+        yield Life(stage, marks, core, template, archive, request.param)
+
+
+def deleted(life: Life, path: Path) -> None:
+    path.unlink()
+
+
+def truncated(life: Life, path: Path) -> None:
+    life.write(path, life.plain(path)[: SEGMENT // 2])
+
+
+def cut_as_stored(life: Life, path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def emptied(life: Life, path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeroed(life: Life, path: Path) -> None:
+    life.write(path, bytes(SEGMENT))
+
+
+def zeros_behind_the_first_page(life: Life, path: Path) -> None:
+    life.write(path, life.plain(path)[:8192] + bytes(SEGMENT - 8192))
+
+
+def flipped_record(life: Life, path: Path) -> None:
+    data = bytearray(life.plain(path))
+    data[70] ^= 1
+    life.write(path, bytes(data))
+
+
+def flipped_page_header(life: Life, path: Path) -> None:
+    data = bytearray(life.plain(path))
+    data[0] ^= 0xFF
+    life.write(path, bytes(data))
+
+
+def flipped_quietly(life: Life, path: Path) -> None:
+    """As the medium does it: the times stay. The index knew it when it was good."""
+    reachable_windows(life.scene.server)
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if life.compression != "none" else 70] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    audit(life.layout)
+
+
+def swapped(life: Life, path: Path) -> None:
+    other = path.with_name(f"{path.name[:16]}{int(path.name[16:], 16) - 1:08X}")
+    data = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def alien(life: Life, path: Path) -> None:
+    data = life.plain(path)
+    life.write(path, data[:24] + b"\1" * 8 + data[32:])
+
+
+def torn_off(life: Life, path: Path) -> None:
+    """Its records are right, each by itself, and go on from another segment than the one before."""
+    data = bytearray(life.plain(path))
+    data[16:20] = (int.from_bytes(data[16:20], "little") + 64).to_bytes(4, "little")
+    life.write(path, bytes(data))
+
+
+def unreadable(life: Life, path: Path) -> None:
+    path.chmod(0)
+
+
+def cut_in_incoming(life: Life, path: Path) -> None:
+    Path(life.layout.incoming, path.name).write_bytes(life.plain(path)[: SEGMENT // 2])
+    path.unlink()
+
+
+KINDS: list[Damage] = [
+    deleted, truncated, cut_as_stored, emptied, zeroed, zeros_behind_the_first_page, flipped_record,
+    flipped_page_header, flipped_quietly, swapped, alien, torn_off, unreadable, cut_in_incoming,
+]  # fmt: skip
+
+
+def test_whole(life: Life) -> None:
+    life.heal()
+    assert life.scene.plan().reachable
+    assert findings.report(life.scene.server, ask_server=False).status == "ok"
+    assert life.recovered() == ("promoted", life.marks[-1].rows)
+
+
+@pytest.mark.parametrize("position", ["core", "first", "middle"])
+@pytest.mark.parametrize("damage", KINDS, ids=lambda damage: damage.__name__)
+def test_damage_is_said_beforehand_and_never_promoted_across(life: Life, damage: Damage, position: str) -> None:
+    life.heal()
+    try:
+        damage(life, life.path(position))
+        plan = life.scene.plan()
+        assert not plan.reachable, plan.warnings
+        assert findings.report(life.scene.server, ask_server=False).status == "critical"
+        found, without = reachable_windows(life.scene.server)
+        assert {window.bounded_by for window in found} <= {"gap", "invalid_segment"}
+        assert bool(without) == (position == "core" or (damage is swapped and position == "first"))
+        with pytest.raises(Refused):
+            execute(life.scene.order().to_arguments(), life.scene.server, Silent())
+        said, _ = life.recovered()
+        assert "could not restore file" in said or "could not locate" in said, said
+    finally:
+        life.heal()
+
+
+@pytest.mark.parametrize("damage", KINDS, ids=lambda damage: damage.__name__)
+def test_damage_at_the_end(life: Life, damage: Damage) -> None:
+    """Nothing follows: what is gone is an honest end, as is valid WAL that ends early; everything else is refused."""
+    life.heal()
+    try:
+        damage(life, life.path("last"))
+        plan = life.scene.plan()
+        said, rows = life.recovered()
+        assert plan.reachable == (said == "promoted"), (plan.refusals, said)
+        if plan.reachable:
+            assert plan.kept is not None
+            assert rows == max(mark.rows for mark in life.marks if mark.xid <= plan.kept.xid)
+    finally:
+        life.heal()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_byte_flipped_anywhere(life: Life, seed: int) -> None:
+    """Whatever the plan says, PostgreSQL does: all rows, or none and FATAL."""
+    life.heal()
+    choice = random.Random(seed)
+    path = life.path(choice.choice(["core", "first", "middle"]))
+    data = bytearray(life.plain(path))
+    at = choice.choice([choice.randrange(SEGMENT), choice.randrange(2000)])
+    data[at] ^= 1 << choice.randrange(8)
+    try:
+        life.write(path, bytes(data))
+        plan = life.scene.plan()
+        said, rows = life.recovered()
+        assert plan.reachable == (said == "promoted"), (path.name, at, plan.refusals, said)
+        assert not plan.reachable or rows == life.marks[-1].rows
+    finally:
+        life.heal()
