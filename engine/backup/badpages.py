@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from engine.backup.arrival import BadPage
 from engine.backup.inventory import Root
 from engine.errors import CellarmanError
+from engine.host import calls
 from engine.host.endpoint import Endpoint
-from engine.host.machine import Machine, machine
+from engine.host.local import ThisHost
 from engine.postgres import connection
 from engine.postgres.pagechecksum import PageCheck
 
-MOST = 1000
+MOST = 100
 """Pages that are looked at one by one; more than that need no names."""
 _PATH = re.compile(r"(?:base/(?P<database>\d+)|global|pg_tblspc/(?P<space>\d+)/PG_[^/]+/(?P<other>\d+))/(?P<node>\d+)")
 _GLOBAL = 1664
@@ -50,17 +51,17 @@ def confirm(
     if not pages:
         return []
     certain: list[Named] = []
-    with machine(far) as host:
-        for bad in pages:
-            root, path = roots[bad.root], os.fsdecode(bad.path)
-            offset = bad.block % segment_pages
-            if not is_bad(_local(os.path.join(root.destination, path), offset, page), bad.block):
+    host = calls.host(far)
+    for bad in pages:
+        root, path = roots[bad.root], os.fsdecode(bad.path)
+        offset = bad.block % segment_pages
+        if not is_bad(_local(os.path.join(root.destination, path), offset, page), bad.block):
+            continue
+        if len(certain) < MOST:
+            again = _again(host, posixpath.join(root.source, path), offset, page)
+            if again and not is_bad(again, bad.block):
                 continue
-            if len(certain) < MOST:
-                again = _again(host, posixpath.join(root.source, path), offset, page)
-                if again and not is_bad(again, bad.block):
-                    continue
-            certain.append(Named(os.fsdecode(root.prefix + bad.path), bad.block))
+        certain.append(Named(os.fsdecode(root.prefix + bad.path), bad.block))
     return certain
 
 
@@ -73,7 +74,7 @@ def _local(place: str, number: int, page: int) -> bytes:
         return b""
 
 
-def _again(host: Machine, path: str, number: int, page: int) -> bytes:
+def _again(host: calls.Calls | ThisHost, path: str, number: int, page: int) -> bytes:
     done = host.run(["dd", f"if={path}", f"bs={page}", f"skip={number}", "count=1"])
     return done.out if done.status == 0 and len(done.out) == page else b""
 

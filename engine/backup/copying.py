@@ -21,6 +21,8 @@ from engine.host.rsync import Tick, Transfer
 _PASSING = frozenset(("dropped", "timeout", "no_route", "refused", "unknown_name"))
 """Problems of a link that may be over soon, once it has worked."""
 _LONGEST_PAUSE = 60.0
+_BIG = 16 << 20
+"""Bytes of a file that have come when it begins to be read though it is not whole."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Worker:
     tick: Tick = field(default_factory=lambda: Tick(0, 0, ""))
     before: int = 0
     """Bytes of this part that came before the link was lost."""
+    followed: str = ""
+    """The file that is read while it comes."""
 
     @property
     def lane(self) -> Lane | None:
@@ -136,10 +140,19 @@ class Copying:
                     raise Cancelled("the transfer was stopped") from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 worker.before += came.size
+                worker.followed = ""
                 worker.tick = replace(worker.tick, done_bytes=0)
 
     def _transfer(self, worker: Worker, part: Part, came: _Came) -> None:
+        began = Tick(0, 0, "")
+
         def tick(tick: Tick) -> None:
+            nonlocal began
+            if tick.name != began.name:
+                began = tick
+            elif tick.done_bytes - began.done_bytes > _BIG and worker.followed != tick.name:
+                worker.followed = tick.name
+                self.readers.follow(part.root, os.fsencode(tick.name))
             worker.tick = tick
 
         transfer = transfer_of(self.server, part.root, self.far, self.compress, len(self._workers))

@@ -17,7 +17,7 @@ from engine.errors import CellarmanError
 from engine.postgres.manifest import ManifestFile, scan_manifest
 from engine.postgres.manifestwriter import Written
 
-_CACHE_KIB = 8192
+_CACHE_KIB = 4096
 _BATCH = 2000
 _FILE_WEIGHT = 16 << 10
 """Bytes that a file counts beyond its own when the lists are balanced: opening and closing it costs time too."""

@@ -326,7 +326,10 @@ class _Run(run.Run):
             self.report.note(f"{len(found)} bad pages in all", "warn")
         self.remember(
             checked_pages=sum(reader.checked_pages for reader in readers),
-            bad_pages=[{"file": page.file, "block": page.block, "relation": page.relation} for page in named],
+            bad_pages=[
+                {"file": page.file, "block": page.block, "relation": page.relation}
+                for page in (*named, *found[len(named) :])
+            ],
         )
 
     def end(self) -> dict[str, Any]:

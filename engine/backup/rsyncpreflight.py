@@ -10,10 +10,9 @@ from engine.backup.reuse import Parent
 from engine.config import Server
 from engine.errors import CellarmanError, Refused
 from engine.event import Reporter
-from engine.host import rsync
+from engine.host import calls, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.local import ThisHost
-from engine.host.machine import Machine, machine
 from engine.host.rsync import RsyncVersion
 from engine.postgres.controlfile import read_control
 from engine.postgres.facts import ServerFacts
@@ -44,9 +43,9 @@ def examine(server: Server, report: Reporter) -> Ready:
     pgdata = _data_directory(server, facts)
     far = server.ssh if server.backup_method == "rsync" else None
     here = rsync.version(ThisHost())
-    with machine(far) as host:
-        there = here if far is None else rsync.version(host)
-        page, pages = _same_cluster(server, facts, host, pgdata)
+    host = calls.host(far)
+    there = here if far is None else rsync.version(host)
+    page, pages = _same_cluster(server, facts, host, pgdata)
     if server.reuse_backup == "link" and os.path.isdir(server.layout.base):
         reuse.can_link(server)
     parent = reuse.parent(server, facts)
@@ -71,7 +70,7 @@ def _data_directory(server: Server, facts: ServerFacts) -> str:
     return facts.data_directory.rstrip("/")
 
 
-def _same_cluster(server: Server, facts: ServerFacts, host: Machine, pgdata: str) -> tuple[int, int]:
+def _same_cluster(server: Server, facts: ServerFacts, host: calls.Calls | ThisHost, pgdata: str) -> tuple[int, int]:
     """See that the host holds the cluster that conninfo leads to; returns its page size and pages a file."""
     path = f"{pgdata}/global/pg_control"
     wrong = f"correct conninfo or {preflight.table(server)[:-1]}.ssh]: both must lead to the same host"

@@ -14,13 +14,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 from engine.errors import Cancelled, CellarmanError
 from engine.host import local, openssh
 from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
-from engine.host.machine import Machine
+from engine.host.machine import Done
 from engine.host.problems import HostError, explain_openssh
 
 OLDEST = (3, 1, 0)
@@ -31,6 +31,9 @@ _LOST = frozenset((10, 12, 30, 35, 255))
 """Exit codes of a lost link: socket I/O, protocol stream, timeouts, ssh's own failure."""
 _VANISHED = 24
 _PARTIAL = 23
+_NO_SHELL = """sh -c 'exec "$@"'"""
+"""A remote shell that stays here: the rsync that tells is then the one that receives, and tells of a file when the one
+before has its name. In a plain local copy it is the sender, which runs ahead."""
 _PROGRESS = re.compile(rb"\s*(\d+)\s+\d+%\s")
 _ITEM = re.compile(rb"([<>ch.*][fdLDS][^ ]{9}|\*deleting {2}) (.*)", re.DOTALL)
 _ESCAPE = re.compile(rb"\\#(\d{3})")
@@ -117,7 +120,16 @@ class RsyncVersion:
         return ".".join(map(str, self.number))
 
 
-def version(machine: Machine, program: str = "rsync") -> RsyncVersion:
+class Runs(Protocol):
+    """A host on which programs are run: a Machine, or less."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> Done: ...
+
+
+def version(machine: Runs, program: str = "rsync") -> RsyncVersion:
     """Ask a host for its rsync; raises HostError when there is none, CellarmanError when it is too old."""
     done = machine.run([program, "--version"], timeout=30)
     fix = "install rsync there (Debian: apt install rsync), or put it on the PATH that a shell without terminal has"
@@ -178,7 +190,7 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
     words += ["--partial"] if transfer.partial else []
-    words += ["--whole-file"] if transfer.whole_file else []
+    words += ["--whole-file"] if transfer.whole_file or transfer.far is None else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
 
@@ -196,8 +208,10 @@ def _compression(transfer: Transfer) -> list[str]:
 
 def _places(source: str, destination: str, far: Endpoint | None, far_is: str, program: str) -> list[str]:
     places = {"source": f"{source.rstrip('/')}/", "destination": f"{destination.rstrip('/')}/" if destination else ""}
-    shell: list[str] = []
-    if far is not None:
+    if far is None:
+        shell = [f"--rsh={_NO_SHELL}"]
+        places["source"] = f"here:{_literal(places['source'])}"
+    else:
         shell = [f"--rsh={' '.join(map(_quoted, [*openssh.command(far), *cheapest(far)]))}"]
         shell += [f"--rsync-path={program}"] if program else []
         there = _literal(places[far_is]) if far_is == "source" else places[far_is]
@@ -230,7 +244,8 @@ def move(
     stop: threading.Event | None = None,
     arrived: Callable[[bytes], None] | None = None,
 ) -> Moved:
-    """Run a transfer to its end; `tick` is called as it goes on, `arrived` with the path of each file that is whole.
+    """Run a transfer to its end; `tick` is called as it goes on, `arrived` with the path of each file that is whole
+    (when the far side is the destination: that was sent).
 
     Both are called in this thread. Files that vanish meanwhile are no error. Raises HostError: `dropped` when the link
     was lost or what ssh says, `disk_full`; Cancelled when `stop` is set; CellarmanError with rsync's words otherwise.

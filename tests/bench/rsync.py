@@ -45,18 +45,22 @@ def _against_barman(root: Path, server: cluster.Cluster, far: Far, repeat: int) 
     with ours.spawned("wal", "receive", "main"), theirs.receiving(server):
         us, them = in_turn(
             repeat,
-            (lambda: _forget(home / "base", home / "meta"), lambda: memory.watching(lambda: ours.backup())),
+            (lambda: _forget(home / "base", home / "meta"), lambda: memory.watching(lambda: _ours(ours))),
             (lambda: _forget(their_home / "base", their_home / "meta"), lambda: _theirs(theirs)),
         )
         size = sum(path.stat().st_size for path in (home / "base").rglob("*") if path.is_file()) / 1e9
         yield ratio(f"first backup by rsync over ssh, {size:.1f} GB, checksums and manifest", us, them, "Barman", 0.7)
         us, them = in_turn(
             repeat,
-            (lambda: _change(server), lambda: ours.backup()),
+            (lambda: _change(server), lambda: _ours(ours)),
             (lambda: _change(server), lambda: _theirs(theirs)),
         )
         yield ratio("second backup with hard links, after a change of 1 %", us, them, "Barman", 0.6)
     yield at_most("resident memory of its worker", memory.peak / 1e6, 120, "MB")
+
+
+def _ours(ours: programs.Cellarman) -> None:
+    ours.run("backup", "main", "--wait")
 
 
 def _theirs(theirs: barman.Barman) -> None:
