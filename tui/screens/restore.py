@@ -25,7 +25,7 @@ from engine.errors import CellarmanError, UsageError
 from engine.recovery import choices, suggest
 from engine.recovery.choices import Ready
 from engine.recovery.plan import Moment, Order, Plan
-from engine.recovery.planner import make_plan
+from engine.recovery.planner import PROVING_QUICKLY, make_plan
 from engine.recovery.spoken import UTC, parse_moment, zones
 from engine.recovery.target import EndOfArchive, Target, TimeTarget
 from tui import commands, crash, moments, wording
@@ -237,7 +237,14 @@ class RestoreRoom(Room):
     # What is reckoned
 
     def _reckoned(self, order: Order) -> Plan:
-        return make_plan(self._server, order, now=self.app.now(), read_only=self._no_writing)
+        return make_plan(
+            self._server,
+            order,
+            now=self.app.now(),
+            read_only=self._no_writing,
+            proving=PROVING_QUICKLY,
+            state_directory=self.app.config.state_directory,
+        )
 
     @property
     def _no_writing(self) -> bool:
@@ -865,7 +872,7 @@ class RestoreRoom(Room):
         self._starting = True
         config, app = self.app.config, self.app
         try:
-            plan = make_plan(self._server, shown.order, now=app.now(), read_only=self._no_writing)
+            plan = self._reckoned(shown.order)
             changed = differences(shown, plan)
             if changed or plan.info is None:
                 app.call_from_thread(self._has_changed, plan, changed)
