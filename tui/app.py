@@ -22,6 +22,7 @@ from tui.format import counted, listed, plain
 from tui.inspection import Inspector
 from tui.memory import History
 from tui.snapshot import Snapshot, minute_of, utc_now
+from tui.terminal import Departure
 from tui.watch import STATUS_PAUSE, Watch
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Console(App[None]):
         """Whether the demo is to follow this console."""
         self.trouble = ""
         self.crashed: list[str] = []
+        self.departure = Departure()
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
@@ -166,11 +168,14 @@ class Console(App[None]):
         import asyncio
 
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._ended_by, number)
 
-    def _ended_by(self, number: signal.Signals) -> None:
-        self.exit(return_code=128 + number)
+        def ended_by(number: int, frame: object) -> None:
+            # Not by the loop alone: it stands still while the terminal takes nothing.
+            self.departure.begin(number)
+            loop.call_soon_threadsafe(lambda: self.exit(return_code=128 + number))
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, ended_by)
 
     def on_looked(self, message: Looked) -> None:
         before, self.snapshot = self.snapshot, message.snapshot
@@ -552,7 +557,9 @@ def run(
         ascii_only=ascii_only or (True if os.environ.get("CELLARMAN_ASCII") else ui.ascii),
         ui=ui,
     )
+    app.departure.watch_output()
     app.run(mouse=ui.mouse if mouse is None else mouse)
+    app.departure.done()
     app.lookout.stop()
     app.keep_look()
     if app.crashed:

@@ -103,6 +103,10 @@ class Terminal:
                 self.read(0.02)
         return 128 - self._status if self._status < 0 else self._status
 
+    def gone(self, status: int) -> None:
+        """Take note of a wait status that somebody else has asked for."""
+        self._status = os.waitstatus_to_exitcode(status)
+
 
 @contextlib.contextmanager
 def console(config_file: str, *words: str, size: tuple[int, int] = (80, 24), **environ: str) -> Iterator[Terminal]:

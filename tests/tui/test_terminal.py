@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
 import sys
+import termios
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from tests.support import fleet as fleet_
 from tests.support.fleet import write_config
+from tests.support.programs import until
 from tests.support.terminal import Terminal, console
 
 SHOWN = "One server."
@@ -58,6 +61,55 @@ def test_a_signal_leaves_the_terminal_as_it_was(config_file: str, number: signal
         os.kill(terminal.pid, number)
         assert terminal.wait() == 128 + number
         assert restored(terminal.written)
+
+
+def ended(pid: int) -> int:
+    """Wait for a process without reading its terminal; return its wait status."""
+    found: list[int] = []
+
+    def over() -> bool:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        found.append(status)
+        return done == pid
+
+    until(over, what="the console ends", seconds=30)
+    return found[-1]
+
+
+def test_a_terminal_that_vanishes_ends_it(config_file: str) -> None:
+    with console(config_file) as terminal:
+        terminal.until(SHOWN)
+        os.close(terminal.fd)
+        terminal.fd = os.open(os.devnull, os.O_RDWR)
+        status = ended(terminal.pid)
+        terminal.gone(status)
+        # 120 is Python's own: it could not write what was left to the terminal.
+        assert os.waitstatus_to_exitcode(status) in (128 + signal.SIGHUP, -signal.SIGHUP, 120)
+
+
+def test_a_stalled_terminal_does_not_keep_it(config_file: str) -> None:
+    """Nobody reads what it writes, as when a link hangs: it waits to write, and a signal ends it all the same."""
+    with console(config_file) as terminal:
+        terminal.until(SHOWN)
+        for _ in range(60):
+            terminal.press("?q")
+        full = [0]
+
+        def stalled() -> bool:
+            """Some thousand bytes, and no more come."""
+            full.append(unread(terminal.fd))
+            return len(full) > 20 and full[-1] > 2000 and len(set(full[-20:])) == 1
+
+        until(stalled, what="nothing more is taken")
+        os.kill(terminal.pid, signal.SIGTERM)
+        status = ended(terminal.pid)
+        terminal.gone(status)
+        assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+
+
+def unread(fd: int) -> int:
+    """Return how many bytes wait in a terminal for somebody to read them."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
