@@ -2,8 +2,8 @@
 
 One pass over a server, under its `.S-cron.lock`: what dead workers left is marked FAILED, WAL is received and taken in,
 backups whose WAL is complete become DONE, the index of commit times catches up, deletions are finished, and what
-retention gives up is deleted. At the end of a pass some of the archived WAL is read whole. Each step is tried whatever
-the others did, and each server whatever the others did.
+retention gives up is deleted. At the end of a pass some of the archived WAL is read whole, and journals of jobs that
+are long over go. Each step is tried whatever the others did, and each server whatever the others did.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.backup import ending, waiting
 from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
+from engine.job import pruning
 from engine.repository import deletion, locks, repository, retention
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import audit, auditlog, condemned, index, receiver
@@ -42,7 +43,18 @@ def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
     for server in active:
         problems += one_server(server, report)
     problems += _verify(active, report)
-    return problems
+    return problems + _prune(config, report)
+
+
+def _prune(config: Config, report: Reporter) -> list[str]:
+    """Remove the journals of jobs that are long over."""
+    try:
+        gone = pruning.prune(config.state_directory, datetime.now(timezone.utc))
+    except (CellarmanError, OSError) as error:
+        return [str(error)]
+    if gone:
+        report.note(f"{len(gone)} old job journal{'' if len(gone) == 1 else 's'} removed")
+    return []
 
 
 def one_server(server: Server, report: Reporter = SILENT, *, wal_only: bool = False) -> list[str]:

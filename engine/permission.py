@@ -20,7 +20,24 @@ class Level(IntEnum):
     """Removes a backup or replaces a directory: the name must be typed."""
 
 
-Action = Literal["look", "backup", "verify", "restore", "keep", "cancel", "delete", "replace", "ingest"]
+Action = Literal[
+    "look",
+    "backup",
+    "verify",
+    "restore",
+    "keep",
+    "cancel",
+    "delete",
+    "replace",
+    "ingest",
+    "check",
+    "label",
+    "accept",
+    "switch",
+    "restore-point",
+    "fetch",
+    "aftermath",
+]
 
 LEVELS: dict[Action, Level] = {
     "look": Level.READS,
@@ -28,10 +45,17 @@ LEVELS: dict[Action, Level] = {
     "verify": Level.STARTS,
     "restore": Level.STARTS,
     "ingest": Level.STARTS,
+    "aftermath": Level.STARTS,
     "keep": Level.CHANGES,
     "cancel": Level.CHANGES,
     "delete": Level.REMOVES,
     "replace": Level.REMOVES,
+    "check": Level.READS,
+    "label": Level.CHANGES,
+    "accept": Level.CHANGES,
+    "switch": Level.STARTS,
+    "restore-point": Level.STARTS,
+    "fetch": Level.STARTS,
 }
 
 

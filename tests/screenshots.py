@@ -1,4 +1,7 @@
-"""Export the pictures in screenshots/ from the real console on the fleet: `python -m tests.screenshots [FOLDER]`."""
+"""Export the pictures in screenshots/ from the real console on the fleet: `python -m tests.screenshots [FOLDER]`.
+
+Every screen in both sizes that are looked at; a name on the command line after the folder makes only that one.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,77 @@ import asyncio
 import re
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet
 from tui.app import Console
+from tui.screens import room
 
-PICTURES: dict[str, tuple[tuple[int, int], list[str]]] = {
-    "servers": ((120, 34), []),
-    "server": ((120, 34), ["enter"]),
-    "job": ((120, 34), ["down", "down", "enter", "enter"]),
-    "jobs": ((120, 34), ["j"]),
-    "help": ((120, 34), ["down", "down", "enter", "question_mark"]),
-    "backup": ((120, 34), ["b"]),
-    "servers-80x24": ((80, 24), []),
-    "job-80x24": ((80, 24), ["down", "down", "enter", "enter"]),
-    "servers-160x45": ((160, 45), []),
-    "server-160x45": ((160, 45), ["down", "down", "enter", "down"]),
-    "job-160x45": ((160, 45), ["down", "down", "enter", "enter"]),
+SIZES = ((80, 24), (160, 45))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is pressed, and what must be on the screen then."""
+
+    keys: tuple[str, ...] = ()
+    shows: str = ""
+    theme: str = "cellar"
+    ascii_only: bool = False
+
+
+PICTURES: dict[str, Picture] = {
+    "servers": Picture(),
+    "server": Picture(("enter",), "overview"),
+    "backups": Picture(("enter", "2"), "BACKUP"),
+    "wal": Picture(("enter", "3"), "gap"),
+    "timeline": Picture(("enter", "4"), "timeline"),
+    "config": Picture(("enter", "6"), "config"),
+    "jobs": Picture(("j",), "running"),
+    "job": Picture(("j", "enter"), "average"),
+    "events": Picture(("l",), "events."),
+    "backup-form": Picture(("b",), "Back up erp-main now?"),
+    "restore": Picture(("down", "r"), "restore"),
+    "help": Picture(("question_mark",), "The keys here."),
+    "command-line": Picture(("colon", *"backups ", "tab"), "backups"),
+    "filter": Picture(("slash", *"!state=ok", "enter"), "3 of 5"),
+    "export": Picture(("e",), "Export what is on the screen"),
+    "palette": Picture(("ctrl+p", *"theme"), "theme paper"),
+    "servers-light": Picture(theme="paper"),
+    "servers-blue-orange": Picture(theme="blue-orange"),
+    "servers-contrast": Picture(theme="contrast"),
+    "servers-ascii": Picture(ascii_only=True),
 }
 # Fonts from the network have no place in a picture that is looked at offline.
 _FONT = re.compile(r"@font-face\s*\{.*?\}\s*", re.DOTALL)
 
 
-async def picture(fleet: Fleet, size: tuple[int, int], keys: list[str]) -> str:
+def screen_text(app: Console) -> str:
+    """Return what is on the screen as text."""
+    compositor: Any = app.screen._compositor
+    return "\n".join(strip.text for strip in compositor.render_strips())
+
+
+async def drawn(fleet: Fleet, picture: Picture, size: tuple[int, int]) -> str:
     """Return the console after these keys, as SVG."""
-    app = Console(fleet.config, now=lambda: fleet.now, theme="cellar", ascii_only=False)
+    app = Console(fleet.config, now=lambda: fleet.now, theme=picture.theme, ascii_only=picture.ascii_only)
     async with app.run_test(size=size) as pilot:
         await _settled(lambda: app.snapshot.looked)
-        for key in keys:
+        for key in picture.keys:
             await pilot.press(key)
             await pilot.pause()
-        if "enter" in keys[-1:] and len(keys) > 3:
-            await _settled(lambda: app.snapshot.job is not None and bool(app.snapshot.job.rates))
-        await pilot.pause(0.2)
+        await _settled(lambda: picture.shows in screen_text(app))
+        before = ""
+        for _ in range(50):
+            await pilot.pause(0.3)
+            text = screen_text(app)
+            if text == before:
+                break
+            before = text
         svg = app.export_screenshot(title="cellarman")
     app.lookout.stop()
     # The identity of a picture is made from its content, so that an unchanged screen is an unchanged file.
@@ -48,9 +88,8 @@ async def picture(fleet: Fleet, size: tuple[int, int], keys: list[str]) -> str:
     return re.sub(rf'textLength="[\d.]+"([^>]*>[^<]*{re.escape(str(fleet.root))})', r"\1", svg)
 
 
-async def _settled(met: object) -> None:
-    assert callable(met)
-    for _ in range(500):
+async def _settled(met: Callable[[], bool]) -> None:
+    for _ in range(1000):
         if met():
             return
         await asyncio.sleep(0.02)
@@ -61,11 +100,15 @@ def main() -> int:
     """Write every picture to the folder given, by default screenshots/ of the checkout."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "screenshots"
     folder.mkdir(exist_ok=True)
+    room.FLASH_SECONDS = 0.1
+    wanted = sys.argv[2:] or list(PICTURES)
     with tempfile.TemporaryDirectory(prefix="cellarman-") as root, fleet_.standing(Path(root)) as fleet:
-        for name, (size, keys) in PICTURES.items():
-            svg = asyncio.run(picture(fleet, size, keys)).replace(root, "/var/lib")
-            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-            print(folder / f"{name}.svg")
+        for name in wanted:
+            for size in SIZES:
+                svg = asyncio.run(drawn(fleet, PICTURES[name], size)).replace(root, "/var/lib")
+                path = folder / f"{name}-{size[0]}x{size[1]}.svg"
+                path.write_text(svg, encoding="utf-8")
+                print(path, flush=True)
     return 0
 
 

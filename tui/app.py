@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,20 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from engine.errors import CellarmanError, Refused
-from tui import glyphs, themes
-from tui.format import counted
+from tui import commands, glyphs, operators, remembered, themes
+from tui.format import counted, listed, plain
+from tui.inspection import Inspector
+from tui.memory import History
 from tui.snapshot import Snapshot, minute_of, utc_now
-from tui.watch import Watch
+from tui.watch import STATUS_PAUSE, Watch
 
 if TYPE_CHECKING:
     from engine.config import Config
     from engine.job.spec import JobKind
+    from tui.commands import Command, Place
+    from tui.remembered import Remembered
+    from tui.screens.room import Room
+    from tui.settings import Settings
 
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
@@ -64,9 +71,10 @@ class Console(App[None]):
         banner: str = "",
         theme: str = "",
         ascii_only: bool | None = None,
+        ui: Settings | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        chosen = themes.chosen(theme)
+        chosen = themes.chosen(theme or (ui.theme if ui else ""))
         # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
         super().__init__(ansi_color=True if chosen == themes.TERMINAL.name else None)
         self.config = config
@@ -75,14 +83,22 @@ class Console(App[None]):
         self.banner = banner
         self.glyphs = glyphs.chosen(ascii_only)
         self.snapshot = Snapshot(minute_of(now()), looked=False)
+        self.remembered = remembered.load(config.state_directory)
+        """The last look of an earlier console, until the disk was read."""
+        self.look: Remembered | None = None
+        """What the list of servers shows, for the next console."""
+        self.history = History(config.state_directory)
+        self.ran: list[tuple[datetime, str]] = []
+        """When, and which command line would do the same, of all that this console did."""
+        self.wants_demo = False
+        """Whether the demo is to follow this console."""
         self.trouble = ""
         self.crashed: list[str] = []
-        self.lookout = Watch(
-            config,
-            lambda snapshot: self._tell(Looked(snapshot)),
-            lambda error: self._tell(WatchBroke(error)),
-            now,
-        )
+        self._ui = ui
+        self._trail: list[str] = []
+        self._trail_at = -1
+        self.lookout = self._watch()
+        self.inspector = self._inspector()
         for known in themes.THEMES.values():
             self.register_theme(known)
         self.theme = chosen
@@ -90,21 +106,61 @@ class Console(App[None]):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict(themes.CELLAR.variables)
 
+    def _watch(self) -> Watch:
+        return Watch(
+            self.config,
+            lambda snapshot: self._tell(Looked(snapshot)),
+            lambda error: self._tell(WatchBroke(error)),
+            self.now,
+            pause=self._ui.refresh if self._ui else STATUS_PAUSE,
+            read_only=self.read_only,
+        )
+
+    def _inspector(self) -> Inspector:
+        return Inspector(self.config, lambda error: self._tell(WatchBroke(error)), self.now)
+
     def _tell(self, message: Message) -> None:
         if self.is_running:
             self.post_message(message)
 
     def on_mount(self) -> None:
         self._watch_signals()
+        self.push_screen(self._home())
+        self.call_after_refresh(self.lookout.start)
+
+    def _home(self) -> Room:
         if self.config.servers:
             from tui.screens.servers import Servers
 
-            self.push_screen(Servers())
-        else:
-            from tui.screens.welcome import Welcome
+            return Servers()
+        from tui.screens.welcome import Welcome
 
-            self.push_screen(Welcome())
-        self.call_after_refresh(self.lookout.start)
+        return Welcome()
+
+    def add_server(self, path: str, name: str, values: Mapping[str, str | bool | int], home: str) -> Config:
+        """Write a server into the configuration file at `path`, return the configuration then; in a thread."""
+        from engine import trail
+        from engine.config import adding, load
+
+        command = f"append to {path}: {adding.table(name, values)}"
+        state = self.config.state_directory
+        with trail.Acting(state, "add-server", name, subject=path, via="console", say=self._say_soon):
+            alone = adding.add_server(path, name, values, barman_home=home)
+        self.ran.append((self.now(), command))
+        return alone if len(self.config.files) <= 1 else load(read_only=self.read_only)
+
+    def reload(self, config: Config) -> None:
+        """Go on with another configuration, from its first screen."""
+        self.lookout.stop()
+        self.inspector.stop()
+        self.config = replace(config, read_only=self.read_only)
+        self.snapshot = Snapshot(minute_of(self.now()), looked=False)
+        self.lookout = self._watch()
+        self.inspector = self._inspector()
+        self.lookout.start()
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        self.switch_screen(self._home())
 
     def _watch_signals(self) -> None:
         import asyncio
@@ -121,13 +177,27 @@ class Console(App[None]):
         self.repaint()
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
+        elif not before.looked:
+            self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
+            if self._ui is not None and self._ui.problem:
+                self.say(self._ui.problem)
+            elif message.snapshot.running:
+                self._say_running(message.snapshot)
 
-    def say(self, text: str) -> None:
+    def _say_running(self, snapshot: Snapshot) -> None:
+        """Say at the start what runs already, and who started it."""
+        me = operators.myself(self.read_only).user
+        others = list(dict.fromkeys(plain(job.user) for job in snapshot.running if job.user not in ("", me)))
+        by = f" ({listed(others)} started {'it' if len(snapshot.running) == 1 else 'some'})" if others else ""
+        verb = "runs" if len(snapshot.running) == 1 else "run"
+        self.say(f"{counted(len(snapshot.running), 'job')} {verb} already{by}. j shows them.", "text")
+
+    def say(self, text: str, role: str = "soon") -> None:
         """Say something in the room that is open."""
         from tui.screens.room import Room
 
         if isinstance(self.screen, Room):
-            self.screen.say(text, "soon")
+            self.screen.say(text, role)
 
     def on_watch_broke(self, message: WatchBroke) -> None:
         from tui import crash
@@ -145,29 +215,232 @@ class Console(App[None]):
                 screen.repaint()
                 return
 
+    def been_at(self, address: str) -> None:
+        """Remember a place for `[` and `]`."""
+        if address and (self._trail_at < 0 or self._trail[self._trail_at] != address):
+            del self._trail[self._trail_at + 1 :]
+            self._trail.append(address)
+            self._trail_at = len(self._trail) - 1
+
+    def can_go(self, by: int) -> bool:
+        """Tell whether there is a place that many steps along."""
+        return 0 <= self._trail_at + by < len(self._trail)
+
+    def go_along(self, by: int) -> None:
+        """Go to the place that many steps along the way that was come."""
+        self._trail_at += by
+        self.obey(self._trail[self._trail_at])
+
+    def obey(self, line: str) -> None:
+        """Do what a `:` line says, or say why not."""
+        from tui import commandline
+        from tui.screens.room import Room
+
+        room = next((s for s in reversed(self.screen_stack) if isinstance(s, Room)), None)
+        order = commandline.parse(line, room.ROOM if room else "servers")
+        if isinstance(order, str):
+            self.say(order)
+        elif order.place is not None:
+            self._open(order.place, order.about, order.kept)
+        elif order.command is not None and room is not None:
+            self._command(room, order.command, order.about)
+
+    def _command(self, room: Room, command: Command, about: str) -> None:
+        """Run a command here, or in the server's own room when it is about another server."""
+        if about and about not in self.config.servers:
+            self.say(f"There is no server {about}.")
+        elif about and about != room.subject:
+            self.open_server(about)
+            self.call_after_refresh(lambda: self.obey(command.verb))
+        else:
+            room.action_command(command.id)
+
+    def _open(self, place: Place, about: str, kept: str) -> None:
+        from tui.screens.room import Room
+
+        if place.takes == "server" and not about and not place.optional:
+            room = next((s for s in reversed(self.screen_stack) if isinstance(s, Room) and s.subject), None)
+            about = room.subject if room else ""
+        if place.takes == "server" and (about or not place.optional) and about not in self.config.servers:
+            self.say(f"There is no server {about}." if about else f":{place.word} needs a server.")
+            return
+        argument = [about] if place.takes else []
+        getattr(self, f"open_{place.word}")(*argument)
+        if kept and isinstance(self.screen, Room):
+            self.screen.call_after_refresh(self.screen.keep_only, kept)
+
+    def _back_to(self, address: str) -> bool:
+        """Close screens until the room with this address is open; tell whether there is one."""
+        from tui.screens.room import Room
+
+        if not any(isinstance(screen, Room) and screen.address == address for screen in self.screen_stack):
+            return False
+        while not (isinstance(self.screen, Room) and self.screen.address == address):
+            self.pop_screen()
+        return True
+
+    def open_servers(self) -> None:
+        """Show all servers."""
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+
+    def open_server(self, server: str, tab: str = "") -> None:
+        """Show a server, one of its tabs."""
+        from tui.screens.server import ServerRoom
+
+        open_rooms = [s for s in self.screen_stack if isinstance(s, ServerRoom) and s.subject == server]
+        if open_rooms:
+            while self.screen is not open_rooms[-1]:
+                self.pop_screen()
+            room = open_rooms[-1]
+        else:
+            room = ServerRoom(server, tab or ServerRoom.TABS[0])
+            self.push_screen(room)
+        if tab and tab != room.tab:
+            room.open_tab(tab)
+
+    def open_overview(self, server: str) -> None:
+        """Show how a server stands."""
+        self.open_server(server, "overview")
+
+    def open_backups(self, server: str) -> None:
+        """Show a server's backups."""
+        self.open_server(server, "backups")
+
+    def open_wal(self, server: str) -> None:
+        """Show a server's WAL archive."""
+        self.open_server(server, "wal")
+
+    def open_timeline(self, server: str) -> None:
+        """Show a server's timelines."""
+        self.open_server(server, "timeline")
+
+    def open_config(self, server: str) -> None:
+        """Show a server's settings."""
+        self.open_server(server, "config")
+
+    def open_jobs(self, server: str = "") -> None:
+        """Show the jobs of all servers, or of one."""
+        from tui.screens.jobs import Jobs
+
+        if not self._back_to(f"jobs {server}".strip()):
+            self.push_screen(Jobs(server))
+
+    def on_unmount(self) -> None:
+        self.inspector.stop()
+
     def open_job(self, job_id: str) -> None:
-        """Show a job."""
+        """Show a job, by its id or as `latest`."""
         from tui.screens.job import JobRoom
 
-        self.push_screen(JobRoom(job_id))
+        if job_id == "latest" and self.snapshot.jobs:
+            job_id = self.snapshot.jobs[0].id
+        if not self._back_to(f"job {job_id}"):
+            self.push_screen(JobRoom(job_id))
 
-    def start_job(self, kind: JobKind, server: str, **arguments: Any) -> None:
-        """Start a job and show it; what is in the way is shown instead."""
+    def open_events(self, server: str = "") -> None:
+        """Show who did what, on all servers or on one."""
+        from tui.screens.events import Events
+
+        if not self._back_to(f"events {server}".strip()):
+            self.push_screen(Events(server))
+
+    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
+        """Show the wizard of a restore: of a server, to a moment, from a backup."""
+        from tui.screens.restore import RestoreRoom
+
+        self.push_screen(RestoreRoom(server, target, backup))
+
+    def open_check(self, server: str) -> None:
+        """Show what the checks say of a server."""
+        from tui.screens.check import CheckRoom
+
+        if not self._back_to(f"check {server}"):
+            self.push_screen(CheckRoom(server))
+
+    def open_add(self) -> None:
+        """Show the form that adds a server."""
+        from tui.screens.add_server import AddServer
+
+        if self.read_only:
+            self.say("No server is added: this console is read-only.")
+        else:
+            self.push_screen(AddServer())
+
+    def open_keys(self) -> None:
+        """Show every key of the room that is open."""
+        from tui.screens.room import Room
+
+        if isinstance(self.screen, Room):
+            self.screen.do_help()
+
+    def open_theme(self, name: str) -> None:
+        """Change the colours, and say so."""
+        if name in themes.THEMES or name in themes.ALSO:
+            self.use_theme(themes.ALSO.get(name, name))
+        else:
+            self.say(f"There is no theme {name}; there are {listed(sorted(themes.THEMES))}.")
+
+    def open_refresh(self, seconds: str) -> None:
+        """Read the disk every so many seconds."""
+        try:
+            pause = float(seconds)
+        except ValueError:
+            pause = 0.0
+        if not 1 <= pause <= 3600:
+            self.say(f"{seconds} is no number of seconds from 1 to 3600.")
+            return
+        self.lookout.pause = pause
+        self.lookout.wake()
+        self._remember_setting("refresh", pause)
+        self.say(f"The disk is read every {pause:g} s.", "text")
+
+    def open_quit(self) -> None:
+        """Leave."""
+        self.leave()
+
+    def mode_refusal(self) -> str:
+        """Return why read-only cannot be left; empty when it can, or when it is not read-only."""
+        said = self.config.sources.get(("", "read_only"))
+        if self.read_only and said is not None and said.line:
+            return f"read_only = true is set in {said}: change it there."
+        return ""
+
+    def use_mode(self, read_only: bool) -> None:
+        """Change things from now on, or nothing any more."""
+        self.read_only = read_only
+        self.config = replace(self.config, read_only=read_only)
+        if self.lookout.lease is not None:
+            self.lookout.lease.mode(read_only)
+        self.repaint()
+        self.say("Read-only: nothing is changed from here." if read_only else "Read-write.", "text")
+
+    def start_job(self, kind: JobKind, server: str, *, ran: str = "", **arguments: Any) -> None:
+        """Start a job and show it; what is in the way is shown instead. `ran`: the command line that does the same."""
+        from engine.job import commandline
+
+        self.note_ran(ran or commandline.command(kind, server, arguments))
         self.run_worker(partial(self._start_job, kind, server, arguments), thread=True, exit_on_error=False)
 
     def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any]) -> None:
-        from engine import permission
         from engine.job import launch, spec
 
-        protected = self.config.servers[server].protected
         try:
-            permission.require(kind, server, read_only=self.read_only, protected=protected)
-            job = launch.launch(self.config, spec.make(self.config, kind, server, **arguments))
+            order = spec.make(self.config, kind, server, **arguments)
+            job = launch.launch(self.config, order, read_only=self.read_only, via="console", say=self._say_soon)
         except CellarmanError as error:
             self.call_from_thread(self.problem, error)
             return
         self.lookout.look_at(job)
         self.call_from_thread(self.open_job, job)
+
+    def _say_soon(self, text: str) -> None:
+        """Say something from another thread."""
+        self.call_from_thread(self.say, text)
+
+    def note_ran(self, line: str) -> None:
+        """Remember the command line that does what was just done; `@` shows it."""
+        self.ran.append((self.now(), line))
 
     def problem(self, error: CellarmanError) -> None:
         """Show an action that failed."""
@@ -179,6 +452,11 @@ class Console(App[None]):
         error = event.worker.error
         if event.state is WorkerState.ERROR and error is not None:
             self._handle_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    def keep_look(self) -> None:
+        """Keep what the list of servers shows for the next console."""
+        if self.look is not None:
+            remembered.keep(self.config.state_directory, self.look)
 
     def leave(self) -> None:
         """Leave, after saying which jobs go on; a demo's end with it."""
@@ -192,7 +470,6 @@ class Console(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer the registry's commands in the palette."""
-        from tui import commands
         from tui.screens.room import Room
 
         room = next((s for s in reversed(self.screen_stack) if isinstance(s, Room)), None)
@@ -203,13 +480,31 @@ class Console(App[None]):
                 yield SystemCommand(
                     f"{room.word(command)}  ({command.key})", command.help, lambda c=command: room.action_command(c.id)
                 )
+        for place in commands.PLACES:
+            if place.takes == "server":
+                continue
+            if not place.takes or place.optional:
+                yield SystemCommand(place.word, place.help, lambda p=place: self._open(p, "", ""))
+        for server in self.config.servers:
+            yield SystemCommand(f"server {server}", "Open the server.", lambda s=server: self.open_server(s))
         for name in themes.THEMES:
             yield SystemCommand(f"theme {name}", "Change the colours.", lambda n=name: self.use_theme(n))
 
     def use_theme(self, name: str) -> None:
-        """Change the colours."""
+        """Change the colours, now and the next time."""
         self.ansi_color = None
         self.theme = name
+        self._remember_setting("theme", name)
+
+    def _remember_setting(self, key: str, value: str | float) -> None:
+        if self._ui is None:
+            return
+        from tui import settings
+
+        try:
+            self._ui = settings.keep(self._ui, key, value)
+        except OSError as error:
+            self.say(f"It is not remembered: {self._ui.path}: {error.strerror}.")
 
     def _handle_exception(self, error: Exception) -> None:
         if not self.crashed:
@@ -241,24 +536,38 @@ def run(
     demo_banner: str | None = None,
     theme: str = "",
     ascii_only: bool | None = None,
-    mouse: bool = True,
+    mouse: bool | None = None,
 ) -> int:
     """Open the console and return its exit code; raises Refused on a terminal that cannot show it."""
     refuse_terminal()
+    from tui import settings
+
+    ui = settings.read(os.environ)
+    commands.move(ui.keys)
     app = Console(
         config,
         read_only=read_only,
         banner=demo_banner or "",
         theme=theme or os.environ.get("CELLARMAN_THEME", ""),
-        ascii_only=ascii_only or (True if os.environ.get("CELLARMAN_ASCII") else None),
+        ascii_only=ascii_only or (True if os.environ.get("CELLARMAN_ASCII") else ui.ascii),
+        ui=ui,
     )
-    app.run(mouse=mouse)
+    app.run(mouse=ui.mouse if mouse is None else mouse)
     app.lookout.stop()
+    app.keep_look()
     if app.crashed:
         print("\n".join(app.crashed), file=sys.stderr)
         return 4
+    if app.wants_demo:
+        return _demo()
     running = len(app.snapshot.running)
     if running and not app.return_code and not demo_banner:
         goes = "goes" if running == 1 else "go"
         print(f"{counted(running, 'job')} {goes} on without this console: cellarman jobs", file=sys.stderr)
     return app.return_code or 0
+
+
+def _demo() -> int:
+    from engine.cli import main
+
+    return main.main(["demo"])

@@ -257,9 +257,12 @@ def wrap(line: Line, width: int, indent: int = 0) -> list[Line]:
 
     >>> wrap((("one two three", "text"),), 8)
     [(('one two', 'text'),), (('three', 'text'),)]
+    >>> [width_of(row) for row in wrap((("one two three", "text"),), 4, 10)]
+    [3, 4, 3, 4, 4, 3]
     """
     if width < 4 or width_of(line) <= width:
         return [line]
+    indent = min(indent, width // 2)
     rows: list[list[Span]] = [[]]
     used = 0
     for text, role in line:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from engine import event as ev
     from engine.job.state import JobState
     from engine.status import ServerStatus
+    from engine.status.live import Live
+    from tui.operators import Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,12 @@ class Snapshot:
     """Newest first."""
     job: JobView | None = None
     """The one that is looked at."""
+    live: Mapping[str, Live] = field(default_factory=dict)
+    """What each server that was asked answered last."""
+    others: tuple[Operator, ...] = ()
+    """Who else has a console open."""
+    trail: int = 0
+    """When the trail of actions was written to last; 0: never."""
     looked: bool = True
     """Whether the disk has been read yet."""
     trouble: str = ""

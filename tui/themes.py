@@ -105,6 +105,23 @@ BLUE_ORANGE = _theme(
     moving="#b9a5e8",
     hand="#e8e8e8",
 )
+CONTRAST = _theme(
+    "contrast",
+    True,
+    ground="#000000",
+    raised="#1a1a1a",
+    cursor="#3a3a3a",
+    text="#ffffff",
+    strong="#ffffff",
+    quiet="#d0d0d0",
+    faint="#b0b0b0",
+    rule="#8a8a8a",
+    good="#5cff5c",
+    soon="#ffd700",
+    bad="#ff8080",
+    moving="#66d9ff",
+    hand="#ff9ee0",
+)
 TERMINAL = Theme(
     name="terminal",
     ansi=True,
@@ -149,7 +166,16 @@ TERMINAL = Theme(
     },
 )
 
-THEMES = {theme.name: theme for theme in (CELLAR, PAPER, BLUE_ORANGE, TERMINAL)}
+THEMES = {theme.name: theme for theme in (CELLAR, PAPER, BLUE_ORANGE, CONTRAST, TERMINAL)}
+ALSO = {
+    "dark": CELLAR.name,
+    "light": PAPER.name,
+    "colour-blind": BLUE_ORANGE.name,
+    "color-blind": BLUE_ORANGE.name,
+    "high-contrast": CONTRAST.name,
+    "ansi": TERMINAL.name,
+}
+"""What each theme is for, as a name."""
 
 
 def few_colours(environ: Mapping[str, str] = os.environ) -> bool:
@@ -168,6 +194,7 @@ def few_colours(environ: Mapping[str, str] = os.environ) -> bool:
 
 def chosen(name: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """Return the theme to use: the one asked for, else by the terminal."""
+    name = ALSO.get(name, name)
     if name in THEMES:
         return name
     return TERMINAL.name if few_colours(environ) else CELLAR.name

@@ -19,6 +19,7 @@ from tui.format import (
     said_span,
     size,
     stopwatch,
+    version,
     when,
 )
 from tui.glyphs import Glyphs
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from engine.job.state import JobState
     from engine.repository.backupinfo import BackupInfo
     from engine.status import Finding, Health, ServerStatus
+    from engine.status.live import Live
 
 HEALTH_ROLE: dict[Health, str] = {
     "critical": "bad",
@@ -120,6 +122,28 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
     )
 
 
+def no_answer(live: Live) -> str:
+    """Return why a server does not answer and when it is asked again, for a row."""
+    from engine.status.live import short
+
+    again = f" (again {live.again:%H:%M})" if live.again else ""
+    return f"{plain(short(live.reason))}{again}"
+
+
+def pulse(server: ServerStatus, live: Live | None) -> Line:
+    """Return what a running server says of itself, in one line; nothing when it was not asked or does not answer."""
+    if live is None or live.pulse is None:
+        return ()
+    found = live.pulse
+    role = "a standby that has replayed" if found.in_recovery else "writes"
+    said = f"PostgreSQL {version(found.version_num)} answers, {role} {found.lsn}" if found.lsn else "PostgreSQL answers"
+    line: list[Span] = [("now  ", "quiet"), (said, "text")]
+    lane = "receiving its WAL" if server.wal.receiving else "its WAL is not being received"
+    if found.slot_active is not None or server.wal.receiving:
+        line.append((f"; {lane}", "text" if server.wal.receiving else "soon"))
+    return tuple(line)
+
+
 def exposed_cell(server: ServerStatus, now: datetime) -> Line:
     """Return what would be lost if the server died now, for a column."""
     exposed = server.exposure(now)
@@ -137,6 +161,21 @@ def wal_cell(server: ServerStatus) -> Line:
     if server.wal.queued:
         return ((f"{server.wal.queued:,} queued", "soon" if server.health == "warning" else "text"),)
     return (("no gaps", "good"),) if server.wal.newest else (("none yet", "quiet"),)
+
+
+def kept_cell(server: ServerStatus, policy: str, now: datetime) -> Line:
+    """Return how much of what retention wants is there."""
+    from engine.repository import retention
+
+    wanted = retention.parse_policy(policy)
+    if isinstance(wanted, retention.Redundancy):
+        good = sum(info.usable for info in server.backups)
+        return ((f"{good} of {wanted.count}", "quiet" if good >= wanted.count else "text"),)
+    if isinstance(wanted, retention.RecoveryWindow):
+        begin = server.recoverable_from
+        reached = (now - begin).days if begin else 0
+        return ((f"{min(reached, wanted.length.days)} of {wanted.length.days} d", "quiet"),)
+    return (("all", "quiet"),)
 
 
 def finding_line(finding: Finding, glyphs: Glyphs) -> list[Line]:
@@ -210,6 +249,14 @@ def job_sentence(job: JobState) -> Line:
         return (f"{what} was cancelled", "strong"), (f" after {stopwatch(took)}.", "soon")
     word = "died" if job.status == "died" else "failed"
     return (f"{what} {word}", "strong"), (f" after {stopwatch(took)}.", "bad")
+
+
+def made(job: JobState) -> int | None:
+    """Return what a job made, or has done so far, in bytes; None when that is not known."""
+    size_bytes = job.result.get("size_bytes")
+    if job.status == "done" and isinstance(size_bytes, int):
+        return size_bytes
+    return job.progress.done_bytes if job.progress is not None else None
 
 
 def phases(job: JobState, known: Sequence[str], glyphs: Glyphs) -> Line:

@@ -10,14 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Generic, TypeVar
 
+from engine.check import live as live_
+from engine.check import reach as reach_
 from engine.check import storage
+from engine.check.live import Live
+from engine.check.reach import Reach
 from engine.check.storage import Storage
 from engine.config import Config, Problem, Server
 from engine.errors import CellarmanError
-from engine.postgres.connection import Identity, ServerFacts, Slot
+from engine.postgres import dsn, pgpass
+from engine.postgres.connection import Identity
+from engine.postgres.pgpass import PasswordFile
 from engine.postgres.programs import Program
 from engine.repository import identity, locks
 from engine.repository.repository import Catalogue, catalogue
@@ -25,8 +31,8 @@ from engine.wal import receiver
 
 T = TypeVar("T")
 
-
-_CONFIGURE = "SELECT coalesce((SELECT setting FROM pg_catalog.pg_config WHERE name = 'CONFIGURE'), '')"
+_LEAST_FOR_SSH = 25.0
+"""Seconds: the server's host is asked to reach this one, and each link may take ten to fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +41,6 @@ class Unknown:
 
     what: str
     fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What the running server says."""
-
-    facts: ServerFacts
-    slot: Slot | None
-    """The one that is configured."""
-    clock_skew: float
-    """Seconds that the server's clock is ahead of ours; negative: behind."""
-    configure: str
-    """The flags that it was built with (view pg_config); "" when the role may not know or the build does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,14 @@ class Facts:
     programs: Mapping[str, Program | Unknown]
     storage: Storage | Unknown
     home: Home | Unknown
+    reach: Reach | Unknown | None = None
+    """The server's host by SSH; None when none is configured."""
+    passwords: PasswordFile | None = None
+    """None when there is no connection to make."""
+    rsync: str = ""
+    """The version of rsync here; "" when there is none."""
+    arrived: bool | None = None
+    """Whether the last segment that archive_command delivered is here; None when that cannot be told."""
 
 
 class Probe(threading.Thread, Generic[T]):
@@ -117,12 +118,15 @@ class Probe(threading.Thread, Generic[T]):
 
 
 def gather(config: Config, server: Server, now: datetime) -> Facts:
-    """Ask every source about a server; takes three times check_timeout at most."""
+    """Ask every source about a server; takes three times check_timeout at most, and 25 s with SSH."""
     bound = float(server.check_timeout)
-    store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory))
+    measure = not config.read_only
+    store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory, measure))
     home = Probe("the repository", bound, lambda: _home(server))
+    ssh = server.ssh if server.active and server.ssh and server.ssh.host else None
+    reach = Probe(f"ssh to {ssh}", max(bound, _LEAST_FOR_SSH), lambda: reach_.look(ssh, server)) if ssh else None
     if server.active and server.conninfo:
-        live = Probe(f"PostgreSQL of {server.name}", bound, lambda: _live(server)).answer()
+        live = Probe(f"PostgreSQL of {server.name}", bound, lambda: live_.look(server, _patience(server))).answer()
         if isinstance(live, Unknown) and server.streaming_conninfo in ("", server.conninfo):
             streaming: Identity | Unknown = live
         else:  # afterwards, so that this WAL sender is not counted among those in use
@@ -143,6 +147,10 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
         dict.fromkeys(PROGRAMS, found) if isinstance(found, Unknown) else found,
         store.answer(),
         home.answer(),
+        reach.answer() if reach else None,
+        _passwords(server),
+        _rsync(),
+        _arrived(server, live),
     )
 
 
@@ -151,30 +159,32 @@ def _patience(server: Server) -> int:
     return min(10, max(2, server.check_timeout - 2))
 
 
-def _live(server: Server) -> Live:
-    from engine.postgres import connection
-
-    patience = _patience(server)
-    with connection.connect(server.conninfo, timeout=patience, statement_timeout=patience) as link:
-        facts = connection.server_facts(link)
-        slot = connection.slot(link, server.slot_name) if server.slot_name else None
-        before = datetime.now(timezone.utc)
-        with link.cursor() as cursor:
-            cursor.execute("SELECT clock_timestamp()")
-            row = cursor.fetchone()
-            after = datetime.now(timezone.utc)
-            assert row is not None
-            skew = (row[0] - (before + (after - before) / 2)).total_seconds()
-            cursor.execute(_CONFIGURE if facts.superuser else "SELECT ''")
-            flags = cursor.fetchone()
-    assert flags is not None
-    return Live(facts, slot, skew, flags[0])
-
-
 def _streaming(server: Server) -> Identity:
     from engine.postgres import connection
 
     return connection.identify_system(server.streaming_conninfo or server.conninfo, timeout=_patience(server))
+
+
+def _passwords(server: Server) -> PasswordFile | None:
+    try:
+        return pgpass.look(dsn.parse(server.conninfo)) if server.conninfo else None
+    except ValueError:
+        return None
+
+
+def _rsync() -> str:
+    from engine.host.local import ThisHost
+
+    found = reach_.RSYNC.search(ThisHost().run(["rsync", "--version"]).out.decode(errors="replace"))
+    return found[1] if found else ""
+
+
+def _arrived(server: Server, live: Live | Unknown) -> bool | None:
+    """Tell whether what PostgreSQL archived last is in incoming/ or wals/, or was refused and is known as such."""
+    if isinstance(live, Unknown) or not server.archiver or live.facts.archiver.last_archived_wal is None:
+        return None
+    name, layout = live.facts.archiver.last_archived_wal, server.layout
+    return any(os.path.lexists(path) for path in (os.path.join(layout.incoming, name), layout.wal(name)))
 
 
 PROGRAMS = ("pg_basebackup", "pg_receivewal", "pg_verifybackup")
@@ -208,13 +218,3 @@ def _home(server: Server) -> Home:
 def _config_file(config: Config) -> str:
     own = [name for name in config.files if not name.startswith("/etc/")]
     return own[-1] if own else ""
-
-
-def account() -> str:
-    """Return the name of the account that runs this."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())

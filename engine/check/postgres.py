@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from engine.check.facts import Facts, Live, Unknown, account
+from engine.check.account import account
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres import dsn
 
 OLDEST_MAJOR = 13
 """The oldest PostgreSQL whose slots tell what they still hold (wal_status), which every promise here leans on."""
-SKEW_LIMIT = 30.0
+SKEW_LIMIT = 1.0
 """Seconds that two clocks may differ: backup ids, ages and the exposure are reckoned with ours."""
 UNREACHED = "PostgreSQL was not reached"
 
@@ -160,10 +162,13 @@ def clock(facts: Facts) -> CheckResult:
     name = "clocks"
     if isinstance(facts.live, Unknown):
         return skip(name, UNREACHED)
-    skew = facts.live.clock_skew
+    return apart(name, facts.live.clock_skew, facts.live.clock_doubt)
+
+
+def apart(name: str, skew: float, doubt: float) -> CheckResult:
+    """Judge how far another clock is ahead of ours, known to within `doubt`; all in seconds."""
     side = "ahead of" if skew > 0 else "behind"
-    if abs(skew) > SKEW_LIMIT:
-        return warn(
-            name, f"the server's clock is {abs(skew):.0f} s {side} ours", "on both hosts: timedatectl set-ntp true"
-        )
+    if abs(skew) - doubt > SKEW_LIMIT:
+        fix = "on both hosts: timedatectl set-ntp true (or chrony); see: timedatectl timesync-status"
+        return warn(name, f"its clock is {abs(skew):.1f} s {side} ours", fix)
     return ok(name, f"{abs(skew):.1f} s apart")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.check.facts import Facts, Live, Unknown
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 from datetime import timedelta
 
-from engine.check.facts import Facts, Live, Unknown, account
+from engine.check.account import account, login
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.check.storage import READ_ONLY
 from engine.config.keys import interval
@@ -70,18 +71,11 @@ def directories(facts: Facts) -> CheckResult:
         return fail(name, f"{place}: {reason}", f"as root: install -d -o {account()} {place}; or run as its owner")
     owner = facts.storage.owner
     if owner is not None and owner != os.geteuid():
-        login = _login(owner)
-        return warn(name, f"{facts.server.layout.home} belongs to {login}, this is {account()}", f"run as {login}")
+        who = login(owner)
+        return warn(name, f"{facts.server.layout.home} belongs to {who}, this is {account()}", f"run as {who}")
     if facts.storage.missing:
         return ok(name, f"{len(facts.storage.missing)} to be made when needed")
     return ok(name, facts.server.layout.home)
-
-
-def _login(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def space(facts: Facts) -> CheckResult:

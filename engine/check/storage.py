@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -19,6 +22,7 @@ class Queue:
     oldest: datetime | None
 
 
+_OCTAL = re.compile(r"\\([0-7]{3})")
 READ_ONLY = "read-only file system"
 
 
@@ -34,6 +38,12 @@ class Storage:
     """Numeric user that owns the server's directory; None when it is not there."""
     free: Mapping[str, int]
     """Directory to the bytes that this account may still write there; those on one file system once."""
+    inodes: Mapping[str, int]
+    """Directory to the files that may still be made there; without those whose file system does not count them."""
+    systems: Mapping[str, str]
+    """Directory to the type of its file system; those on one file system once."""
+    links: str | None
+    """Why base/ takes no hard links, "" when it does; None when that was not tried."""
     incoming: Queue
     streaming: Queue
     errors: tuple[str, ...]
@@ -44,8 +54,8 @@ class Storage:
     """When a maintenance pass last began, ours or Barman's; None: never."""
 
 
-def look(layout: Layout, state_directory: str = "") -> Storage:
-    """Look at a server's directories; nothing is made or changed."""
+def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Storage:
+    """Look at a server's directories; with `measure` a dot-file is made in base/, linked, and both are removed."""
     places = [*layout.directories(), layout.locks, *([state_directory] if state_directory else [])]
     unusable: dict[str, str] = {}
     missing: list[str] = []
@@ -55,11 +65,15 @@ def look(layout: Layout, state_directory: str = "") -> Storage:
             unusable[place] = reason
         elif not os.path.isdir(place):
             missing.append(place)
+    nearest = _file_systems([layout.base, layout.wals])
     return Storage(
         unusable,
         tuple(missing),
         _owner(layout.home),
-        _free([layout.base, layout.wals]),
+        _free(nearest, lambda room: room.f_bavail * room.f_frsize),
+        _free(nearest, lambda room: room.f_favail if room.f_files else None),
+        {place: mount_of(existing)[1] for place, existing in nearest.items()},
+        _try_link(layout.base) if measure and os.path.isdir(layout.base) else None,
         _queue(layout.incoming),
         _queue(layout.streaming),
         tuple(sorted(_names(layout.errors))),
@@ -91,8 +105,9 @@ def _owner(path: str) -> int | None:
         return None
 
 
-def _free(places: list[str]) -> dict[str, int]:
-    free: dict[str, int] = {}
+def _file_systems(places: list[str]) -> dict[str, str]:
+    """Return the places that are on file systems of their own, each with the nearest directory that exists."""
+    found: dict[str, str] = {}
     seen: set[int] = set()
     for place in places:
         nearest = place
@@ -101,9 +116,47 @@ def _free(places: list[str]) -> dict[str, int]:
         device = os.stat(nearest).st_dev
         if device not in seen:
             seen.add(device)
-            room = os.statvfs(nearest)
-            free[place] = room.f_bavail * room.f_frsize
-    return free
+            found[place] = nearest
+    return found
+
+
+def _free(places: Mapping[str, str], count: Callable[[os.statvfs_result], int | None]) -> dict[str, int]:
+    found = {place: count(os.statvfs(nearest)) for place, nearest in places.items()}
+    return {place: number for place, number in found.items() if number is not None}
+
+
+def mount_of(path: str) -> tuple[str, str]:
+    """Return where an existing path's file system is mounted, and its type (proc(5), mountinfo); "" for unknown."""
+    real = os.path.realpath(path)
+    found = ("", "")
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found[0]):  # of those mounted over each other, the last one is seen
+            found = (point, after.split(" ")[0])
+    return found
+
+
+def _try_link(directory: str) -> str:
+    """Make a file and a hard link to it, remove both, and return why that did not work, or ""."""
+    stem = os.path.join(directory, f".cellarman-link-{os.getpid()}-{threading.get_ident()}")
+    names = (f"{stem}.1", f"{stem}.2")
+    try:
+        os.close(os.open(names[0], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.link(*names)
+        return "" if os.stat(names[0]).st_nlink == 2 else "a link was made and is not counted"
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
 
 
 def _names(directory: str) -> list[str]:

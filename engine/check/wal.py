@@ -6,8 +6,10 @@ import re
 import shlex
 from datetime import datetime
 
-from engine.check.facts import Facts, Home, Live, Unknown
+from engine.check.facts import Facts, Home, Unknown
+from engine.check.live import Live
 from engine.check.postgres import UNREACHED, literal
+from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres.connection import Slot
 from engine.recovery.settings import client_program
@@ -18,6 +20,8 @@ _ACKNOWLEDGES_ALL = re.compile(
 )
 _PUSHES_FOR = re.compile(r"\bcellarman-wal['\"]?\s+push\b.*?--server[=\s]\s*['\"]?([^\s'\"]+)")
 _HIDES_FAILURE = re.compile(r"(\|\||;)\s*(true|:|/bin/true|exit 0)\s*$")
+_NEARLY_LOST = 2
+"""Segments that may still be written before the server gives a slot up."""
 SLOT_LAG_LIMIT = 10 << 30
 """Bytes of WAL that the server may have to keep for us before it is said."""
 
@@ -72,10 +76,18 @@ def archive_command(facts: Facts) -> CheckResult:
     pushed = _PUSHES_FOR.search(command)
     if pushed and pushed[1] != facts.server.name:
         return warn(name, f"{command}: it archives for the server {pushed[1]}", _set_command(facts))
-    return ok(name, command)
+    if pushed or facts.server.layout.incoming in command:
+        return ok(name, command)
+    if facts.arrived:
+        return ok(name, f"{command}: what it stored last is here")
+    fix = f"SELECT pg_switch_wal(); then check again, or: {_set_command(facts)}"
+    return warn(name, f"{command}: it names neither cellarman-wal push nor {facts.server.layout.incoming}", fix)
 
 
 def _set_command(facts: Facts) -> str:
+    """Return the statement that sets archive_command, when PostgreSQL's host is this one; else where to find it."""
+    if needs_way_back(facts.server):
+        return f"set the archive_command that this prints: cellarman setup {facts.server.name}"
     words = [client_program() or "cellarman-wal", "push", "%p", "--server", facts.server.name]
     if facts.config_file:
         words += ["--config", facts.config_file]
@@ -97,6 +109,15 @@ def archiving(facts: Facts) -> CheckResult:
         return fail(name, f"{archiver.last_failed_wal} failed at {when}, {archiver.failed_count} failures in all", fix)
     if archiver.last_archived_wal is None:
         return warn(name, "nothing was archived yet", "SELECT pg_switch_wal();")
+    if facts.arrived is False:
+        empty = not isinstance(facts.storage, Unknown) and facts.storage.newest_wal is None
+        verdict = warn if empty else fail
+        return verdict(
+            name,
+            f"PostgreSQL was told that {archiver.last_archived_wal} is stored; neither incoming/ nor wals/ has it",
+            f"SELECT pg_switch_wal(); then check again. If it stays so, archive_command stores elsewhere, or see "
+            f"{facts.server.layout.errors}",
+        )
     return ok(name, f"last: {archiver.last_archived_wal} at {_second(archiver.last_archived_time)}")
 
 
@@ -167,6 +188,14 @@ def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
     at, kept = live.facts.current_lsn, found.restart_lsn
     lag = max(0, int(at) - int(kept)) if at is not None and kept is not None else 0
     text = f"{found.name}, {'active' if found.active else 'not active'}, {lag >> 20} MiB behind"
+    if found.wal_status:
+        text += f", {found.wal_status}"
+    safe = live.safe_wal_size
+    if safe is not None:
+        text += f", {max(0, safe) >> 20} MiB until it is lost"
+        if safe < _NEARLY_LOST * live.facts.segment_size:
+            fix = f"cellarman wal receive {server.name}; or give it room: ALTER SYSTEM SET max_slot_wal_keep_size = -1"
+            return fail(name, text, fix)
     if not found.active and isinstance(facts.home, Home) and facts.home.receiver is not None:
         return warn(name, text, f"see why the receiver does not stream: {log_path(server.layout)}")
     if not found.active:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from engine import permission
+from engine.actions import Actions
 from engine.cli import output
 from engine.config import Config, Server
 from engine.errors import NotFound, Refused
@@ -24,8 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, config: Config) -> int:
     server = config.server(args.server)
-    if not args.dry_run:
-        permission.require("delete", server.name, read_only=config.read_only, protected=server.protected)
+    if args.dry_run:
+        return _delete(args, server)
+    actions = Actions(config, say=output.warn)
+    words = ("delete", server.name, args.backup, *(["--yes", args.yes] if args.yes else []))
+    with actions.acting("delete", server, args.backup, *words):
+        actions.require("delete", server)
+        return _delete(args, server)
+
+
+def _delete(args: argparse.Namespace, server: Server) -> int:
     backup_id = _id(server, args.backup)
     plan = deletion.plan_deletion(server.layout, backup_id, minimum_redundancy=server.minimum_redundancy)
     if args.json and (args.dry_run or plan.refusals):

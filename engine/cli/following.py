@@ -22,7 +22,7 @@ _UNKNOWN = dict.fromkeys(("total_bytes", "files_done", "files_total", "rate_byte
 
 def start(config: Config, spec: spec_.JobSpec, *, detach: bool, as_json: bool) -> int:
     """Launch a job; follow it, or print its id when `detach` is asked for. Returns the exit code."""
-    job = launch.launch(config, spec)
+    job = launch.launch(config, spec, say=output.warn)
     if not detach:
         return watch(config, job, as_json=as_json)
     if as_json:

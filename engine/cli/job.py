@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, config: Config) -> int:
     if args.action == "follow":
         return following.watch(config, args.job, as_json=args.json)
-    job = launch.cancel(config, args.job)
+    job = launch.cancel(config, args.job, say=output.warn)
     if args.json:
         output.json_out({"job": job, "status": "cancelled"})
     else:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from engine import permission
+from engine.actions import Actions
 from engine.cli import output
 from engine.config import Config
-from engine.errors import CellarmanError, Refused
-from engine.repository import annotations as marks
-from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
 
 
@@ -25,42 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    server = config.server(args.server)
-    permission.require("keep", server.name, read_only=config.read_only, protected=server.protected)
-    layout = server.layout
-    info = repository.find(layout, args.backup)
-    with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"mark backup {info.id}"):
-        if args.how is not None:
-            _must_be_keepable(server.name, repository.load(layout, info.id))
-        try:
-            if args.how is None:
-                marks.release(layout, info.id)
-            else:
-                marks.set_keep(layout, info.id, args.how)
-        except OSError as error:
-            raise CellarmanError(f"backup {info.id} of server {server.name} is not marked", str(error)) from error
+    info = Actions(config, say=output.warn).keep(args.server, args.backup, args.how)
     if args.json:
-        output.json_out({"server": server.name, "backup": info.id, "keep": args.how})
+        output.json_out({"server": args.server, "backup": info.id, "keep": args.how})
     else:
         print(_said(info, args.how))
     return 0
-
-
-def _must_be_keepable(server: str, info: BackupInfo) -> None:
-    """Raise Refused for a backup that keeping would not make useful, as Barman does."""
-    if info.deleting:
-        why = "its deletion has begun"
-    elif not info.usable:
-        why = f"its status is {info.status.lower()}: only a backup that is done can be kept"
-    elif info.is_incremental:
-        why = (
-            f"it is incremental: keep the full backup that it rests on instead ({info.parent_backup_id} is its parent)"
-        )
-    else:
-        return
-    raise Refused(
-        f"backup {info.id} of server {server} is not kept", why, f"choose another: cellarman backups {server}"
-    )
 
 
 def _said(info: BackupInfo, how: str | None) -> str:

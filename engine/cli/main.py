@@ -84,7 +84,13 @@ def _without_verb(flags: Globals) -> int:
         config = _nothing_yet()
     from tui.app import run
 
-    code: int = run(config, read_only=config.read_only)
+    code: int = run(
+        config,
+        read_only=config.read_only,
+        theme=flags.theme,
+        ascii_only=flags.ascii or None,
+        mouse=False if flags.no_mouse else None,
+    )
     return code
 
 
@@ -96,6 +102,8 @@ def _verb(name: str, arguments: list[str], flags: Globals) -> int:
 
     if name not in VERBS:
         raise usage.unknown_verb(name)
+    if flags.of_console:
+        raise UsageError("--theme, --ascii and --no-mouse are for the console alone", fix="cellarman --help")
     if flags.json and not VERBS[name].json:
         raise UsageError(f"cellarman {name} has no --json form", fix=f"cellarman {name} --help")
     module: ModuleType = importlib.import_module(f"engine.cli.{name.replace('-', '_')}")

@@ -21,6 +21,11 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
+def warn(text: str) -> None:
+    """Tell people what went wrong beside the work itself."""
+    print(printable(text), file=sys.stderr)
+
+
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str] = (), right: Iterable[int] = ()) -> None:
     """Print rows as a plain table; `right` are the numbers of the columns to align right."""
     for line in table_lines(rows, headers, right):

@@ -5,27 +5,51 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import Any, TextIO
 
+from engine import trail
 from engine.cli import following, output
 from engine.config import Config
 from engine.errors import Refused, UsageError
 from engine.job import spec as spec_
 from engine.permission import require
+from engine.recovery import planfile
 from engine.recovery.plan import Order, Plan
 from engine.recovery.planner import PROVING, PROVING_QUICKLY, make_plan
 from engine.recovery.target import EndOfArchive, parse_target
 
 _REFUSED = Refused.exit_code
+_SAID_BY_A_PLAN = {
+    "--to-time": "to_time",
+    "--to-lsn": "to_lsn",
+    "--to-xid": "to_xid",
+    "--to-name": "to_name",
+    "--to-immediate": "to_immediate",
+    "--exclusive": "exclusive",
+    "--action": "action",
+    "--tablespace": "tablespace",
+    "--start": "start",
+    "--port": "port",
+    "--on": "on",
+    "--delta": "delta",
+    "--checksum": "checksum",
+}
+"""Options that the order of a plan file leaves no room for, with the names of their values."""
 _SHOWN = 20
 """Lines of a delta that are shown; removals first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("server", metavar="SERVER")
-    parser.add_argument("backup", metavar="BACKUP", help="an id, a name, latest, oldest, or auto")
-    parser.add_argument("destination", metavar="DEST", help="the new data directory: empty, or not there yet")
+    parser.add_argument("server", metavar="SERVER", nargs="?")
+    parser.add_argument("backup", metavar="BACKUP", nargs="?", help="an id, a name, latest, oldest, or auto")
+    parser.add_argument(
+        "destination", metavar="DEST", nargs="?", help="the new data directory: empty, or not there yet"
+    )
+    parser.add_argument(
+        "--plan-file", metavar="FILE", help="do what was planned and saved in the console; all of the order is in it"
+    )
     target = parser.add_argument_group("the moment (none: the end of the archive)")
     target.add_argument(
         "--to-time", metavar="TIME", help="'2026-11-23 14:05:00+01:00', …Z, a zone's name, '2 hours ago'"
@@ -49,33 +73,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    server = config.server(args.server)
     now = datetime.now(timezone.utc)
-    order = _order(args, config, now)
+    order, planned = _saved(args, config) if args.plan_file is not None else (_order(args, config, now), None)
+    server = config.server(order.server)
     if not args.plan:
         require("restore", server.name, read_only=config.read_only)
-        if args.yes is not None and _directory(args.yes, args.on) != order.destination:
-            raise UsageError("--yes names another directory", f"{args.yes} is not {args.destination}", order.command())
+        if args.yes is not None and _directory(args.yes, order.on or None) != order.destination:
+            raise UsageError("--yes names another directory", f"{args.yes} is not {order.destination}", order.command())
     proving = PROVING if args.plan else PROVING_QUICKLY
     plan = make_plan(
         server, order, now=now, read_only=config.read_only, proving=proving, state_directory=config.state_directory
     )
     if args.plan:
         output.json_out(plan.to_json()) if args.json else _print(plan)
+        _changed(plan, planned)
         return _REFUSED if plan.refused else 0
     if plan.refused is not None:
         if args.json:
             output.json_out(plan.to_json())
+        _write_down(config, plan, plan.refused)
         raise plan.refused
     if not args.json:
         _print(plan, sys.stderr)
     assert plan.info is not None
-    planned = {"backup": plan.info.id, "timeline": plan.timeline}
-    spec = spec_.make(config, "restore", server.name, **order.to_arguments(), planned=planned)
+    agreed = {"backup": plan.info.id, "timeline": plan.timeline}
+    spec = spec_.make(config, "restore", server.name, **order.to_arguments(), planned=planned or agreed)
     return following.start(config, spec, detach=args.detach, as_json=args.json)
 
 
+def _write_down(config: Config, plan: Plan, refused: Refused) -> None:
+    """Write a restore that is refused before it is a job into the trail."""
+    order = plan.order
+    facts = {"subject": order.destination, "command": order.command(), "detail": str(refused)}
+    problem = trail.write(config.state_directory, trail.entry("restore", order.server, "refused", **facts))
+    if problem:
+        output.warn(f"this action is not written down in the trail: {problem}")
+
+
+def _saved(args: argparse.Namespace, config: Config) -> tuple[Order, Mapping[str, Any] | None]:
+    """Return the order of a plan file, and the backup and timeline that it was agreed to mean, if it says so."""
+    given = [word for word in (args.server, args.backup, args.destination) if word is not None]
+    given += [option for option, value in _SAID_BY_A_PLAN.items() if getattr(args, value) not in (None, False, [])]
+    given += ["--timeline"] if args.timeline != "latest" else []
+    if given:
+        raise UsageError(
+            "a plan file holds the whole order", f"{given[0]} says something beside it", "give --plan-file alone"
+        )
+    saved = planfile.load(args.plan_file, config_file=_config_file(config))
+    return saved.order, saved.planned or None
+
+
+def _changed(plan: Plan, planned: Mapping[str, Any] | None) -> None:
+    """Say when a plan is not the one that was agreed to: the restore would be refused."""
+    now = {"backup": plan.info.id if plan.info else None, "timeline": plan.timeline}
+    if planned and plan.refused is None and {key: planned.get(key) for key in now} != now:
+        output.warn(
+            f"it was agreed to for backup {planned.get('backup')} on timeline {planned.get('timeline')}, it is backup "
+            f"{now['backup']} on timeline {now['timeline']} now: the restore is refused while [planned] says otherwise"
+        )
+
+
+def _config_file(config: Config) -> str:
+    return os.path.abspath(config.files[0]) if len(config.files) == 1 else ""
+
+
 def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
+    if args.server is None or args.backup is None or args.destination is None:
+        raise UsageError(
+            "SERVER, BACKUP and DEST are needed",
+            "or a plan that was saved in the console",
+            "cellarman restore SERVER auto DEST, or cellarman restore --plan-file FILE",
+        )
     target = parse_target(
         time=args.to_time,
         lsn=args.to_lsn,
@@ -108,7 +176,7 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
         tablespaces=dict(_tablespace(text, args.on) for text in args.tablespace),
         start=args.start,
         port=args.port,
-        config_file=os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
+        config_file=_config_file(config),
         on=args.on or "",
         delta=args.delta,
         checksum=args.checksum,

@@ -24,6 +24,7 @@ exit codes:
   130 interrupted"""
 OVERVIEW = """\
 usage: cellarman [--config FILE] [--read-only]   the console
+                 [--theme NAME] [--ascii] [--no-mouse]
        cellarman VERB …                          one verb; VERB --help tells more
        cellarman --version
 

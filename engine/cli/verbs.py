@@ -27,6 +27,11 @@ VERBS = {
         ("cellarman check main", "cellarman check all --json"),
         True,
     ),
+    "setup": Verb(
+        "Everything that a server needs by its configuration, ready to paste, and what of it is missing.",
+        ("cellarman setup main", "cellarman setup main --missing"),
+        True,
+    ),
     "backup": Verb(
         "Take a backup as a job; on a terminal follow it (Ctrl-C detaches, the backup goes on).",
         (
@@ -56,6 +61,14 @@ VERBS = {
         ("cellarman keep main latest --full", "cellarman keep main before-upgrade --release"),
         True,
     ),
+    "label": Verb(
+        "Write a line about a backup beside it, for people; --remove takes it away.",
+        (
+            "cellarman label main latest --text 'before the move to the new hall'",
+            "cellarman label main latest --remove",
+        ),
+        True,
+    ),
     "delete": Verb(
         "Delete a backup and the WAL that only it needs; refuses what something else depends on.",
         ("cellarman delete main oldest --dry-run", "cellarman delete main 20261123T014200 --yes 20261123T014200"),
@@ -72,6 +85,7 @@ VERBS = {
             "cellarman restore main auto /srv/restored --to-time '2026-11-23 14:05:00+01:00' --plan",
             "cellarman restore main auto /srv/restored --to-time '2026-11-23 14:05:00+01:00' --start",
             "cellarman restore main latest /srv/restored --to-immediate --action pause",
+            "cellarman restore --plan-file shop.toml --plan",
         ),
         True,
     ),
@@ -81,6 +95,7 @@ VERBS = {
             "cellarman wal gaps main",
             "cellarman wal verify main --budget 10m",
             "cellarman wal fetch-missing main --dry-run",
+            "cellarman wal restore-point main before-upgrade --switch",
             "cellarman wal ingest main",
             "cellarman wal receive main",
             "cellarman wal reindex main",
@@ -111,6 +126,16 @@ VERBS = {
         "Check the configuration, or show each value with the file and line that it came from.",
         ("cellarman config check", "cellarman config show", "cellarman config show main --json"),
         True,
+    ),
+    "aftermath": Verb(
+        "Prove the whole loop: a marker through every WAL lane, a restore in a sandbox, the marker read back.",
+        ("cellarman aftermath main", "cellarman aftermath main --no-backup --sandbox /srv/sandbox"),
+        True,
+    ),
+    "import-barman": Verb(
+        "A Barman configuration as cellarman.toml on standard output; what cannot be carried over on standard error.",
+        ("cellarman import-barman /etc/barman.conf",),
+        False,
     ),
     "demo": Verb(
         "A disposable PostgreSQL with a live workload and a repository with real backups, and the console on it.",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from engine import permission
-from engine.cli import output, walevents, walfetch, walgaps, waltimelines, walverify
+from engine.cli import output, walevents, walfetch, walgaps, walmarks, waltimelines, walverify
 from engine.config import Config, Server
 from engine.errors import UsageError
 
@@ -86,6 +86,8 @@ ACTIONS: dict[str, tuple[str, Action, bool]] = {
     "events": ("Restore points, drops, checkpoints, ends of backups and promotions.", walevents.run, True),
     "verify": ("Read the archive whole, what was read longest ago first, and say what is bad.", walverify.run, True),
     "fetch-missing": ("Archive what lacks or is bad from wherever a good copy is left.", walfetch.run, True),
+    "switch": ("End the current WAL segment early, so that it is archived.", walmarks.switch, True),
+    "restore-point": ("Make a named restore point on the server.", walmarks.restore_point, True),
     "receive": ("Receive WAL with pg_receivewal in the foreground until Ctrl-C.", _receive, False),
     "reindex": ("Rebuild the derived index of commit times and restore points.", _reindex, False),
 }
@@ -97,4 +99,5 @@ OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "events": walevents.add_options,
     "verify": walverify.add_options,
     "fetch-missing": walfetch.add_options,
+    "restore-point": walmarks.add_options,
 }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from engine import permission
+from engine.actions import Actions
 from engine.cli import output
 from engine.cli.narration import Lines
 from engine.config import Config, Server
@@ -33,11 +33,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, config: Config, server: Server) -> int:
     """Look for what lacks; 1 when something still lacks that will not come by itself."""
-    if not args.dry_run:
-        permission.require("ingest", server.name, read_only=config.read_only)
-    from engine.wal.healing import heal
+    if args.dry_run:
+        from engine.wal.healing import heal
 
-    found, unknown = heal(server, dry_run=args.dry_run, read_only=config.read_only, report=Lines())
+        found, unknown = heal(server, dry_run=True, read_only=config.read_only, report=Lines())
+    else:
+        found, unknown = Actions(config, say=output.warn).fetch_missing(server.name, report=Lines())
     if args.json:
         output.json_out(document(server.name, found, unknown, dry_run=args.dry_run))
     else:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import sys
-from datetime import datetime, timezone
 
-from engine import permission
+from engine.actions import Actions
 from engine.cli import output
 from engine.config import Config, Server
 from engine.errors import UsageError
@@ -47,13 +45,14 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
             "--accept and --reason belong together",
             f'cellarman wal gaps {server.name} --accept FIRST..LAST --reason "..."',
         )
-    if args.accept or args.withdraw:
-        permission.require("keep", server.name, read_only=config.read_only)
+    actions = Actions(config, say=output.warn)
     if args.withdraw:
-        _withdraw(server, args.withdraw)
+        with actions.acting("accept", server, args.withdraw, "wal", "gaps", server.name, "--withdraw", args.withdraw):
+            actions.require("accept", server)
+            _withdraw(server, args.withdraw)
     found = _report(args, config, server)
     if args.accept:
-        _accept(server, found, args.accept, args.reason)
+        _accept(actions, server, found, args.accept, args.reason)
         found = _report(args, config, server)
     if args.json:
         output.json_out(found.to_json())
@@ -75,7 +74,7 @@ def _report(args: argparse.Namespace, config: Config, server: Server) -> Report:
     )
 
 
-def _accept(server: Server, found: Report, text: str, reason: str) -> None:
+def _accept(actions: Actions, server: Server, found: Report, text: str, reason: str) -> None:
     """Write an acceptance down; refused for a range in which nothing lacks."""
     from engine.wal import accepted
 
@@ -86,7 +85,7 @@ def _accept(server: Server, found: Report, text: str, reason: str) -> None:
             "only a gap that is there can be accepted",
             f"cellarman wal gaps {server.name} lists them",
         )
-    accepted.accept(server.layout, accepted.Accepted(first, last, reason, datetime.now(timezone.utc), _who()))
+    actions.accept_gap(server.name, first, last, reason)
     print(f"accepted: {first} to {last}", file=sys.stderr)
 
 
@@ -94,13 +93,6 @@ def _overlaps(finding: Finding, first: str, last: str) -> bool:
     if finding.kind not in _BEARABLE or finding.first is None or finding.last is None:
         return False
     return finding.first <= last and finding.last >= first
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
 
 
 def _withdraw(server: Server, text: str) -> None:

@@ -92,6 +92,17 @@ def _one_of(*choices: str) -> Parser:
     return parse
 
 
+def _endpoint(value: object) -> str:
+    """A host as ssh's configuration of another host may name it; kept as text."""
+    text = _text(value)
+    if text:
+        try:
+            Endpoint.parse(text)
+        except UsageError:
+            raise ValueError('a host such as "backup", "barman@backup" or "barman@backup:2222"') from None
+    return text
+
+
 def _ssh_name(field: str) -> Parser:
     def parse(value: object) -> str:
         text = _text(value)
@@ -249,6 +260,7 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "errors_directory": _path,
     "xlogdb_directory": _path,
     "barman_lock_directory": _path,
+    "backup_host": _endpoint,
     "ssh.host": _ssh_name("host"),
     "ssh.user": _ssh_name("user"),
     "ssh.port": _integer(1, 65535),

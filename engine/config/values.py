@@ -105,6 +105,8 @@ class Server:
     errors_directory: str = ""
     xlogdb_directory: str = ""
     barman_lock_directory: str = ""
+    backup_host: str = ""
+    """This host as the server's host reaches it by SSH, [user@]host[:port]; empty: this account and host name."""
     ssh: Endpoint | None = None
     """How to reach the server's host, for rsync and remote restore."""
 

@@ -109,6 +109,10 @@ class JournalReporter:
         """Leave these words out of whatever is written from now on."""
         self._secrets += tuple(secrets)
 
+    def clean(self, text: str) -> str:
+        """Return a text without what is hidden."""
+        return redact(text, self._secrets)
+
     def _end(self, error: BaseException | None) -> ev.Ended:
         if error is None:
             return ev.Ended(_now(), "done", result=self.result)

@@ -8,33 +8,57 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-from engine import permission
+from engine import permission, trail
 from engine.config import Config
 from engine.errors import CellarmanError, Refused
-from engine.job import follow
+from engine.job import commandline, follow
 from engine.job import spec as spec_
 from engine.job.spec import JobSpec
+from engine.postgres import dsn
 
+Say = Callable[[str], object]
 START_TIMEOUT = 15.0
 CANCEL_TIMEOUT = 30.0
 
 
-def launch(config: Config, spec: JobSpec, *, timeout: float = START_TIMEOUT) -> str:
-    """Start the job and return its id when its journal has begun, or it has already ended.
+def launch(
+    config: Config,
+    spec: JobSpec,
+    *,
+    read_only: bool = False,
+    via: str = "command",
+    say: Say | None = None,
+    timeout: float = START_TIMEOUT,
+) -> str:
+    """Start the job, write that into the trail, and return its id when its journal has begun, or it has already ended.
 
-    The worker belongs to nobody: its own session, no terminal, no parent of ours. Raises Refused when everything is
-    read-only, CellarmanError when the worker cannot be started.
+    The worker belongs to nobody: its own session, no terminal, no parent of ours. `via` tells who orders it, command or
+    console; `say` takes what went wrong beside the work. Raises Refused when everything is read-only, CellarmanError
+    when the worker cannot be started.
     """
     server = config.server(spec.server)
-    permission.require(spec.kind, server.name, read_only=config.read_only, protected=server.protected)
-    job_directory, lock = _prepare(config, spec)
-    try:
-        _start(job_directory, lock, timeout)
-    finally:
-        os.close(lock)
-    _await_start(job_directory, timeout)
+    line, about = commandline.of(spec), commandline.subject(spec)
+    state = config.state_directory
+    with trail.Acting(
+        state, spec.kind, server.name, subject=about, command=line, via=via, say=say, clean=dsn.redact
+    ) as acting:
+        action = action_of(spec)
+        permission.require(action, server.name, read_only=read_only or config.read_only, protected=server.protected)
+        job_directory, lock = _prepare(config, spec)
+        try:
+            _start(job_directory, lock, timeout)
+        finally:
+            os.close(lock)
+        acting.outcome, acting.job = "started", spec.id
+        _await_start(job_directory, timeout)
     return spec.id
+
+
+def action_of(spec: JobSpec) -> permission.Action:
+    """Return what a job does, as permission knows it: a restore that changes a data directory replaces it."""
+    return "replace" if spec.kind == "restore" and spec.arguments.get("delta") else spec.kind
 
 
 def _prepare(config: Config, spec: JobSpec) -> tuple[str, int]:
@@ -109,27 +133,41 @@ def _output(job_directory: str) -> str:
         return file.read()[-2000:].strip() or "it said nothing"
 
 
-def cancel(config: Config, ref: str, *, timeout: float = CANCEL_TIMEOUT) -> str:
-    """Stop the job and return its id once its worker is gone.
+def cancel(
+    config: Config,
+    ref: str,
+    *,
+    read_only: bool = False,
+    via: str = "command",
+    say: Say | None = None,
+    timeout: float = CANCEL_TIMEOUT,
+) -> str:
+    """Stop the job, write that into the trail, and return its id once its worker is gone.
 
     Raises NotFound for no such job, Refused for one that does not run, CellarmanError when it cannot be stopped or
     does not stop within `timeout` seconds.
     """
     job = follow.find(config.state_directory, ref)
-    permission.require("cancel", f"job {job.id}", read_only=config.read_only)
-    if job.status != "running":
-        raise Refused(f"job {job.id} does not run", f"it is {job.status}", f"cellarman job follow {job.id}")
-    _terminate(job.directory, job.id)
+    line, state = f"cellarman job cancel {job.id}", config.state_directory
+    with trail.Acting(state, "cancel", job.server, subject=job.id, command=line, via=via, say=say, clean=dsn.redact):
+        permission.require("cancel", f"job {job.id}", read_only=read_only or config.read_only)
+        if job.status != "running":
+            raise Refused(f"job {job.id} does not run", f"it is {job.status}", f"cellarman job follow {job.id}")
+        _terminate(job.directory, job.id)
+        _await_end(job.directory, job.id, timeout)
+    return job.id
+
+
+def _await_end(job_directory: str, job: str, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while follow.held(job.directory):
+    while follow.held(job_directory):
         if time.monotonic() >= deadline:
             raise CellarmanError(
-                f"job {job.id} has not stopped within {timeout:.0f} s",
-                f"its worker (pid {_worker(job.directory)}) was told to stop and is still cleaning up",
-                f"cellarman job follow {job.id}",
+                f"job {job} has not stopped within {timeout:.0f} s",
+                f"its worker (pid {_worker(job_directory)}) was told to stop and is still cleaning up",
+                f"cellarman job follow {job}",
             )
         time.sleep(0.05)
-    return job.id
 
 
 def _worker(job_directory: str) -> int | None:

@@ -13,9 +13,10 @@ import sys
 from types import FrameType
 
 from engine import config as config_
+from engine import trail
 from engine.errors import Cancelled, CellarmanError
+from engine.job import commandline, work
 from engine.job import spec as spec_
-from engine.job import work
 from engine.job.journal import JournalReporter
 
 
@@ -30,17 +31,33 @@ def main() -> int:
     _sign(lock)
     spec = spec_.read(job_directory)
     journal = JournalReporter(job_directory, spec, secrets=[os.environ.get("PGPASSWORD", "")])
+    state_directory = os.path.dirname(os.path.dirname(os.path.abspath(job_directory)))
     try:
-        with journal:
+        # The trail's line is written first: whoever reads of the end in the journal finds it in the trail too.
+        with journal, _acting(state_directory, spec, journal) as acting:
+            acting.job = spec.id
             _on_sigterm()
             config = config_.load(spec.config_file or None)
             server = config.server(spec.server)
             journal.result.update(work.run(spec, server, journal))
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            acting.detail = str(journal.result.get("summary", ""))
     except CellarmanError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _acting(state_directory: str, spec: spec_.JobSpec, journal: JournalReporter) -> trail.Acting:
+    return trail.Acting(
+        state_directory,
+        spec.kind,
+        spec.server,
+        subject=commandline.subject(spec),
+        command=commandline.of(spec),
+        via="job",
+        clean=journal.clean,
+    )
 
 
 def _sign(lock: int) -> None:

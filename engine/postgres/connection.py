@@ -319,6 +319,12 @@ def switch_wal(connection: Connection) -> Lsn:
     return Lsn.parse(_value(connection, "SELECT pg_switch_wal()::text"))
 
 
+def segment_before(connection: Connection, lsn: int) -> str:
+    """Return the name of the segment that the byte before an LSN is in, on the server's timeline."""
+    # Of the byte before: what a segment's first byte is named by changed with PostgreSQL 17.
+    return str(_value(connection, "SELECT pg_walfile_name(%s::pg_lsn)", str(Lsn(lsn - 1))))
+
+
 def slot(connection: Connection, name: str) -> Slot | None:
     """Return the replication slot of that name, None when there is none."""
     row = _row(

@@ -107,6 +107,15 @@ def major_of(magic: int) -> int | None:
     return _MAJORS.get(magic)
 
 
+def magic_of(major: int | None) -> int | None:
+    """Return the magic number of a PostgreSQL major version's pages, None when it is not known.
+
+    >>> f"{magic_of(15):X}", magic_of(99)
+    ('D110', None)
+    """
+    return next((magic for magic, known in _MAJORS.items() if known == major), None)
+
+
 def check_segment(name: str, header: SegmentHeader, *, system_id: int | None, size: int) -> str | None:
     """Return None when the header fits the file's name, its plain size in bytes and the server; else why not.
 

@@ -12,7 +12,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index
+from engine.wal import codec, contentcheck, index, inspection
 from engine.wal.gaps import Archive, Key
 from engine.wal.listing import locate
 
@@ -186,7 +186,8 @@ class WalFacts:
         if reason:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
-        found = contentcheck.check(name, data, systems=self._systems, histories=self._archive.histories)
+        magic = inspection.magic_of(self._layout, self._system_id)
+        found = contentcheck.check(name, data, systems=self._systems, histories=self._archive.histories, magic=magic)
         if found.problem:
             raise InvalidSegment(key, found.problem)
         marks = tuple(

@@ -10,7 +10,7 @@ from engine.postgres.clock import pg_time
 from engine.recovery.candidates import Miss, Run, last_commit, last_record, latest_time
 from engine.recovery.facts import Facts
 from engine.recovery.plan import Moment, Order
-from engine.recovery.target import Immediate, TimeTarget
+from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.wal.gaps import Archive
 
 
@@ -68,7 +68,7 @@ def _end_of(order: Order, run: Run, archive: Archive, facts: Facts) -> Moment | 
     if record is None:
         return None
     command = order.command("--to-lsn", str(record), target=False)
-    return Moment(at, record, f"to get to {said}, the last before what is missing", command)
+    return Moment(at, record, f"to get to {said}, the last before what is missing", command, LsnTarget(record))
 
 
 def _start_of(order: Order, run: Run) -> Moment:
@@ -76,7 +76,7 @@ def _start_of(order: Order, run: Run) -> Moment:
     base = run.base
     command = order.command("--to-immediate", backup=base.id, target=False)
     what = f"the earliest after it is the end of backup {base.id}, {base.ended.isoformat(sep=' ')}"
-    return Moment(base.ended, base.stop, what, command)
+    return Moment(base.ended, base.stop, what, command, Immediate(), base.id)
 
 
 def _without_moment(order: Order, misses: Sequence[Miss]) -> str:

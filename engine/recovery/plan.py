@@ -91,6 +91,10 @@ class Moment:
     lsn: Lsn | None
     what: str
     command: str
+    target: Target = field(default_factory=EndOfArchive)
+    """What gets there."""
+    backup: str = ""
+    """The backup that it needs; empty: the one that was asked for."""
 
     def to_json(self) -> str | None:
         """Return the time, or the LSN where no time is known."""

@@ -48,8 +48,6 @@ _OUTSIDE = (
     "stats_temp_directory",
 )
 """Settings that would make the copy use the real server's files."""
-GUARD = "|| case $? in 100) exit 1;; 143) exit 143;; *) exit 255;; esac"
-"""What follows `cellarman-wal get … --guarded` in a restore_command."""
 _SETTING = re.compile(r"\s*(?P<key>[A-Za-z_][A-Za-z0-9_.]*)\s*(=|\s)\s*(?P<value>'(?:[^']|'')*'|[^#\s]*)")
 
 
@@ -81,20 +79,15 @@ def client_program() -> str:
 def restore_command(program: str, server: str, config_file: str) -> str:
     """Return the shell command by which PostgreSQL fetches WAL: words quoted, percent signs doubled for PostgreSQL.
 
-    PostgreSQL takes 1 for the end of all WAL, and 1 is what an interpreter exits with that cannot even load the
-    program. So the program is told to say the end by a code of its own, and the shell makes of every other one an
-    error; 143 stays, by which PostgreSQL knows its own SIGTERM.
-
-    >>> command = restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
-    >>> print(command.removesuffix(f" {GUARD}"))
-    '/opt/my tools/cellarman-wal' get %f "%p" --server main --config /etc/100%%.toml --guarded
+    >>> restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
+    '\'/opt/my tools/cellarman-wal\' get %f "%p" --server main --config /etc/100%%.toml'
     """
 
     def word(text: str) -> str:
         return shlex.quote(text).replace("%", "%%")
 
     config = f" --config {word(config_file)}" if config_file else ""
-    return f'{word(program)} get %f "%p" --server {word(server)}{config} --guarded {GUARD}'
+    return f'{word(program)} get %f "%p" --server {word(server)}{config}'
 
 
 def recovery_settings(

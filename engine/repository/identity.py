@@ -33,6 +33,17 @@ def system_id(layout: Layout) -> int | None:
     return _parse(layout, text)
 
 
+def major(layout: Layout) -> int | None:
+    """Return the major version of PostgreSQL that identity.json states, None when it states none that can be read."""
+    try:
+        with open(layout.identity, encoding="utf-8") as file:
+            words = file.read(65536).split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    value = words[words.index('"version":') + 1].strip('",') if '"version":' in words[:-1] else ""
+    return int(value) if value.isdigit() else None
+
+
 def _as_barman_writes(text: str) -> int | None:
     """Return the identifier in exactly Barman's layout, which needs no JSON: the WAL client asks for every segment."""
     words = text.split()

@@ -5,7 +5,7 @@ The answer is a verdict (health), the findings behind it with what to do, and ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from engine.config import Config, Server
@@ -15,7 +15,7 @@ from engine.job.state import JobState
 from engine.status import disk, verdict
 from engine.status.values import ORDER, Finding, Health, ServerStatus, Severity, Wal, Window
 
-__all__ = ["Finding", "Health", "ServerStatus", "Severity", "Statuses", "Wal", "Window", "statuses"]
+__all__ = ["Finding", "Health", "ServerStatus", "Severity", "Statuses", "Wal", "Window", "statuses", "worst_first"]
 
 
 class Statuses:
@@ -26,10 +26,17 @@ class Statuses:
 
     def read(self, jobs: Sequence[JobState], now: datetime) -> tuple[ServerStatus, ...]:
         """Return every active server, worst first. One that cannot be read stops no other."""
-        found = [
-            _status(reader, [job for job in jobs if job.server == reader.server.name], now) for reader in self._readers
-        ]
-        return tuple(sorted(found, key=lambda status: (ORDER.index(status.health), status.name)))
+        return worst_first(self.each(jobs, now))
+
+    def each(self, jobs: Sequence[JobState], now: datetime) -> Iterator[ServerStatus]:
+        """Yield the active servers one by one, as they are read."""
+        for reader in self._readers:
+            yield _status(reader, [job for job in jobs if job.server == reader.server.name], now)
+
+
+def worst_first(found: Iterable[ServerStatus]) -> tuple[ServerStatus, ...]:
+    """Return servers in the order in which they need a look."""
+    return tuple(sorted(found, key=lambda status: (ORDER.index(status.health), status.name)))
 
 
 def statuses(config: Config, now: datetime) -> list[ServerStatus]:

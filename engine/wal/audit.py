@@ -197,6 +197,7 @@ class Auditor:
             systems=self._systems,
             histories=self._histories,
             before=(before, ending) if before and ending else None,
+            magic=inspection.magic_of(self._layout, self._systems[0] if self._systems else None),
         )
         problem, digest = found.problem, google_crc32c.value(plain)
         system = str(found.header.system_id) if found.header else None

@@ -3,12 +3,17 @@
 ::
 
     cellarman-wal push PATH --server S [--config FILE]
+    cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
+        [--known-hosts FILE] [--program PATH] [--config FILE]
+    cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
+    cellarman-wal only-push --server S [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-        [--no-prefetch] [--guarded]
+        [--no-prefetch]
 
 push exits 0 only when the file is durable in the archive, else 1. get exits 0 delivered, 1 proven end or absent history
-file, 255 a hole, a hazard or any error; with --guarded 100 instead of 1, for a restore_command whose shell makes that 1
-and everything else 255. PostgreSQL starts one for every segment, so this loads as little as it can.
+file, 255 a hole, a hazard or any error. The shell script of that name asks with --guarded, which says 100 instead of 1,
+and makes 255 of every code that is not ours, a broken Python's 1 above all. PostgreSQL starts one for every segment, so
+this loads as little as it can.
 """
 
 from __future__ import annotations
@@ -22,23 +27,36 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: cellarman-wal push PATH --server S [--config FILE]
+       cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
+           [--known-hosts FILE] [--program PATH] [--config FILE]
+       cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
+       cellarman-wal only-push --server S [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
-           [--no-prefetch] [--guarded]
+           [--no-prefetch]
 
 archive_command = 'cellarman-wal push %p --server S'
 restore_command = 'cellarman-wal get %f "%p" --server S'
 
 push: 0 only when durable, else 1. get: 0 delivered, 1 proven end of the archive or absent history file,
 255 a hole, a hazard or any error: PostgreSQL then stops instead of promoting.
---guarded says 100 instead of 1, so that not even a broken installation, whose Python exits with 1, looks like an end:
-  cellarman-wal get %f "%p" --server S --guarded || case $? in 100) exit 1;; 143) exit 143;; *) exit 255;; esac
 While segments are asked for in sequence, a helper makes the next ones ready beside the data directory, and ends with
 the recovery; --no-prefetch goes without.
+
+--over sends the file by ssh; --program and --config are then those of that host, --identity and
+--known-hosts files of this one, in place of ssh's own. There, `push -` takes the file from standard
+input; with nothing but ssh and sha256sum on the database host:
+archive_command = 'ssh -T -o BatchMode=yes DESTINATION cellarman-wal push - --server S --name %f
+    --sha256 $(sha256sum %p | cut -c1-64) < %p || exit 1'
+only-push is for authorized_keys, so that a key can do nothing else:
+restrict,command="cellarman-wal only-push --server S" ssh-ed25519 …
 """
 
-_VALUED = ("--server", "--config", "--on-hole")
-_OPERANDS = {"push": 1, "get": 2}
-_FAILURE = {"push": 1, "get": 255}
+_OPERANDS = {"push": 1, "get": 2, "only-push": 0}
+_FAILURE = {"push": 1, "get": 255, "only-push": 1}
+_SENDING = ("--over", "--identity", "--known-hosts", "--program")
+_RECEIVING = ("--name", "--sha256", "--receipt")
+_VALUED = ("--server", "--config", "--on-hole", *_SENDING, *_RECEIVING[:2])
+_SWITCHES = ("--accept-gap", "--no-prefetch", "--guarded")
 _ABSENT_GUARDED = 100
 
 
@@ -83,9 +101,15 @@ def _run(verb: str, words: list[str]) -> int:
     if "--help" in options:
         sys.stdout.write(USAGE)
         return 0
+    if verb == "only-push":
+        return _only_push(options)
+    if "--over" in options:
+        return _send(operands[0], options)
     from engine.wal import settings
 
     server = settings.resolve(options["--server"], options.get("--config"))
+    if "--name" in options:
+        return _receive(server, options)
     return _push(server, operands[0]) if verb == "push" else _get(server, operands, options)
 
 
@@ -104,11 +128,11 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
                 raise _usage(f"{name} needs a value")
         elif word in ("--help", "-h"):
             return [], {"--help": ""}
-        elif word in ("--accept-gap", "--no-prefetch", "--guarded") and verb == "get":
+        elif (word in _SWITCHES and verb == "get") or (word == "--receipt" and verb == "push"):
             options[word] = "yes"
         elif word == "--":
             operands.extend(queue)
-        elif word.startswith("-"):
+        elif word.startswith("-") and not (word == "-" and verb == "push"):
             raise _usage(f"no such option: {word}")
         else:
             operands.append(word)
@@ -116,9 +140,24 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
         raise _usage(f"{verb} takes {_OPERANDS[verb]} argument(s), not {len(operands)}")
     if "--server" not in options:
         raise _usage("--server is missing")
-    if options.get("--on-hole", "absent") != "absent" or (verb == "push" and "--on-hole" in options):
+    if options.get("--on-hole", "absent") != "absent" or (verb != "get" and "--on-hole" in options):
         raise _usage("--on-hole takes only the value absent, and only with get")
+    _check_ends(verb, operands, options)
     return operands, options
+
+
+def _check_ends(verb: str, operands: list[str], options: dict[str, str]) -> None:
+    """Raise UsageError unless the options of one end of a push over SSH, or of neither, are there."""
+    sending = [name for name in _SENDING if name in options]
+    receiving = [name for name in _RECEIVING if name in options]
+    if (sending or receiving) and verb != "push":
+        raise _usage(f"{(sending + receiving)[0]} is only for push")
+    if sending and "--over" not in options:
+        raise _usage(f"{sending[0]} is only for push --over")
+    if operands == ["-"] and (sending or not ("--name" in options and "--sha256" in options)):
+        raise _usage("push - takes the file from standard input and needs --name and --sha256")
+    if receiving and operands != ["-"]:
+        raise _usage(f"{receiving[0]} is only for push -")
 
 
 def _usage(why: str) -> BaseException:
@@ -138,6 +177,67 @@ def _push(server: Settings, path: str) -> int:
         _complain(error)
         return 1
     return 0
+
+
+def _receive(server: Settings, options: dict[str, str]) -> int:
+    """Archive one file durably that comes by standard input."""
+    from engine.errors import CellarmanError
+    from engine.wal.receipt import receive
+
+    try:
+        receive(server, options["--name"], options["--sha256"], sys.stdin.fileno())
+    except CellarmanError as error:
+        _complain(error)
+        return 1
+    if "--receipt" in options:
+        from engine.wal.sending import receipt
+
+        sys.stdout.write(receipt(options["--name"], options["--sha256"]) + "\n")
+    return 0
+
+
+def _send(path: str, options: dict[str, str]) -> int:
+    """Have one file made durable by another host."""
+    from engine.errors import CellarmanError
+    from engine.wal.sending import send
+
+    try:
+        send(
+            path,
+            server=options["--server"],
+            over=options["--over"],
+            config=options.get("--config", ""),
+            program=options.get("--program", ""),
+            identity=options.get("--identity", ""),
+            known_hosts=options.get("--known-hosts", ""),
+        )
+    except CellarmanError as error:
+        _complain(error)
+        return 1
+    return 0
+
+
+def _only_push(options: dict[str, str]) -> int:
+    """Do what an SSH client asks for when that is to push to this server, whatever its key is trusted with."""
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").split()
+    if os.path.basename(asked[0] if asked else "").strip("'") != "cellarman-wal":
+        asked = []
+    if asked[1:] == ["--version"]:
+        return _run("--version", [])
+    if asked[1:3] != ["push", "-"]:
+        raise _not_allowed("a file is pushed with it, and nothing else is done", options)
+    operands, wanted = _parse("push", asked[2:])
+    if operands != ["-"] or wanted.get("--server") != options["--server"]:
+        raise _not_allowed(f"{wanted.get('--server', 'something else')} was asked for", options)
+    from engine.wal import settings
+
+    return _receive(settings.resolve(options["--server"], options.get("--config")), wanted)
+
+
+def _not_allowed(why: str, options: dict[str, str]) -> BaseException:
+    from engine.errors import Refused
+
+    return Refused(f"this key may only push WAL of {options['--server']}", why)
 
 
 def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:

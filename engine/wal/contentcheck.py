@@ -73,11 +73,13 @@ def check(
     histories: Histories,
     before: tuple[str, Ending] | None = None,
     facts: SegmentFacts | None = None,
+    magic: int | None = None,
 ) -> Content:
     """Judge the plain content of segment `name`.
 
     `systems` are those whose WAL may be in the archive, its own first; none is any. `before` are the name and the
     ending of the segment before it; one of another system is none. `facts` are what its walk found, if it was walked.
+    `magic` is the magic number that the pages of the first of `systems` have, None when that is not known.
     """
     try:
         header = walfile.read_header(data)
@@ -85,6 +87,8 @@ def check(
         return Content(_no_header(data, error.why))
     system_id = systems[0] if systems and header.system_id not in systems else None
     problem = walfile.check_segment(name, header, system_id=system_id, size=len(data))
+    if magic is not None and header.magic != magic and systems and header.system_id == systems[0]:
+        problem = problem or f"corrupt: its first page has the magic number {header.magic:04X} instead of {magic:04X}"
     problem = problem or _wrong_branch(name, header, histories)
     if problem:
         return Content(problem)

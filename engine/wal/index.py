@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from engine.errors import Busy, CellarmanError
 from engine.event import Reporter, Silent
@@ -61,6 +61,14 @@ def highest_time(layout: Layout, timeline: int, first: int, last: int) -> int | 
     """Return the latest commit or abort in a stretch of segments, without reading their rows."""
     query = "SELECT max(max_commit) FROM segment WHERE timeline = ? AND number BETWEEN ? AND ? AND problem IS NULL"
     found = _read(layout, query, (timeline, first, last), tuple)
+    return found[0][0] if found else None
+
+
+def first_after(layout: Layout, timeline: int, time: int) -> int | None:
+    """Return the number of a timeline's first segment with a commit or abort at `time` (microseconds since 2000-01-01
+    UTC) or later."""
+    query = "SELECT min(number) FROM segment WHERE timeline = ? AND max_commit >= ? AND problem IS NULL"
+    found = _read(layout, query, (timeline, time), tuple)
     return found[0][0] if found else None
 
 
@@ -117,7 +125,7 @@ def torn_files(layout: Layout) -> list[tuple[str, int, int, str, int, int]]:
     query = (
         "SELECT s.name, s.size, s.mtime_ns, p.name, p.carry_missing, s.rem_len FROM segment s INDEXED BY segment_loose"
         " JOIN segment p ON p.timeline = s.first_timeline AND p.number = s.number - 1"
-        " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by = 'end'"
+        " WHERE s.joined = 0 AND s.problem IS NULL AND p.problem IS NULL AND p.ended_by IN ('end', 'switch')"
         " AND p.segment_size = s.segment_size AND p.system_id = s.system_id AND p.carry_missing IS NOT s.rem_len"
         " AND (p.joined = 1 OR p.last_record_lsn IS NOT NULL)"
     )
@@ -150,6 +158,40 @@ def last_time(layout: Layout, timeline: int, number: int) -> int | None:
     )
     found = _read(layout, query, (timeline, number), tuple)
     return found[0][0] if found else None
+
+
+class Times(NamedTuple):
+    """When the commits of one segment were; microseconds since 2000-01-01 UTC."""
+
+    number: int
+    earliest: int
+    latest: int
+    """Of commits and aborts, as `earliest`."""
+    last_commit: int | None
+    last_commit_lsn: int | None
+    last_commit_xid: int | None
+
+
+_TIMES = "number, min_commit, max_commit, last_commit, last_commit_lsn, last_commit_xid"
+
+
+def newest_times(layout: Layout, timeline: int, first: int, last: int) -> Times | None:
+    """Return the newest of a stretch of segments in which a transaction ended."""
+    query = (
+        f"SELECT {_TIMES} FROM segment WHERE timeline = ? AND number BETWEEN ? AND ? AND problem IS NULL"
+        " AND max_commit IS NOT NULL ORDER BY number DESC LIMIT 1"
+    )
+    found = _read(layout, query, (timeline, first, last), Times._make)
+    return found[0] if found else None
+
+
+def some_times(layout: Layout, timeline: int, first: int, last: int, step: int) -> list[Times]:
+    """Return every `step`-th of a stretch of segments in which a transaction ended, by number."""
+    query = (
+        f"SELECT {_TIMES} FROM segment WHERE timeline = ? AND number BETWEEN ? AND ? AND problem IS NULL"
+        " AND max_commit IS NOT NULL AND number % ? = 0 ORDER BY number"
+    )
+    return _read(layout, query, (timeline, first, last, step), Times._make)
 
 
 def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float = 0.0) -> int:

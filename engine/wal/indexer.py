@@ -15,7 +15,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Switch
 from engine.repository import identity
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, indexschema
+from engine.wal import codec, contentcheck, indexschema, inspection
 from engine.wal.inventory import histories
 
 _BATCH_SECONDS = 1.0
@@ -222,7 +222,8 @@ class Indexer:
         systems = () if self._system_id is None else (self._system_id,)
         if self._histories is None:
             self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
-        found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts)
+        magic = inspection.magic_of(self._layout, self._system_id)
+        found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts, magic=magic)
         self._to_prove -= time.monotonic() - began
         return found.problem
 

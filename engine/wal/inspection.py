@@ -139,6 +139,15 @@ def known_system(layout: Layout) -> int | None:
     return known if known is not None else _of_archive(layout)
 
 
+def magic_of(layout: Layout, system_id: int | None) -> int | None:
+    """Return the magic number that a system's pages have, None when this archive is not known to be that system's."""
+    try:
+        own = system_id is not None and identity.system_id(layout) == system_id
+    except CellarmanError:
+        return None
+    return walfile.magic_of(identity.major(layout)) if own else None
+
+
 def establish(layout: Layout, header: SegmentHeader) -> int:
     """Return the archive's system identifier, making it that of `header` when nothing says another. Under the lock."""
     known = known_system(layout)

@@ -1,4 +1,8 @@
-"""The helper that makes segments ready ahead of replay: `python -m engine.wal.prefetch SPOOL WALS NAME SYSTEM DATA`.
+"""The helper that makes segments ready ahead of replay.
+
+::
+
+    python -m engine.wal.prefetch SPOOL HOME WALS NAME SYSTEM DATA WORDS
 
 `cellarman-wal get` starts it and then tells it each segment that was delivered. It reads, decompresses and verifies
 those that follow, on every timeline that recovery may go on with, into a bounded spool. It decides nothing: what it
@@ -23,7 +27,7 @@ from engine.postgres import segment, timeline, walfile
 from engine.postgres.timeline import Lineage, Switch
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, inspection, soundness, spool
+from engine.wal import codec, condemned, contentcheck, inspection, soundness, spool
 
 MOST_SEGMENTS = 16
 MOST_BYTES = 256 << 20
@@ -97,8 +101,10 @@ class _Work:
 class Prefetcher:
     """Keeps one spool filled, under its held lock."""
 
-    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str) -> None:
+    def __init__(self, path: str, layout: Layout, system_id: int | None, data: str, words: str) -> None:
+        """`words` are those of spool.FOR; "" keeps the shell script from taking anything itself."""
         self._path = path
+        self._words = words
         self._layout = layout
         self._system_id = system_id
         self._data = data
@@ -131,6 +137,17 @@ class Prefetcher:
                 worker.join(2.0)
             self._clear()
 
+    def _sign(self, size: int) -> None:
+        """Say whose the spool is, once the segment size is known."""
+        words, self._words = self._words, ""
+        lines = (_boot(), str(os.getpid()), str(size), words, self._layout.wals, condemned.directory(self._layout))
+        if not words or any("\n" in line for line in lines):
+            return
+        making = os.path.join(self._path, spool.FOR + spool.UNDERWAY)
+        with open(making, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        os.rename(making, os.path.join(self._path, spool.FOR))
+
     def _follow(self, bell: int, name: str) -> None:
         asked = time.monotonic()
         patience = _IDLE_RECOVERY if self._data else _IDLE
@@ -155,13 +172,15 @@ class Prefetcher:
         count = 0 if size is None else min(MOST_SEGMENTS, MOST_BYTES // size)
         present: dict[str, str] = {}
         if size is not None and count >= 4:
+            self._sign(size)
             target = self._target()
             for names in ahead(name, size, count, self._read_histories(), target):
                 found = [(one, known) for one in names if (known := self._identity(one)) is not None]
                 if not found:
                     break
                 present.update(found)
-        wanted = list(present)[:count]
+        bad = set(condemned.names(self._layout)).intersection(present)
+        wanted = [one for one in list(present)[:count] if one not in bad or not condemned.reason(self._layout, one)]
         with self._work.changed:
             work = self._work
             work.wanted = [one for one in wanted if work.failed.get(one) != present[one]]
@@ -286,6 +305,7 @@ class Prefetcher:
                 return identified, False
             if spool.identity(archived) != identified:
                 return None, False
+            os.utime(sink, ns=(before.st_mtime_ns, before.st_mtime_ns))  # whoever writes to it later gives it away
             os.rename(ready + spool.UNDERWAY, ready)
             return identified, True
         finally:
@@ -344,6 +364,11 @@ class Prefetcher:
                 _remove(os.path.join(self._path, name))
 
 
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 def _is_recovering(data: str) -> bool:
     return any(os.path.exists(os.path.join(data, name)) for name in _SIGNALS)
 
@@ -371,7 +396,7 @@ def _end(*_: object) -> NoReturn:
 
 def main() -> None:
     """Run the helper, unless this spool has one."""
-    path, wals, name, system, data = sys.argv[1:]
+    path, home, wals, name, system, data, words = sys.argv[1:]
     signal.signal(signal.SIGTERM, _end)
     try:
         os.mkdir(path, 0o700)
@@ -382,9 +407,9 @@ def main() -> None:
     lock = os.path.join(path, spool.LOCK)
     try:
         with locks.hold(lock):
-            layout = Layout("", os.path.dirname(wals), wals=wals)
+            layout = Layout("", home, wals=wals)
             try:
-                Prefetcher(path, layout, int(system) if system else None, data).run(name)
+                Prefetcher(path, layout, int(system) if system else None, data, words).run(name)
             finally:
                 os.unlink(lock)
                 os.rmdir(path)

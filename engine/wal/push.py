@@ -39,9 +39,9 @@ def push(server: Settings, path: str) -> Stored | Duplicate:
     try:
         outcome = _push(server, path, name)
     except CellarmanError as error:
-        _note(server.layout, path, error)
+        note(server.layout, name, f"the file is still {os.path.abspath(path)} on the server's host", error)
         raise
-    _forget(server.layout, name)
+    forget(server.layout, name)
     return outcome
 
 
@@ -51,10 +51,10 @@ def _push(server: Settings, path: str, name: str) -> Stored | Duplicate:
     queued = _queue(layout, path, name) if segmental and not os.path.lexists(layout.wal(name)) else None
     if queued is not None and not os.path.lexists(layout.wal(name)):
         return queued
-    return _store(server, path, name, withdraw=queued is not None)
+    return store(server, path, name, withdraw=queued is not None)
 
 
-def _store(server: Settings, path: str, name: str, *, withdraw: bool) -> Stored | Duplicate:
+def store(server: Settings, path: str, name: str, *, withdraw: bool) -> Stored | Duplicate:
     """Archive at once, or compare with what is archived; after a conflict `withdraw` what was queued meanwhile."""
     from engine.wal import archive
 
@@ -94,29 +94,36 @@ def _queue(layout: Layout, path: str, name: str) -> Stored | Duplicate | None:
 
 
 def _place(layout: Layout, copy: _Copy, facts: Facts) -> Stored | Duplicate:
-    """Give the copy its name in incoming/ unless a file of that name waits there; exactly one pusher wins."""
+    """Give the copy its name in incoming/, durably."""
     from engine.repository.files import sync_directory
-    from engine.wal import archive
 
-    target = os.path.join(layout.incoming, facts.name)
-    outcome: Stored | Duplicate = archive.Stored(facts.name, facts.size, facts.size)
-    while True:
-        if _link(copy.temporary, target):
-            break
-        try:
-            if archive.holds(target, copy.source, facts):
-                archive.sync_file(target)
-                outcome = archive.Duplicate(facts.name)
-            else:
-                os.rename(copy.temporary, target)
-            break
-        except FileNotFoundError:
-            continue  # a pass took it away in this moment
+    outcome = give_name(layout, copy.temporary, copy.source, facts)
     step("push.linked")
     copy.discard()
     sync_directory(layout.incoming)
     step("push.synced")
     return outcome
+
+
+def give_name(layout: Layout, temporary: str, descriptor: int, facts: Facts) -> Stored | Duplicate:
+    """Give a synced dot-file its name in incoming/ unless a file of that name waits there; exactly one pusher wins.
+
+    `descriptor` reads the same content. The directory is left to be synced; raises archive.Conflict.
+    """
+    from engine.wal import archive
+
+    target = os.path.join(layout.incoming, facts.name)
+    while True:
+        if _link(temporary, target):
+            return archive.Stored(facts.name, facts.size, facts.size)
+        try:
+            if archive.holds(target, descriptor, facts):
+                archive.sync_file(target)
+                return archive.Duplicate(facts.name)
+            os.rename(temporary, target)
+            return archive.Stored(facts.name, facts.size, facts.size)
+        except FileNotFoundError:
+            continue  # a pass took it away in this moment
 
 
 def _link(temporary: str, target: str) -> bool:
@@ -231,21 +238,23 @@ def _note_path(layout: Layout, name: str) -> str:
     return os.path.join(layout.errors, f"{os.fsdecode(os.fsencode(name)[:200])}.refused-at-push")
 
 
-def _note(layout: Layout, path: str, error: CellarmanError) -> None:
-    """Leave a note in errors/ when the file was refused, and none when the archive just cannot take it now."""
+def note(layout: Layout, name: str, kept: str, error: CellarmanError) -> None:
+    """Leave a note in errors/ when the file was refused, and none when the archive just cannot take it now.
+
+    `kept` says where the refused file is.
+    """
     from engine.wal import refusal
 
     if not isinstance(error, refusal.WalRefused):
         return
-    kept = f"the file is still {os.path.abspath(path)} on the server's host"
     told = type(error)(error.what, error.why, f"{error.fix}\n{kept}" if error.fix else kept)
     try:
-        refusal.note(_note_path(layout, os.path.basename(path)), told)
+        refusal.note(_note_path(layout, name), told)
     except OSError as failed:
         error.why += f"\n(no note could be left in {layout.errors}: {failed})"
 
 
-def _forget(layout: Layout, name: str) -> None:
+def forget(layout: Layout, name: str) -> None:
     """Remove the note of an earlier refusal."""
     try:
         os.unlink(_note_path(layout, name))

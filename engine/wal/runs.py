@@ -64,6 +64,35 @@ class Runs(Sequence[int]):
         if at <= last:
             yield at, last
 
+    def place(self, number: int) -> int | None:
+        """Return the place of the run that holds a number.
+
+        >>> runs = Runs([(1, 3), (7, 7)])
+        >>> [runs.place(n) for n in (0, 2, 3, 5, 7, 8)]
+        [None, 0, 0, None, 1, None]
+        """
+        at = bisect_left(self._lasts, number)
+        return at if at < len(self._firsts) and self._firsts[at] <= number else None
+
+    def span(self, place: int) -> Span:
+        """Return the run at a place, counted from 0."""
+        return self._firsts[place], self._lasts[place]
+
+    def beside(self, number: int, *, after: bool) -> int | None:
+        """Return the place of the first run that begins after a number, or of the last that ends before it.
+
+        >>> runs = Runs([(1, 3), (7, 7)])
+        >>> [runs.beside(n, after=True) for n in (0, 1, 5, 7)], [runs.beside(n, after=False) for n in (1, 4, 7, 9)]
+        ([0, 1, 1, None], [None, 0, 0, 1])
+        """
+        at = bisect_right(self._firsts, number) if after else bisect_left(self._lasts, number) - 1
+        return at if 0 <= at < len(self._firsts) else None
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return len(self._firsts)
+
     def without(self, numbers: Iterable[int]) -> Runs:
         """Return the runs without these numbers."""
         cut: list[Span] = []

@@ -16,7 +16,7 @@ from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index
+from engine.wal import codec, contentcheck, index, inspection
 from engine.wal.gaps import Key
 from engine.wal.inventory import Inventory, Names, histories, list_names, take
 from engine.wal.runs import Span
@@ -172,15 +172,20 @@ def _read(
 ) -> dict[str, str | None]:
     """Return the reasons against files that are read now, None for good ones; as many as the time allows."""
     deadline = time.monotonic() + seconds
+    magic = inspection.magic_of(layout, system_id)
     found: dict[str, str | None] = {}
     for name in names:
         if time.monotonic() > deadline:
             break
-        found[name] = problem_of(layout.wal(name), name, system_id, known, followed=_followed(name, inventory))
+        found[name] = problem_of(
+            layout.wal(name), name, system_id, known, followed=_followed(name, inventory), magic=magic
+        )
     return found
 
 
-def problem_of(path: str, name: str, system_id: int | None, known: Histories, *, followed: bool) -> str | None:
+def problem_of(
+    path: str, name: str, system_id: int | None, known: Histories, *, followed: bool, magic: int | None = None
+) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
         data = codec.read_segment(path)
@@ -191,7 +196,7 @@ def problem_of(path: str, name: str, system_id: int | None, known: Histories, *,
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     systems = () if system_id is None else (system_id,)
-    found = contentcheck.check(name, data, systems=systems, histories=known)
+    found = contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
     return found.problem or (found.short if followed else None)
 
 

@@ -13,7 +13,7 @@ import stat
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, timeline, walfile
-from engine.wal import codec, contentcheck
+from engine.wal import codec, contentcheck, inspection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +29,20 @@ def judge(layout: Layout, name: str, data: bytes, system_id: int | None) -> Cont
     """Judge the plain content of a segment whose header is right, with what comes before it in the archive."""
     systems = () if system_id is None else (system_id,)
     known = _histories(layout)
+    magic = inspection.magic_of(layout, system_id)
     before = _before(layout, name, walfile.read_header(data), known)
     found = contentcheck.check(
-        name, data, systems=systems, histories=known, before=(before[0], before[1]) if before else None
+        name,
+        data,
+        systems=systems,
+        histories=known,
+        before=(before[0], before[1]) if before else None,
+        magic=magic,
     )
     if before and found.problem and found.problem.startswith(_CONTINUES):
         other = contentcheck.check(before[0], before[2], systems=systems, histories=known)
         if other.problem or other.short:
-            return contentcheck.check(name, data, systems=systems, histories=known)
+            return contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
     return found
 
 

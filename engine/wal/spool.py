@@ -4,6 +4,7 @@ The helper (`engine.wal.prefetch`) leaves verified plain segments in a directory
 each under a name that holds the identity of the archive's file (inode, size, times): a file that was replaced since
 has another name, so a stale segment is never found. Nothing is decided here but "this segment is ready": whatever is
 not as it should be is the slow path's. Only what a living helper left is used, so nothing from before a crash is.
+The shell script `cellarman-wal` takes what is ready before any of this is loaded; FOR tells it whose the spool is.
 Light: the WAL client loads this.
 """
 
@@ -28,6 +29,10 @@ PREFIX = ".cellarman-prefetch-"
 """How the name of a spool begins."""
 BELL = "bell"
 """The FIFO that takes the names of delivered segments; it has a reader as long as the helper lives."""
+FOR = "for"
+"""What the shell script asks before it takes a segment, a line each: the id of the boot, the helper's pid, the segment
+size, the words that a `get` has behind NAME and PATH, with $CELLARMAN_CONFIG, when it means this archive, the archive's
+directory, and the one of what is condemned."""
 LOCK = "lock"
 UNDERWAY = ".part"
 """Ends the name of a segment that is being made ready."""
@@ -101,8 +106,9 @@ def identity(path: str) -> str:
 
 
 def stamp(facts: os.stat_result) -> str:
-    """Return a file's identity as a part of a name."""
-    return f"{facts.st_dev:x}-{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}-{facts.st_ctime_ns:x}"
+    """Return a file's identity as a part of a name: what stat(1) prints for %D-%i-%s-%.9Y-%.9Z."""
+    times = "-".join(f"{ns // 10**9}.{ns % 10**9:09}" for ns in (facts.st_mtime_ns, facts.st_ctime_ns))
+    return f"{facts.st_dev:x}-{facts.st_ino}-{facts.st_size}-{times}"
 
 
 def entry(name: str, identified: str) -> str:
@@ -162,7 +168,7 @@ def _continues(name: str, destination: str, directory: str) -> bool:
 def _place(anchor: str, wals: str) -> str:
     """Return the spool's path: beside the directory, where renaming a segment delivers it; else in TMPDIR."""
     facts = os.stat(anchor)
-    name = f"{PREFIX}{facts.st_dev:x}-{facts.st_ino:x}-{zlib.crc32(os.fsencode(wals)):08x}"
+    name = f"{PREFIX}{facts.st_dev:x}-{facts.st_ino}-{zlib.crc32(os.fsencode(wals)):08x}"
     beside = os.path.dirname(os.path.realpath(anchor))
     if os.access(beside, os.W_OK | os.X_OK):
         return os.path.join(beside, name)
@@ -241,12 +247,19 @@ def _close(descriptor: int) -> None:
         pass  # the one by which they were listed
 
 
+def _words() -> str:
+    """Return what the shell script compares with its own words; "" when it is not what called."""
+    if sys.argv[1:3] != ["get", "--guarded"] or any("\n" in word for word in sys.argv):
+        return ""
+    return f"{' '.join(sys.argv[5:])} {os.environ.get('CELLARMAN_CONFIG', '')}"
+
+
 def _start(spool: Spool, name: str, system_id: int | None) -> None:
     """Start the helper in a session of its own, with nothing of PostgreSQL's open; it ends at once if one is there.
 
     `get` ends right after this, so that nobody is left to wait for the helper.
     """
-    words = [spool.path, spool.layout.wals, name, str(system_id or ""), spool.data]
+    words = [spool.path, spool.layout.home, spool.layout.wals, name, str(system_id or ""), spool.data, _words()]
     if os.fork():
         return
     try:

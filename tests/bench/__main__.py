@@ -11,12 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import backups, console, gaps, listing, recovery, rsync, startup, wal
+from tests.bench import backups, console, gaps, inspector, listing, recovery, rsync, startup, wal
 
 BENCHES = {
     "startup": startup.run,
     "listing": listing.run,
     "console": console.run,
+    "inspector": inspector.run,
+    "crowd": console.crowd,
     "wal": wal.run,
     "gaps": gaps.run,
     "backups": backups.run,

@@ -176,7 +176,7 @@ def test_the_agent_takes_in_what_arrives_and_ends_when_asked(cluster: Cluster) -
 
 
 def test_archived_wal_is_read_whole_and_what_is_bad_is_said_once(cluster: Cluster) -> None:
-    with site(cluster, streaming_archiver=False, slot_name="", archiver=True, compression="none") as where:
+    with site(cluster, streaming_archiver=False, archiver=True, compression="none") as where:
         repository.prepare(where.server.layout)
         cluster.sql("CREATE TABLE IF NOT EXISTS read_whole AS SELECT generate_series(1, 1000)")
         name = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")

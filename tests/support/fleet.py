@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -24,8 +24,9 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_name
 from engine.repository import annotations, repository
 from engine.repository.backupinfo import BackupInfo
-from engine.wal import archive
-from tests.engine.wal.pages import filled
+from engine.wal import archive, index
+from tests.support import pages
+from tests.support.pages import Ended, Promoted
 
 NOW = datetime(2026, 11, 22, 14, 2, 11, tzinfo=timezone.utc)
 SEGMENT = 1 << 20
@@ -33,9 +34,9 @@ SYSTEM = 7441002266771234567
 GB = 1 << 30
 
 
-def segment_bytes(timeline: int, number: int, system: int = SYSTEM) -> bytes:
-    """Return a whole WAL segment of PostgreSQL 17, filled with one record of no interest."""
-    return filled(number, timeline, system=system, size=SEGMENT, magic=0xD116)
+def segment_bytes(timeline: int, number: int, said: Sequence[Ended | Promoted] = (), previous: int = 0) -> bytes:
+    """Return a whole WAL segment of PostgreSQL 17."""
+    return pages.segment(timeline, number, said, system=SYSTEM, previous=previous, size=SEGMENT)
 
 
 class Fleet:
@@ -58,16 +59,22 @@ class Fleet:
         self.servers[name] = server
         return server
 
-    def segments(self, server: Server, first: int, times: list[datetime], missing: range = range(0)) -> None:
-        """Archive segments from number `first` on, one for each time, without those missing."""
+    def segments(
+        self, server: Server, first: int, times: list[datetime], missing: Sequence[int] = (), timeline: int = 1
+    ) -> None:
+        """Archive segments from number `first` on, one for each time, without those missing; a transaction ends in each
+        at its time, one some seconds before."""
+        previous = 0
         with tempfile.TemporaryDirectory(dir=self.root) as place:
             for number, at in enumerate(times, first):
-                if number in missing:
-                    continue
-                path = os.path.join(place, segment_name(1, number, SEGMENT))
-                Path(path).write_bytes(segment_bytes(1, number))
-                os.utime(path, (at.timestamp(), at.timestamp()))
-                archive.store(server.layout, path, os.path.basename(path))
+                said = ends(number, at)
+                if number not in missing:
+                    path = os.path.join(place, segment_name(timeline, number, SEGMENT))
+                    Path(path).write_bytes(segment_bytes(timeline, number, said, previous))
+                    os.utime(path, (at.timestamp(), at.timestamp()))
+                    archive.store(server.layout, path, os.path.basename(path))
+                previous = pages.last_record(number, said, SEGMENT)
+        index.catch_up(server.layout)
 
     def backup(self, server: Server, ended: datetime, number: int, **facts: object) -> BackupInfo:
         """Add a backup that ended then and whose WAL is in segment `number`."""
@@ -117,6 +124,12 @@ class Fleet:
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
+
+
+def ends(number: int, at: datetime) -> list[Ended | Promoted]:
+    """Return the transactions of a segment: the last one ends at `at`, every tenth segment's first one drops a file."""
+    earlier = at - timedelta(seconds=7, microseconds=12)
+    return [Ended(2 * number, earlier, drops=number % 10 == 7), Ended(2 * number + 1, at)]
 
 
 def every(begin: datetime, end: datetime, step: timedelta) -> list[datetime]:

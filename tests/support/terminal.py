@@ -66,6 +66,12 @@ class Terminal:
         self.written += found
         return found
 
+    def first(self, seconds: float) -> bytes:
+        """Return what is written next, as soon as something is."""
+        found = os.read(self.fd, 1 << 16) if select.select([self.fd], [], [], seconds)[0] else b""
+        self.written += found
+        return found
+
     @property
     def text(self) -> str:
         """Everything that was written, without control sequences."""

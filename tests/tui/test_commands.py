@@ -17,8 +17,12 @@ ROOMS = {
     "server": "tui.screens.server:ServerRoom",
     "jobs": "tui.screens.jobs:Jobs",
     "job": "tui.screens.job:JobRoom",
+    "events": "tui.screens.events:Events",
     "help": "tui.screens.help:Help",
     "welcome": "tui.screens.welcome:Welcome",
+    "restore": "tui.screens.restore:RestoreRoom",
+    "commits": "tui.screens.commits:Commits",
+    "check": "tui.screens.check:CheckRoom",
 }
 
 
@@ -80,15 +84,17 @@ async def test_read_only_says_so_and_starts_nothing(fleet: Fleet) -> None:
 
 async def test_the_palette_offers_what_the_room_can_do(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
-        await pilot.press("colon")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "Back the server up now" in screen_text(app))
+        await pilot.press(*"jobs")
         await until(pilot, lambda: "See running and past jobs" in screen_text(app))
-        await pilot.press(*"jobs", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
 
 
 async def test_help_runs_the_command_under_the_cursor(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
-        await pilot.press("question_mark", "down", "down", "enter")
+        await pilot.press("question_mark", "slash", *"word=jobs", "enter", "enter")
         await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
 
 

@@ -14,12 +14,14 @@ GOLDENS = Path(__file__).parent / "goldens"
 SCREENS = {
     "servers": [],
     "servers-at-risk": ["down"],
-    "server": ["enter"],
-    "server-backup-runs": ["down", "down", "enter"],
     "jobs": ["j"],
-    "job": ["down", "down", "enter", "enter"],
-    "help": ["down", "down", "enter", "question_mark"],
+    "job": ["j", "enter"],
+    "help": ["down", "down", "question_mark"],
     "leave": ["q"],
+    "events": ["l"],
+    "filter": ["slash", "o", "k"],
+    "command": ["colon", "b", "a"],
+    "ran": ["at"],
 }
 
 
@@ -30,6 +32,8 @@ async def test_the_screen_says_what_it_should(fleet: Fleet, name: str, size: tup
         for key in SCREENS[name]:
             await pilot.press(key)
             await pilot.pause()
+        if name == "events":
+            await until(pilot, lambda: "event" in screen_text(app).splitlines()[3])
         if name == "job":
             await until(pilot, lambda: app.snapshot.job is not None and bool(app.snapshot.job.rates))
         compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.job import spec as spec_
-from engine.job.journal import JournalReporter
+from tests.support.worker import Worker
 from tests.tui.conftest import console, screen_text, until
 from tui.snapshot import utc_now
 
 MB = 1 << 20
-
-
-class Worker:
-    """What a job's worker does with its directory, in this process."""
-
-    def __init__(self, config: Config, server: str) -> None:
-        self.spec = spec_.make(config, "backup", server)
-        self.place = Path(spec_.directory(config.state_directory)) / self.spec.id
-        self.place.mkdir(parents=True)
-        spec_.write(str(self.place / spec_.SPEC), self.spec)
-        self.lock = os.open(self.place / spec_.LOCK, os.O_RDWR | os.O_CREAT, 0o640)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        self.report = JournalReporter(str(self.place), self.spec)
-        self.report.__enter__()
-
-    def end(self, error: Exception | None = None) -> None:
-        self.report.__exit__(type(error) if error else None, error, None)
-        os.close(self.lock)
-
-    def die(self) -> None:
-        os.close(self.lock)
 
 
 def config_of(tmp_path: Path) -> Config:
@@ -121,7 +99,7 @@ async def test_without_a_server_the_console_says_what_to_write(tmp_path: Path) -
         await until(pilot, lambda: "No server is known yet." in screen_text(app))
         text = screen_text(app)
         assert "[servers.main]" in text
-        assert "cellarman demo" in text
+        assert "d  the demo" in text
 
 
 async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path) -> None:
@@ -132,7 +110,7 @@ async def test_a_terminal_that_is_too_small_says_so_and_recovers(tmp_path: Path)
 
 
 def put_in_the_way(path: Path) -> None:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text("a file where a directory should be")
 
 

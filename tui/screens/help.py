@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SIGNS = (
     ("ok", "good", "can be restored"),
     ("warning", "soon", "needs a look"),
-    ("critical", "bad", "cannot, or failed"),
+    ("critical", "bad", "failed"),
     ("running", "moving", "is moving"),
     ("unknown", "quiet", "not known"),
 )
@@ -41,7 +41,8 @@ class Help(Room):
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence")
-        yield Table((Column("KEY"), Column(""), Column("")), id="commands", glyphs=self.glyphs)
+        columns = (Column("KEY"), Column("", name="word"), Column("", name="help"))
+        yield Table(columns, id="commands", glyphs=self.glyphs)
         yield Lines(id="told", wrapped=True)
         yield Lines(id="signs")
 

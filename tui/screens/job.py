@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
 from engine import event as ev
 from engine.job.spec import PHASES
 from engine.job.state import JobState
-from tui import commands, wording
+from tui import cancelling, commands, moments, wording
 from tui.format import Line, Span, counted, day_and_time, fit, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
@@ -40,7 +39,12 @@ class JobRoom(Room):
     def __init__(self, job_id: str) -> None:
         super().__init__()
         self._job_id = job_id
-        self._before = ""
+        self._held = False
+        """Whether the view is held still."""
+        self._told: list[Line] = []
+        """The log's lines so far."""
+        self._notes: tuple[ev.Note | ev.Phase, ...] = ()
+        """What they were made from."""
 
     def body(self) -> ComposeResult:
         yield Lines(id="sentence", wrapped=True)
@@ -61,6 +65,10 @@ class JobRoom(Room):
         return ["jobs", f"{plain(job.server)} {job.kind}" if job else self._job_id]
 
     @property
+    def address(self) -> str:
+        return f"job {self._job_id}"
+
+    @property
     def subject(self) -> str:
         job = self._job(self.app.snapshot)
         return job.server if job else ""
@@ -76,7 +84,7 @@ class JobRoom(Room):
 
     def _tick(self) -> None:
         job = self._job(self.app.snapshot)
-        if job is not None and job.status == "running" and self.is_current:
+        if job is not None and job.status == "running" and self.is_current and not self._held:
             self._paint_numbers(job, self._view(self.app.snapshot))
 
     def moving(self) -> Log:
@@ -91,20 +99,35 @@ class JobRoom(Room):
         return view.state if view else next((job for job in snapshot.jobs if job.id == self._job_id), None)
 
     def paint(self, snapshot: Snapshot) -> None:
+        if self._held:
+            return
         job, view = self._job(snapshot), self._view(snapshot)
         if job is None:
             self.query_one("#sentence", Lines).show([(("There is no such job any more.", "quiet"),)])
             return
         glyphs = self.glyphs
-        self.query_one("#sentence", Lines).show(_said(job))
+        self.query_one("#sentence", Lines).show(_said(job, self._programs(job)))
         self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
         self._paint_bar(job)
         self._paint_numbers(job, view)
         self._paint_lanes(job)
         self._paint_chart(job, view)
         self.query_one("#facts", Lines).show(_facts(job))
-        self.moving().show([_log_line(event) for event in view.notes] if view else [])
+        self.moving().show(self._log(view.notes if view else ()))
         self.query_one("#note", Lines).show([_note(job, bool(self.app.banner))])
+
+    def _log(self, notes: tuple[ev.Note | ev.Phase, ...]) -> list[Line]:
+        """Return the log's lines; only those of new notes are made."""
+        known = len(self._notes)
+        if notes[:known] != self._notes:
+            self._told, known = [], 0
+        self._told += [_log_line(event) for event in notes[known:]]
+        self._notes = notes
+        return self._told
+
+    def _programs(self, job: JobState) -> str:
+        server = self.app.config.servers.get(job.server)
+        return server.path_prefix if server else ""
 
     def _figures_width(self) -> int:
         width = self.app.size.width
@@ -127,33 +150,17 @@ class JobRoom(Room):
         self.query_one("#chart", Lines).show(lines)
 
     def refuse_cancel(self) -> str:
-        job = self._job(self.app.snapshot)
-        if job is None:
-            return "There is no such job."
-        return "" if job.status == "running" else f"It does not run: it is {job.status}."
+        return cancelling.refusal(self._job(self.app.snapshot))
 
     def do_cancel(self) -> None:
-        from tui.screens.ask import Ask
-
         job = self._job(self.app.snapshot)
-        if job is None:
-            return
-        question = f"Stop the {job.kind} of {plain(job.server)}?"
-        effect = {
-            "backup": "What was copied so far is removed. The WAL archive and older backups stay as they are.",
-            "restore": "The destination is left half-made and cannot be started.",
-        }.get(job.kind, "Nothing is changed by stopping it.")
-        self.app.push_screen(Ask(question, effect, "stop it", self._cancel))
+        if job is not None:
+            cancelling.ask(self.app, job)
 
-    @work(thread=True, exit_on_error=False, group="cancel")
-    def _cancel(self) -> None:
-        from engine.errors import CellarmanError
-        from engine.job import launch
-
-        try:
-            launch.cancel(self.app.config, self._job_id)
-        except CellarmanError as error:
-            self.app.call_from_thread(self.app.problem, error)
+    def do_pause(self) -> None:
+        self._held = not self._held
+        self.repaint()
+        self.say("The view is held still; the job goes on. space lets it go on." if self._held else "Live again.")
 
     def do_log(self) -> None:
         self.toggle_class("-log")
@@ -163,8 +170,8 @@ class JobRoom(Room):
         self.copy(self._job_id, self._job_id)
 
 
-def _said(job: JobState) -> list[Line]:
-    lines = [wording.job_sentence(job)]
+def _said(job: JobState, programs: str) -> list[Line]:
+    lines = [wording.job_sentence(job), *moments.outcome(job, programs)]
     if job.status != "running" and job.reason:
         lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
     if job.status != "running" and job.fix:

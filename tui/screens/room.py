@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 
 from engine import permission
 from tui import commands
 from tui.commands import Command
-from tui.format import Line, counted, plain
+from tui.format import Line, counted, plain, span
 from tui.glyphs import ASCII
+from tui.screens.acts import Acts
 from tui.widgets.frame import Keys, header
 from tui.widgets.lines import Lines
 
@@ -24,12 +27,37 @@ if TYPE_CHECKING:
 
     from engine.job.state import JobState
     from tui.app import Console
+    from tui.export import View
+    from tui.filter import Filter
     from tui.glyphs import Glyphs
+    from tui.operators import Operator
     from tui.snapshot import Snapshot
+    from tui.widgets.prompt import Prompt
 
 LEAST = (60, 16)
 """The columns and rows below which nothing useful can be shown."""
 FLASH_SECONDS = 6.0
+_FRAME = {"header", "bottom", "too-small"}
+"""What a zoomed part leaves where it is."""
+
+
+class Narrowable(Protocol):
+    """What a filter can narrow: a table, a log."""
+
+    def narrow(self, text: str) -> None:
+        """Show only what `text` keeps; all with an empty one."""
+
+    @property
+    def narrowed(self) -> Filter | None:
+        """What is kept, when not all is."""
+
+    @property
+    def rows(self) -> Sequence[object]:
+        """What is shown."""
+
+    @property
+    def total(self) -> int:
+        """How much there is."""
 
 
 class Movable(Protocol):
@@ -47,12 +75,16 @@ class Movable(Protocol):
         """All there are."""
 
 
-class Room(Screen[None]):
+class Room(Acts, Screen[None]):
     """One screen of the console."""
 
     ROOM: ClassVar[str] = ""
     CSS_PATH: ClassVar[CSSPathType | None] = "room.tcss"
     AUTO_FOCUS = ""
+    TABS: ClassVar[Sequence[str]] = ()
+    """The names of its tabs, if it has any: tab `x` shows the widget with the id `tab-x` and hides the others'."""
+    ZOOMS: ClassVar[Sequence[str]] = ()
+    """The ids of the parts that can have the whole screen, in the order in which `z` gives it."""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]
 
@@ -60,6 +92,11 @@ class Room(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.tab = self.TABS[0] if self.TABS else ""
+        """The tab that is open."""
+        self._zoomed = ""
+        self._prompt_since = 0.0
+        """When the prompt was there, in seconds of the monotonic clock, as events have them."""
         self._flash_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
@@ -83,6 +120,22 @@ class Room(Screen[None]):
         """What the moving keys move."""
         return None
 
+    def narrowing(self) -> Narrowable | None:
+        """What `/` narrows: what the keys move, when it is a list."""
+        moved = self.moving()
+        return moved if moved is not None and hasattr(moved, "narrow") else None
+
+    @property
+    def address(self) -> str:
+        """What the command line would say to come here; empty for what cannot be come back to."""
+        return ""
+
+    def view(self) -> View:
+        """Return what an export writes: the table on screen, or its lines."""
+        from tui.export import view_of
+
+        return view_of(self)
+
     @property
     def glyphs(self) -> Glyphs:
         return self.app.glyphs
@@ -100,9 +153,12 @@ class Room(Screen[None]):
         yield Lines(id="too-small", wrapped=True)
 
     def on_mount(self) -> None:
+        if self.tab:
+            self.open_tab(self.tab)
         self.repaint()
 
     def on_screen_resume(self) -> None:
+        self.app.been_at(self.address)
         self.repaint()
 
     def on_resize(self) -> None:
@@ -123,19 +179,29 @@ class Room(Screen[None]):
         )
         self.paint(snapshot)
         self.offer_keys()
+        self._say_filter()
 
     def _going_on(self, snapshot: Snapshot) -> list[tuple[str, str]]:
         running = len(snapshot.running)
         mode = ("read-only", "soon") if self.app.read_only else ("read-write", "quiet")
         jobs = f"{self.glyphs.running} {counted(running, 'job')}" if running else ""
-        trouble = (f"{self.glyphs.warning} data is old", "soon") if snapshot.trouble or self.app.trouble else ("", "")
         return [
             (plain(self.app.banner), "hand"),
-            trouble,
+            (operators(snapshot.others), "quiet"),
+            self._age(snapshot),
             (jobs, "moving"),
             mode,
             (f"{snapshot.minute:%H:%M} UTC", "quiet"),
         ]
+
+    def _age(self, snapshot: Snapshot) -> tuple[str, str]:
+        """Say how old what is shown is, when it is not of now."""
+        if snapshot.trouble or self.app.trouble:
+            return f"{self.glyphs.warning} data is old", "soon"
+        if not snapshot.looked and self.app.remembered is not None:
+            age = (self.app.now() - self.app.remembered.at).total_seconds()
+            return f"{self.glyphs.unknown} data {span(age)} old", "quiet"
+        return "", ""
 
     def offer_keys(self) -> None:
         """Show the keys that work here and now."""
@@ -169,14 +235,32 @@ class Room(Screen[None]):
         )
         return f"{refused.what} ({refused.why})" if refused else ""
 
-    def action_command(self, command_id: str) -> None:
-        """Run a command of the registry, or say why not."""
+    def action_command(self, command_id: str) -> Awaitable[object] | None:
+        """Run a command of the registry, or say why not; what it returns is awaited before the next key is read."""
         command = commands.named(command_id)
         reason = self.refusal(command)
         if reason:
             self.say(reason, "soon")
-        else:
-            getattr(self, f"do_{command.verb}")()
+            return None
+        done = getattr(self, f"do_{command.verb}")()
+        return done if isinstance(done, Awaitable) else None
+
+    def action_tab(self, number: int) -> None:
+        if number <= len(self.TABS):
+            self.open_tab(self.TABS[number - 1])
+
+    def action_tab_next(self, by: int) -> None:
+        if self.TABS:
+            self.open_tab(self.TABS[(self.TABS.index(self.tab) + by) % len(self.TABS)])
+
+    def open_tab(self, name: str) -> None:
+        """Show one tab and hide the others."""
+        self.tab = name
+        for other in self.TABS:
+            for widget in self.query(f"#tab-{other}"):
+                widget.display = other == name
+        self.app.been_at(self.address)
+        self.repaint()
 
     def action_move(self, verb: str) -> None:
         moved = self.moving()
@@ -184,6 +268,27 @@ class Room(Screen[None]):
             all_of_it = len(moved.rows)
             steps = {"up": -1, "down": 1, "page_up": -moved.page, "page_down": moved.page, "first": -all_of_it}
             moved.move(steps.get(verb, all_of_it))
+
+    async def on_key(self, event: events.Key) -> None:
+        """Open a prompt before the next key is looked at, and give it what was typed before it was there."""
+        prompts = self.query("#prompt")
+        if prompts and event.time < self._prompt_since:
+            event.stop()
+            event.prevent_default()
+            from tui.widgets.prompt import Prompt
+
+            prompts.first(Prompt).take(event)
+            return
+        opening = [commands.named("every.command"), commands.named("every.filter")]
+        command = next((c for c in opening if event.key in c.keys.split(",")), None)
+        if command is None or prompts:
+            return
+        event.stop()
+        event.prevent_default()
+        opened = self.action_command(command.id)
+        if opened is not None:
+            await opened
+            self._prompt_since = time.monotonic()
 
     @on(Keys.Pressed)
     def _pressed(self, event: Keys.Pressed) -> None:
@@ -193,9 +298,32 @@ class Room(Screen[None]):
         """Say something in the line above the keys, for a few seconds."""
         line: Line = (("  ", "text"), (plain(text), role))
         self.query_one("#flash", Lines).show([line])
+        self._hush()
+        self._flash_timer = self.set_timer(FLASH_SECONDS, self._unsay)
+
+    def _hush(self) -> None:
         if self._flash_timer is not None:
             self._flash_timer.stop()
-        self._flash_timer = self.set_timer(FLASH_SECONDS, lambda: self.query_one("#flash", Lines).show([()]))
+            self._flash_timer = None
+
+    def _unsay(self) -> None:
+        self._flash_timer = None
+        self.query_one("#flash", Lines).show([()])
+        self._say_filter()
+
+    def _say_filter(self) -> None:
+        """Say above the keys what a filter keeps, while it does and nothing else is said."""
+        if self._flash_timer is not None:
+            return
+        found = self.narrowing()
+        kept = found.narrowed if found else None
+        if found is None or kept is None:
+            self.query_one("#flash", Lines).show([()])
+            return
+        how = "  as it stands: it is no regular expression" if kept.literal else ""
+        count = f"  {len(found.rows):,} of {found.total:,}"
+        line: Line = (("  / ", "hand!"), (plain(kept.text), "strong"), (count, "text"), (how, "soon"))
+        self.query_one("#flash", Lines).show([(*line, ("   esc shows all", "quiet"))])
 
     def do_help(self) -> None:
         from tui.screens.help import Help
@@ -204,6 +332,128 @@ class Room(Screen[None]):
 
     def do_palette(self) -> None:
         self.app.action_command_palette()
+
+    def refuse_filter(self) -> str:
+        return "" if self.narrowing() else "There is no list here."
+
+    def do_filter(self) -> Awaitable[object] | None:
+        found = self.narrowing()
+        kept = found.narrowed if found else None
+        return self._prompt("/", kept.text if kept else "", lambda _: (), "text, !text or column=text; enter keeps it")
+
+    def do_command(self) -> Awaitable[object] | None:
+        from tui import commandline
+
+        complete = commandline.completer(self)
+        return self._prompt(":", "", complete, "a word, tab completes it; esc leaves")
+
+    def _prompt(
+        self, sign: str, text: str, complete: Callable[[str], Sequence[str]], hint: str
+    ) -> Awaitable[object] | None:
+        from tui.widgets.prompt import Prompt
+
+        if self.query("#prompt"):
+            return None
+        self.add_class("-prompting")
+        return self.query_one("#bottom").mount(Prompt(sign, text, self.app.history.lines(sign), complete, hint))
+
+    def _end_prompt(self) -> None:
+        self.set_focus(None)
+        self.query("#prompt").remove()
+        self.remove_class("-prompting")
+        self._say_filter()
+
+    def on_prompt_changed(self, event: Prompt.Changed) -> None:
+        if event.sign == "/":
+            self.keep_only(event.text)
+
+    def on_prompt_closed(self, event: Prompt.Closed) -> None:
+        if event.sign == "/":
+            self.keep_only("")
+        self._end_prompt()
+
+    def on_prompt_accepted(self, event: Prompt.Accepted) -> None:
+        self.app.history.add(event.sign, event.text)
+        self._end_prompt()
+        if event.sign == ":":
+            self.app.obey(event.text)
+
+    def keep_only(self, text: str) -> None:
+        """Narrow the list that is here to what `text` keeps."""
+        found = self.narrowing()
+        if found is not None:
+            found.narrow(text)
+            self._hush()
+            self._say_filter()
+            self.offer_keys()
+
+    def do_escape(self) -> None:
+        found = self.narrowing()
+        if found is not None and found.narrowed is not None:
+            self.keep_only("")
+        else:
+            self.do_back()
+
+    def do_earlier(self) -> None:
+        self.app.go_along(-1)
+
+    def refuse_earlier(self) -> str:
+        return "" if self.app.can_go(-1) else "There is nothing before this."
+
+    def do_later(self) -> None:
+        self.app.go_along(1)
+
+    def refuse_later(self) -> str:
+        return "" if self.app.can_go(1) else "There is nothing after this."
+
+    def do_export(self) -> None:
+        from tui.screens.export_form import ExportForm
+
+        self.app.push_screen(ExportForm(self.view()))
+
+    def refuse_zoom(self) -> str:
+        return "" if self.ZOOMS else "There is only one part here."
+
+    def do_zoom(self) -> None:
+        """Give the next part the whole screen; after the last, all parts are there again."""
+        order = ["", *self.ZOOMS]
+        self.zoom(order[(order.index(self._zoomed) + 1) % len(order)])
+
+    def zoom(self, part: str) -> None:
+        """Give the part with this id the whole screen; with an empty one, all parts theirs."""
+        self._zoomed = part
+        for widget in self.query(".-zoomed, .-zoomed-away"):
+            widget.remove_class("-zoomed", "-zoomed-away")
+        if part:
+            widget = self.query_one(f"#{part}")
+            widget.add_class("-zoomed")
+            while widget is not self:
+                above = widget.parent
+                assert isinstance(above, Widget)
+                for other in above.children:
+                    if other is not widget and other.id not in _FRAME:
+                        other.add_class("-zoomed-away")
+                if above is not self:
+                    above.add_class("-zoomed")
+                widget = above
+        self.call_after_refresh(self.repaint)
+
+    def do_ran(self) -> None:
+        from tui.screens.ran import Ran
+
+        self.app.push_screen(Ran())
+
+    def refuse_mode(self) -> str:
+        return self.app.mode_refusal()
+
+    def do_mode(self) -> None:
+        from tui.screens.ask import Ask
+
+        if self.app.read_only:
+            effect = "Keys that change something work again, in this console alone. What is protected stays so."
+            self.app.push_screen(Ask("Leave read-only?", effect, "leave it", lambda: self.app.use_mode(False)))
+        else:
+            self.app.use_mode(True)
 
     def do_back(self) -> None:
         if len(self.app.screen_stack) > 2:
@@ -228,14 +478,16 @@ class Room(Screen[None]):
             self.say("q goes back, and leaves at home; ctrl+q leaves at once. Jobs go on.")
 
     def copy(self, text: str, what: str) -> None:
-        """Copy to the terminal's clipboard and say so."""
-        self.app.copy_to_clipboard(text)
-        self.say(f"Copied {what} through the terminal (OSC 52).")
+        """Copy to the clipboard by the way that this terminal has, and say which."""
+        from tui import clipboard
+
+        clipboard.copy(self.app, text, what, self.say)
+
+    def do_events(self) -> None:
+        self.app.open_events(self.subject if self.ROOM == "server" else "")
 
     def do_jobs(self) -> None:
-        from tui.screens.jobs import Jobs
-
-        self.app.push_screen(Jobs(self.subject if self.ROOM == "server" else ""))
+        self.app.open_jobs(self.subject if self.ROOM == "server" else "")
 
     def refuse_backup(self) -> str:
         if not self.subject:
@@ -251,6 +503,16 @@ class Room(Screen[None]):
         from tui.screens.backup_form import BackupForm
 
         self.app.push_screen(BackupForm(self.subject))
+
+
+def operators(others: Sequence[Operator]) -> str:
+    """Return who else has a console open, as the header lists them.
+
+    >>> operators([])
+    ''
+    """
+    names = dict.fromkeys(plain(o.user) + (" (read-only)" if o.read_only else "") for o in others)
+    return ", ".join(names)
 
 
 def _too_small(width: int, height: int) -> list[Line]:

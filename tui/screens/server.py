@@ -1,283 +1,218 @@
-"""One server: its backups, what each reaches, and what can be done with them."""
+"""One server, on six tabs: how it stands and to which moment it can be restored, backups, WAL, timelines, jobs,
+configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
 
-from engine.job.state import JobState
 from engine.repository.backupinfo import BackupInfo
 from engine.status import ServerStatus
-from tui import commands, wording
-from tui.format import (
-    Line,
-    calm_span,
-    day_and_time,
-    exactly,
-    listed,
-    part_of,
-    percent,
-    plain,
-    size,
-    stopwatch,
-    version,
-)
-from tui.glyphs import Glyphs
-from tui.screens.room import Room
-from tui.screens.servers import recent_jobs
+from tui import commands
+from tui.commands import Command
+from tui.format import plain
+from tui.glyphs import ASCII
+from tui.inspection import Answered, BeatsAsked, Inspected, Inspection, MomentAsked, RowsAsked
+from tui.screens.room import Movable, Room
+from tui.screens.server_backups import Backups
+from tui.screens.server_config import Settings
+from tui.screens.server_jobs import ServerJobs
+from tui.screens.server_overview import Overview
+from tui.screens.server_pane import Pane
+from tui.screens.server_timelines import Timelines
+from tui.screens.wal import Wal
 from tui.snapshot import Snapshot
-from tui.widgets.axis import axis
-from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
-from tui.widgets.progress import bar
-from tui.widgets.table import Column, Row, Table
+from tui.widgets.tabs import Tabs
 
 if TYPE_CHECKING:
     from textual.types import CSSPathType
 
+PANES: tuple[type[Pane], ...] = (Overview, Backups, Wal, Timelines, ServerJobs, Settings)
+HOMES = {
+    "verify": "backups",
+    "form": "wal",
+    "turn": "wal",
+    "fetch": "wal",
+    "accept": "wal",
+}
+"""The tab on which a verb does something, for those that have only one."""
 
-COLUMNS = (
-    Column("", gap=1),
-    Column("BACKUP"),
-    Column("TYPE", yields=3),
-    Column("ENDED (UTC)"),
-    Column("TOOK", align="right", yields=4),
-    Column("SIZE", align="right"),
-    Column("TL", align="right", yields=5),
-    Column("WAL FROM", yields=6),
-    Column("NAME", yields=2, limit=30),
-)
+
+def _passed_on(verb: str) -> tuple[Callable[[ServerRoom], None], Callable[[ServerRoom], str]]:
+    """Return do_<verb> and refuse_<verb> that leave it to the open tab."""
+
+    def do(room: ServerRoom) -> None:
+        getattr(room.pane, f"do_{verb}")()
+
+    def refuse(room: ServerRoom) -> str:
+        if not hasattr(room.pane, f"do_{verb}"):
+            home = HOMES.get(verb)
+            number = f" ({room.TABS.index(home) + 1})" if home else ""
+            return f"That is for the tab {home}{number}." if home else f"There is nothing to {verb} on this tab."
+        return str(getattr(room.pane, f"refuse_{verb}", lambda: "")())
+
+    return do, refuse
 
 
 class ServerRoom(Room):
-    """The backups of one server, newest first."""
+    """One server."""
 
     ROOM = "server"
+    TABS = tuple(pane.NAME for pane in PANES)
     CSS_PATH: ClassVar[CSSPathType | None] = ["room.tcss", "server.tcss"]
     BINDINGS = commands.bindings("server")
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, tab: str = "overview") -> None:
         super().__init__()
         self._server_name = server
+        self.tab = tab
+        self.timeline = 0
+        """The one whose chart is wanted; 0 is the one that matters."""
+        self.inspection: Inspection | None = None
+        self._mark: object = None
 
     def body(self) -> ComposeResult:
-        yield Lines(id="sentence", wrapped=True)
-        yield Lines(id="axis")
-        with Horizontal(id="middle"):
-            yield Table(COLUMNS, id="backups", glyphs=self.glyphs)
-            with Vertical(id="right"):
-                yield Lines(id="right-detail", wrapped=True)
-        yield Rule(self.glyphs.rule, id="parting")
-        with Horizontal(id="below"):
-            yield Lines(id="detail", wrapped=True)
-            yield Lines(id="events", wrapped=True)
+        yield Tabs(self.TABS, id="tabs")
+        yield Lines(id="gone")
+        for pane in PANES:
+            yield pane()
 
     def crumbs(self) -> Sequence[str]:
-        return ["servers", plain(self._server_name)]
+        return ["servers", plain(self._server_name), self.tab]
 
     @property
     def subject(self) -> str:
         return self._server_name
 
-    def moving(self) -> Table:
-        return self.query_one("#backups", Table)
+    @property
+    def address(self) -> str:
+        return f"{self.tab} {self._server_name}"
+
+    @property
+    def pane(self) -> Pane:
+        """The open tab."""
+        return self.query_one(f"#tab-{self.tab}", Pane)
+
+    @property
+    def server(self) -> ServerStatus | None:
+        return self.app.snapshot.server(self._server_name)
+
+    def moving(self) -> Movable | None:
+        return self.pane.moving()
 
     def paint(self, snapshot: Snapshot) -> None:
+        self.query_one("#tabs", Tabs).mark(self.tab)
         server = snapshot.server(self._server_name)
         if server is None:
-            self.query_one("#sentence", Lines).show([(("This server is no longer in the configuration.", "quiet"),)])
+            gone = "This server is no longer in the configuration." if snapshot.looked else "Reading the disk."
+            self.query_one("#gone", Lines).show([((f"  {gone}", "quiet"),)])
             return
-        now, glyphs = snapshot.minute, self.glyphs
-        self.query_one("#sentence", Lines).show([wording.verdict(server, now)])
-        width = self.app.size.width - 4
-        seen = bool(server.windows or wording.marks(server))
-        lines = axis(wording.stretches(server), wording.marks(server), now, width, glyphs, not server.open_end)
-        self.query_one("#axis", Lines).show(lines if seen else [])
-        rows = [_row(info, _worker(info, server.jobs), now, glyphs) for info in server.backups]
-        rows += [_unreadable_row(entry.id, entry.reason, glyphs) for entry in server.unreadable]
-        self.query_one("#backups", Table).show(rows)
-        self._paint_detail(snapshot)
+        self.query_one("#gone", Lines).show([])
+        self._inspect(server)
+        self.pane.paint(snapshot, server)
 
-    def _paint_detail(self, snapshot: Snapshot) -> None:
-        server = snapshot.server(self._server_name)
-        if server is None:
+    def _inspect(self, server: ServerStatus) -> None:
+        """Have the WAL looked at when the disk says that something is new."""
+        mark = (server.wal, server.gaps, len(server.backups), self.timeline)
+        if mark == self._mark:
             return
-        info = self._chosen(server)
-        job = _worker(info, server.jobs) if info else None
-        if job is not None and job.kind == "backup":
-            detail = _being_made(job, self.glyphs)
+        self._mark = mark
+        known = self.app.inspector.look(self._server_name, self.timeline, mark[:3], self)
+        if known is not None and self.inspection is None:
+            self._take(known)
+
+    def _take(self, inspection: Inspection) -> None:
+        self.inspection = inspection
+        for pane in self.query(Pane):
+            pane.inspected(inspection)
+
+    @on(Inspected)
+    def _inspected(self, event: Inspected) -> None:
+        if event.inspection.server == self._server_name:
+            self._take(event.inspection)
+            self.repaint()
+
+    @on(Answered)
+    def _answered(self, event: Answered) -> None:
+        for pane in self.query(Pane):
+            pane.answered(event)
+
+    def ask(self, question: MomentAsked | BeatsAsked | RowsAsked) -> None:
+        """Have something looked up; the panes are told."""
+        self.app.inspector.ask(question, self)
+
+    def turn_to(self, timeline: int) -> None:
+        """Have another timeline charted."""
+        self.timeline = timeline
+        self.repaint()
+
+    @on(Tabs.Chosen)
+    def _chosen_tab(self, event: Tabs.Chosen) -> None:
+        self.open_tab(event.name)
+
+    def word(self, command: Command) -> str:
+        word = self.pane.WORDS.get(command.verb, "") if command.room == self.ROOM else ""
+        return word.replace("…", "...") if word and self.glyphs is ASCII else word or super().word(command)
+
+    def changed(self, said: str) -> None:
+        """Look again at what was changed from here, and say how it went."""
+        self._look_anew()
+        self.app.say(said, "text")
+
+    def _look_anew(self) -> None:
+        self.app.inspector.forget()
+        self._mark = None
+        self.app.lookout.wake()
+        self.repaint()
+
+    def do_refresh(self) -> None:
+        self._look_anew()
+        super().do_refresh()
+
+    def do_jobs(self) -> None:
+        self.open_tab("jobs")
+
+    def refuse_jobs(self) -> str:
+        return "They are on screen." if self.tab == "jobs" else ""
+
+    def do_wal(self) -> None:
+        self.open_tab("wal")
+
+    def refuse_wal(self) -> str:
+        return "It is on screen." if self.tab == "wal" else ""
+
+    def do_restore(self) -> None:
+        info = self.backup
+        if info is not None and info.usable:
+            self.app.open_restore(self._server_name, None, info.id)
         else:
-            detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
-        found = [line for finding in server.findings[:4] for line in wording.finding_line(finding, self.glyphs)]
-        jobs = [job for job in snapshot.jobs if job.server == self._server_name][:8]
-        happening = recent_jobs(jobs, self.app.size.width // 2 - 4, self.glyphs, snapshot.minute)
-        if self.wide:
-            self.query_one("#right-detail", Lines).show(detail)
-            self.query_one("#detail", Lines).show(found or [(("Nothing is wrong with it.", "quiet"),)])
-            self.query_one("#events", Lines).show(happening)
-        else:
-            self.query_one("#detail", Lines).show([*detail, *([(), *found] if found else [])])
+            super().do_restore()
 
-    def _chosen(self, server: ServerStatus) -> BackupInfo | None:
-        key = self.moving().key
-        return next((info for info in server.backups if info.id == key), None)
+    def restore_to(self, target: datetime) -> None:
+        """Open the restore wizard at a moment."""
+        self.app.open_restore(self._server_name, target)
 
-    def _backup(self) -> BackupInfo | None:
-        server = self.app.snapshot.server(self._server_name)
-        return self._chosen(server) if server else None
+    @property
+    def backup(self) -> BackupInfo | None:
+        """The backup under the cursor of the tab with the backups, while that is open."""
+        pane = self.pane
+        return pane.chosen if isinstance(pane, Backups) else None
 
-    @on(Table.Moved)
-    def _moved(self) -> None:
-        self._paint_detail(self.app.snapshot)
-        self.offer_keys()
-
-    @on(Table.Opened)
-    def _opened(self) -> None:
-        self.action_command("server.follow")
-
-    def _at_work(self) -> JobState | None:
-        jobs = [job for job in self.app.snapshot.running if job.server == self._server_name]
-        key = self.moving().key
-        return next((job for job in jobs if job.backup == key), jobs[0] if jobs else None)
-
-    def refuse_follow(self) -> str:
-        return "" if self._at_work() else "Nothing runs on this server now."
-
-    def do_follow(self) -> None:
-        job = self._at_work()
-        if job is not None:
-            self.app.open_job(job.id)
-
-    def refuse_copy(self) -> str:
-        return "" if self.moving().key else "There is no backup yet."
-
-    def do_copy(self) -> None:
-        self.copy(self.moving().key, self.moving().key)
-
-    def refuse_verify(self) -> str:
-        info = self._backup()
-        if info is None:
-            return "There is no backup yet."
-        if not info.usable:
-            return f"{info.id} is not a finished backup ({info.status.lower()})."
-        jobs = self.app.snapshot.running
-        busy = next((job for job in jobs if job.server == self._server_name and job.backup == info.id), None)
-        return f"A {busy.kind} works on {info.id} already." if busy else ""
-
-    def do_verify(self) -> None:
-        info = self._backup()
-        if info is not None:
-            self.app.start_job("verify", self._server_name, backup=info.id)
-
-
-def _worker(info: BackupInfo, jobs: Sequence[JobState]) -> JobState | None:
-    return next((job for job in jobs if job.backup == info.id), None)
-
-
-def _row(info: BackupInfo, job: JobState | None, now: datetime, glyphs: Glyphs) -> Row:
-    sign, role = wording.backup_state(info, job, glyphs)
-    pin = f" {glyphs.pinned}" if info.keep else ""
-    ended = day_and_time(info.end_time) if info.end_time else ""
-    ended_role = "text"
-    if job is not None and job.kind == "backup":
-        progress = job.progress
-        done = percent(progress.done_bytes, progress.total_bytes) if progress else ""
-        ended, ended_role = f"{job.phase or 'starting'} {done}".rstrip(), "moving"
-    elif info.status == "FAILED":
-        ended, ended_role = "failed", "bad"
-    elif info.status == "WAITING_FOR_WALS":
-        ended, ended_role = "waits for wal", "soon"
-    elif info.status != "DONE":
-        ended, ended_role = "left unfinished", "soon"
-    took = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else None
-    good = info.status == "DONE"
-    return Row(
-        info.id,
-        (
-            ((sign, role), (pin, "hand")),
-            ((info.id, "text" if good or job else "quiet"),),
-            ((wording.type_of(info), "quiet"),),
-            ((ended, ended_role),),
-            ((stopwatch(took) if took is not None and good else "", "quiet"),),
-            ((size(info.size) if info.size and good else "", "text"),),
-            ((str(info.timeline or ""), "quiet"),),
-            ((info.begin_wal or "", "quiet"),),
-            ((plain(info.backup_name or ""), "hand"),),
-        ),
-    )
-
-
-def _unreadable_row(backup_id: str, reason: str, glyphs: Glyphs) -> Row:
-    blank: Line = ()
-    what: Line = ((f"cannot be read: {plain(reason)}"[:60], "soon"),)
-    return Row(backup_id, (((glyphs.unknown, "soon"),), ((plain(backup_id), "quiet"),), blank, what, *[blank] * 5))
-
-
-def _empty(server: ServerStatus) -> list[Line]:
-    if any(job.kind == "backup" for job in server.jobs):
-        return [(("The first backup is being taken; ", "text"), ("enter", "hand!"), (" follows it.", "text"))]
-    return [
-        ((f"No backup of {plain(server.name)} yet.", "strong"),),
-        (("b", "hand!"), (" takes the first one.", "text")),
-    ]
-
-
-def _being_made(job: JobState, glyphs: Glyphs) -> list[Line]:
-    """Return what is said about a backup that is being taken."""
-    lines: list[Line] = [((job.backup, "strong"), ("   is being taken", "moving")), ()]
-    progress = job.progress
-    if progress is not None:
-        done = percent(progress.done_bytes, progress.total_bytes)
-        left = f", about {stopwatch(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-        how = f"   {part_of(progress.done_bytes, progress.total_bytes)}{left}"
-        lines.append(
-            (*bar(progress.done_bytes, progress.total_bytes, 24, glyphs), (f"  {done}", "strong"), (how, "quiet"))
-        )
-    else:
-        lines.append(((wording.PHASE_WORDS.get(job.phase, job.phase) or "starting", "moving"),))
-    return [*lines, (), (("enter", "hand!"), (" follows it", "quiet"))]
-
-
-def about(info: BackupInfo, server: ServerStatus, now: datetime, glyphs: Glyphs) -> list[Line]:
-    """Return what is said about one backup: what it is, what it reaches, where it lies in the WAL."""
-    how = {"postgres": "pg_basebackup", "rsync": "file copy"}.get(info.method, info.method)
-    form = f"tar, {info.compression}" if info.is_tar else "plain files"
-    head: Line = ((info.id, "strong"), (f"   {wording.type_of(info)}, {how}, {form}", "quiet"))
-    if info.backup_name:
-        head = (*head, (f"   {plain(info.backup_name)}", "hand"))
-    lines: list[Line] = [head, ()]
-    if info.status == "FAILED":
-        return [*lines, (("failed  ", "bad"), (plain(info.error or "no reason was recorded"), "text"))]
-    facts: list[tuple[str, str, str]] = [("reaches", *_reaches(info, server))]
-    if info.end_time:
-        facts.append(
-            ("ended", f"{exactly(info.end_time)}, {calm_span((now - info.end_time).total_seconds())} ago", "text")
-        )
-    if info.begin_xlog is not None and info.end_xlog is not None:
-        tail = f"   timeline {info.timeline}   PG {version(info.version)}"
-        facts.append(("wal", f"{info.begin_xlog} to {info.end_xlog}{tail}", "text"))
-    if info.size:
-        cluster = f" of a cluster of {size(info.cluster_size)}" if info.cluster_size and info.is_tar else ""
-        facts.append(("size", f"{size(info.size)}{cluster}", "text"))
-    if info.tablespaces:
-        facts.append(("tablespaces", plain(listed([space.name for space in info.tablespaces])), "text"))
-    if info.keep:
-        facts.append(("kept", f"pinned ({info.keep}): retention leaves it alone", "hand"))
-    if info.children_backup_ids:
-        facts.append(("children", f"{len(info.children_backup_ids)} incrementals need it", "text"))
-    return lines + [((f"{label:<13}", "quiet"), (text, role)) for label, text, role in facts]
-
-
-def _reaches(info: BackupInfo, server: ServerStatus) -> tuple[str, str]:
-    """Return to which moments a backup can be restored."""
-    if not info.usable or info.end_time is None:
-        return "nothing: it is not finished", "soon"
-    window = next((w for w in server.windows if w.begin <= info.end_time <= w.end), None)
-    if window is None:
-        return "nothing: WAL that it needs is missing", "bad"
-    return f"any moment from its end to {exactly(window.end)}", "good"
+    do_open, refuse_open = _passed_on("open")
+    do_copy, refuse_copy = _passed_on("copy")
+    do_verify, refuse_verify = _passed_on("verify")
+    do_left, refuse_left = _passed_on("left")
+    do_right, refuse_right = _passed_on("right")
+    do_closer, refuse_closer = _passed_on("closer")
+    do_wider, refuse_wider = _passed_on("wider")
+    do_form, refuse_form = _passed_on("form")
+    do_next, refuse_next = _passed_on("next")
+    do_previous, refuse_previous = _passed_on("previous")
+    do_turn, refuse_turn = _passed_on("turn")
+    do_fetch, refuse_fetch = _passed_on("fetch")
+    do_accept, refuse_accept = _passed_on("accept")

@@ -75,11 +75,11 @@ class Keys(Lines):
             line += [(self._key(command), "hand!"), (" " + word, "quiet")]
             self._places.append((start, width_of(line), command))
             line.append(("   ", "text"))
-        self.show([tuple(line)])
+        self.show([tuple(line[:-1])])
 
     def _key(self, command: Command) -> str:
         assert self._glyphs is not None
-        return self._glyphs.enter if command.key == "enter" else command.key
+        return {"enter": self._glyphs.enter, "arrows": self._glyphs.arrows}.get(command.key, command.key)
 
     def _length(self, shown: Sequence[tuple[Command, str]]) -> int:
         return 2 + sum(width_of([(self._key(c) + " " + word, "")]) + 3 for c, word in shown) - 3

@@ -78,8 +78,17 @@ class Lines(Painter):
     Lines { height: auto; width: 1fr; }
     """
 
-    def __init__(self, *lines: Line, wrapped: bool = False, id: str | None = None, classes: str | None = None) -> None:
+    def __init__(
+        self,
+        *lines: Line,
+        wrapped: bool = False,
+        fixed: bool = False,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        """`fixed`: the stylesheet gives its height, so that no other text needs the screen to be laid out anew."""
         super().__init__(id=id, classes=classes)
+        self._fixed = fixed
         self._lines: tuple[Line, ...] = lines
         self._wrapped = wrapped
         self._laid: tuple[int, tuple[Line, ...]] = (-1, ())
@@ -96,6 +105,9 @@ class Lines(Painter):
         before = self._lines
         self._lines = new
         self._laid = (-1, ())
+        if self._fixed and (len(before) != len(new) or self._wrapped):
+            self.refresh()
+            return
         if len(before) != len(new) or self._wrapped:
             self.refresh(layout=True)
             return

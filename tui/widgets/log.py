@@ -9,6 +9,7 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
+from tui.filter import Filter, parse
 from tui.format import Line, wrap
 from tui.widgets.lines import Painter
 
@@ -25,13 +26,37 @@ class Log(ScrollView, Painter, can_focus=False):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self._every: tuple[Line, ...] = ()
         self._lines: tuple[Line, ...] = ()
+        self._filter: Filter | None = None
         self._rows: list[Line] = []
         self._width = 0
 
+    @property
+    def narrowed(self) -> Filter | None:
+        """What is kept of the lines, when not all are."""
+        return self._filter
+
+    @property
+    def total(self) -> int:
+        """How many lines there are, shown or not."""
+        return len(self._every)
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The lines that are shown, as they came."""
+        return self._lines
+
+    def narrow(self, text: str) -> None:
+        """Show only the lines that `text` keeps (tui.filter); all with an empty one."""
+        self._filter = parse(text)
+        self.show(self._every)
+
     def show(self, lines: Sequence[Line]) -> None:
         """Replace the lines; cheap when only some were added at the end."""
-        new = tuple(lines)
+        self._every = tuple(lines)
+        kept = self._filter
+        new = tuple(line for line in lines if kept.keeps({"": _text(line)})) if kept else self._every
         if new == self._lines:
             return
         grown = new[: len(self._lines)] == self._lines
@@ -74,4 +99,8 @@ class Log(ScrollView, Painter, can_focus=False):
         return self.strip_of(self._rows[place] if place < len(self._rows) else (), width, y=place)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        return selection.extract("\n".join("".join(text for text, _ in row) for row in self._rows)), "\n"
+        return selection.extract("\n".join(map(_text, self._rows))), "\n"
+
+
+def _text(line: Line) -> str:
+    return "".join(text for text, _ in line)

@@ -13,6 +13,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.filter import Filter, parse
 from tui.format import Line, Span, width_of
 from tui.glyphs import UNICODE, Glyphs
 from tui.widgets.lines import Painter
@@ -31,6 +32,13 @@ class Column:
     gap: int = GAP
     limit: int = 1000
     """Cells that it takes at most; longer texts are cut."""
+    name: str = ""
+    """What filters and exports call it, where the title does not say."""
+
+    @property
+    def field(self) -> str:
+        """What filters and exports call it."""
+        return self.name or self.title.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,14 @@ class Row:
 
     key: str
     cells: tuple[Cell, ...]
+
+    def texts(self, columns: Sequence[Column]) -> dict[str, str]:
+        """Return its text by column; columns without a name are left out."""
+        texts = {}
+        for column, cell in zip(columns, self.cells, strict=False):
+            if column.field:
+                texts[column.field] = "".join(text for text, _ in cell).strip()
+        return texts
 
 
 def layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[tuple[int, int]]:
@@ -107,7 +123,9 @@ class Table(ScrollView, Painter, can_focus=False):
     def __init__(self, columns: Sequence[Column], *, id: str | None = None, glyphs: Glyphs = UNICODE) -> None:
         super().__init__(id=id)
         self._columns = tuple(columns)
+        self._every: tuple[Row, ...] = ()
         self._rows: tuple[Row, ...] = ()
+        self._filter: Filter | None = None
         self._laid: list[tuple[int, int]] = []
         self._glyphs = glyphs
 
@@ -118,11 +136,33 @@ class Table(ScrollView, Painter, can_focus=False):
 
     @property
     def rows(self) -> tuple[Row, ...]:
+        """The rows that are shown."""
         return self._rows
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self._columns
+
+    @property
+    def narrowed(self) -> Filter | None:
+        """What is kept of the rows, when not all are."""
+        return self._filter
+
+    @property
+    def total(self) -> int:
+        """How many rows there are, shown or not."""
+        return len(self._every)
+
+    def narrow(self, text: str) -> None:
+        """Show only the rows that `text` keeps (tui.filter); all with an empty one."""
+        self._filter = parse(text, [column.field for column in self._columns])
+        self.show(self._every)
 
     def show(self, rows: Sequence[Row], columns: Sequence[Column] | None = None) -> None:
         """Replace the rows; repaints only what changed."""
-        new = tuple(rows)
+        self._every = tuple(rows)
+        kept = self._filter
+        new = tuple(row for row in self._every if kept.keeps(row.texts(self._columns))) if kept else self._every
         fresh_columns = columns is not None and tuple(columns) != self._columns
         if new == self._rows and not fresh_columns:
             return

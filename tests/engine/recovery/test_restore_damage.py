@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from engine.errors import Refused
 from engine.event import Silent
+from engine.postgres import walfile
 from engine.postgres.segment import parse_segment, segment_name
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
@@ -66,8 +68,7 @@ class Life:
 
     def recovered(self) -> tuple[str, int]:
         """Start a copy of the restored directory; return how that ended, and the rows."""
-        place = self.scene.root / "tried"
-        place.mkdir()
+        place = Path(tempfile.mkdtemp(prefix="tried-", dir=self.scene.root))
         cluster = Cluster(self.scene.cluster.install, place, free_port())
         try:
             shutil.copytree(self.template, cluster.data, symlinks=True)
@@ -80,7 +81,7 @@ class Life:
             return said, cluster.value("SELECT count(*) FROM kept") if said == "promoted" else -1
         finally:
             cluster.stop("immediate")
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)  # a prefetch helper may just be clearing up in it
 
 
 @pytest.fixture(scope="module", params=["none", "zstd"])
@@ -90,7 +91,7 @@ def life(postgres: Install, request: pytest.FixtureRequest) -> Iterator[Life]:
         info = stage.backup()
         marks = []
         for _ in range(5):
-            marks.append(stage.insert())
+            marks.append(stage.insert(2000))
             stage.archive_all()
         order = stage.order()
         execute(order.to_arguments(), stage.server, Silent())
@@ -123,13 +124,22 @@ def zeroed(life: Life, path: Path) -> None:
     life.write(path, bytes(SEGMENT))
 
 
-def zeros_behind_the_first_page(life: Life, path: Path) -> None:
-    life.write(path, life.plain(path)[:8192] + bytes(SEGMENT - 8192))
+def last_record(data: bytes) -> int:
+    """Return where the last record of a segment begins."""
+    header = walfile.read_header(data)
+    begin = walfile.walk(data, header).last_record_lsn
+    assert begin is not None
+    return begin - header.address
+
+
+def zeroed_from_the_last_record_on(life: Life, path: Path) -> None:
+    data = life.plain(path)
+    life.write(path, data[: last_record(data)] + bytes(SEGMENT - last_record(data)))
 
 
 def flipped_record(life: Life, path: Path) -> None:
     data = bytearray(life.plain(path))
-    data[70] ^= 1
+    data[last_record(bytes(data)) + 8] ^= 1
     life.write(path, bytes(data))
 
 
@@ -144,7 +154,7 @@ def flipped_quietly(life: Life, path: Path) -> None:
     reachable_windows(life.scene.server)
     times = path.stat()
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 if life.compression != "none" else 70] ^= 1
+    data[len(data) // 2 if life.compression != "none" else last_record(bytes(data)) + 8] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     audit(life.layout)
@@ -165,6 +175,7 @@ def alien(life: Life, path: Path) -> None:
 def torn_off(life: Life, path: Path) -> None:
     """Its records are right, each by itself, and go on from another segment than the one before."""
     data = bytearray(life.plain(path))
+    data[2] |= 1  # XLP_FIRST_IS_CONTRECORD
     data[16:20] = (int.from_bytes(data[16:20], "little") + 64).to_bytes(4, "little")
     life.write(path, bytes(data))
 
@@ -179,7 +190,7 @@ def cut_in_incoming(life: Life, path: Path) -> None:
 
 
 KINDS: list[Damage] = [
-    deleted, truncated, cut_as_stored, emptied, zeroed, zeros_behind_the_first_page, flipped_record,
+    deleted, truncated, cut_as_stored, emptied, zeroed, zeroed_from_the_last_record_on, flipped_record,
     flipped_page_header, flipped_quietly, swapped, alien, torn_off, unreadable, cut_in_incoming,
 ]  # fmt: skip
 
@@ -211,7 +222,7 @@ def test_damage_is_said_beforehand_and_never_promoted_across(life: Life, damage:
         life.heal()
 
 
-@pytest.mark.parametrize("damage", KINDS, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", [kind for kind in KINDS if kind is not cut_in_incoming], ids=lambda d: d.__name__)
 def test_damage_at_the_end(life: Life, damage: Damage) -> None:
     """Nothing follows: what is gone is an honest end, as is valid WAL that ends early; everything else is refused."""
     life.heal()

@@ -135,7 +135,10 @@ def test_show_says_which_wal_is_there_and_which_is_missing(cellarman: Command) -
 
 @pytest.mark.parametrize("server", ["pgs", "pgt", "pgf", "pgh", "pg17"])
 def test_barmans_backups_are_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str], server: str) -> None:
-    cellarman = Command(barman(tmp_path, server), capsys, tmp_path)
+    layout = barman(tmp_path, server)
+    for info in repository.backups(layout):
+        os.makedirs(layout.data(info.id))
+    cellarman = Command(layout, capsys, tmp_path)
     code, out, err = cellarman("show", server, "latest")
     assert code == 0 and not err
     assert "None" not in out and "system id" in out and "done" in out

@@ -197,26 +197,32 @@ def test_a_recovery_that_damage_would_end_is_fatal(written: Archived) -> None:
 
 def test_a_broken_installation_is_fatal(written: Archived) -> None:
     """Python exits with 1 when it cannot load the program, and PostgreSQL takes 1 for the end of all WAL."""
-    broken = written.root / "broken" / "cellarman-wal"
-    broken.parent.mkdir()
-    broken.write_text(f"#!{sys.executable}\nimport engine_that_is_not_there\n")
-    broken.chmod(0o755)
-    command = settings.restore_command(str(broken), "main", "")
+    program = installed(written.root / "broken", f"#!{sys.executable}\nimport engine_that_is_not_there\n")
+    command = settings.restore_command(program, "main", "")
     assert "could not restore file" in outcome(written.restored("broken-installation", restore_command=command))
     whole = settings.restore_command(CLIENT, "main", f"{written.root}/cellarman.toml")
     assert outcome(written.restored("guarded", restore_command=whole)) == "open"
 
 
+def installed(place: Path, client: str) -> str:
+    """Install the shell script with another client beside it, and return its path."""
+    place.mkdir()
+    script = place / "cellarman-wal"
+    script.write_bytes(Path(CLIENT).read_bytes())
+    (place / "cellarman-wal-client").write_text(client)
+    for path in place.iterdir():
+        path.chmod(0o755)
+    return str(script)
+
+
 @pytest.mark.parametrize(
-    ("program", "code"),
-    [("exit 0", 0), ("exit 1", 255), ("exit 100", 1), ("exit 126", 255), ("exit 255", 255), ("kill -TERM $$", 143)],
+    ("client", "code"),
+    [("exit 0", 0), ("exit 1", 255), ("exit 100", 1), ("exit 126", 255), ("exit 255", 255), ("kill -TERM $$", -15)],
 )
-def test_the_guard(tmp_path: Path, program: str, code: int) -> None:
-    script = tmp_path / "program"
-    script.write_text(f"#!/bin/sh\n{program}\n")
-    script.chmod(0o755)
-    command = settings.restore_command(str(script), "main", "").replace("%f", "F").replace("%p", "P")
-    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == code
+def test_the_guard(tmp_path: Path, client: str, code: int) -> None:
+    program = installed(tmp_path / "bin", f"#!/bin/sh\n{client}\n")
+    get = [program, "get", "000000010000000000000001", "pg_wal/RECOVERYXLOG", "--server", "main"]
+    assert subprocess.run(get, cwd=tmp_path, check=False).returncode == code
 
 
 def test_another_clusters_archive_is_fatal(written: Archived) -> None:

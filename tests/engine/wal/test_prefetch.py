@@ -69,7 +69,7 @@ class Recovery:
     @property
     def spool(self) -> Path:
         facts = self.data.stat()
-        return next(self.spools.glob(f"{spool.PREFIX}{facts.st_dev:x}-{facts.st_ino:x}-*"), self.root / "no spool")
+        return next(self.spools.glob(f"{spool.PREFIX}{facts.st_dev:x}-{facts.st_ino}-*"), self.root / "no spool")
 
     def ready(self) -> dict[str, Path]:
         """Return what is ready, by name of segment."""
@@ -352,7 +352,8 @@ def test_a_spool_that_cannot_be_written_is_only_slower(recovery: Recovery) -> No
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    words = [str(path), recovery.layout.wals, pages.name(1), str(pages.SYSTEM), str(recovery.data)]
+    layout = recovery.layout
+    words = [str(path), layout.home, layout.wals, pages.name(1), str(pages.SYSTEM), str(recovery.data), ""]
     command = [sys.executable, "-m", "engine.wal.prefetch", *words]
     with subprocess.Popen(command, preexec_fn=small_files) as helper:
         until(lambda: (path / spool.BELL).exists(), what="it listens")
@@ -414,3 +415,33 @@ def test_what_recovery_may_ask_for_next(asked: tuple[int, int], target: int | No
     found = prefetch.ahead(pages.name(number, line), pages.SIZE, 4, HISTORIES, target)
     numbers = [[(int(one[:8], 16), int(one[8:16], 16) * 4096 + int(one[16:], 16)) for one in names] for names in found]
     assert [" ".join(f"{line}/{number}" for line, number in names) for names in numbers] == files
+
+
+class TestTheShell:
+    """What the shell script does without Python, and what it leaves to it."""
+
+    def test_it_delivers_what_is_ready_without_python(self, recovery: Recovery, tmp_path: Path) -> None:
+        assert recovery.get(pages.name(1)) == 0
+        recovery.filled(2, 3)
+        until((recovery.spool / spool.FOR).exists, what="the helper says whose it is")
+        alone = _without_python(tmp_path)
+        words = ["--server", "main", "--config", str(recovery.config)]
+        assert _run(alone, recovery, pages.name(2), *words) == 0
+        assert recovery.delivered == pages.content(2)
+        assert _run(alone, recovery, pages.name(3), "--server", "main") == 255  # meant for another configuration
+
+
+def _without_python(place: Path) -> Path:
+    """Return the script with a client beside it that can only fail, as a broken installation's does."""
+    bin_ = place / "bin"
+    bin_.mkdir()
+    (bin_ / "cellarman-wal").write_bytes(Path(CLIENT).read_bytes())
+    (bin_ / "cellarman-wal-client").write_text("#!/bin/sh\nexit 1\n")
+    for path in bin_.iterdir():
+        path.chmod(0o755)
+    return bin_ / "cellarman-wal"
+
+
+def _run(script: Path, recovery: Recovery, name: str, *words: str) -> int:
+    command = [str(script), "get", name, "pg_wal/RECOVERYXLOG", *words]
+    return subprocess.run(command, cwd=recovery.data, check=False, timeout=30).returncode

@@ -1,0 +1,204 @@
+"""The whole loop: a marker through every lane, a backup, a restore in a sandbox, the marker read back, all of it timed.
+
+A run that was killed leaves its sandbox; the next run finds it by `running.json` and removes it first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from engine import permission
+from engine.aftermath import delivery, marker, report, sandbox
+from engine.aftermath.marker import Marker
+from engine.aftermath.report import Report, Step
+from engine.check import facts as facts_
+from engine.config import Config, Server
+from engine.errors import CellarmanError, Refused
+from engine.event import Note, Progress, Reporter
+from engine.job import follow, launch
+from engine.job import spec as spec_
+from engine.postgres import connection
+from engine.postgres.connection import ServerFacts
+from engine.repository import files, locks, repository
+from engine.setup import lanes
+from engine.wal.ingest import ingest
+
+T = TypeVar("T")
+
+SMALL = 256 << 20
+"""Bytes of a cluster that is backed up anew for every proof; a larger one's last good backup is proven."""
+
+
+@dataclass
+class Loop:
+    """One run: what it works on, and its steps so far."""
+
+    config: Config
+    server: Server
+    report: Reporter
+    take_backup: bool | None
+    """None: when there is no good one, or the cluster is small."""
+    place: str
+    """Where the sandbox is made; "" for where temporary files go."""
+    patience: float
+    """Seconds that a lane may take."""
+    steps: list[Step] = field(default_factory=list)
+    backup: str = ""
+
+    def run(self) -> Report:
+        """Prove the loop and keep the report. Raises Refused before anything is touched; what fails later is a step."""
+        permission.require("aftermath", self.server.name, read_only=self.config.read_only)
+        self._refuse()
+        began = datetime.now(timezone.utc)
+        os.makedirs(report.directory(self.server.layout), mode=0o750, exist_ok=True)
+        with locks.hold(os.path.join(report.directory(self.server.layout), "lock"), what="prove the loop"):
+            self._clear_what_was_left()
+            proven = False
+            try:
+                proven = self._prove(f"{began:%Y%m%dT%H%M%SZ}")
+            except CellarmanError as error:
+                if not self.steps or self.steps[-1].status != "fail":
+                    self.steps.append(Step("aftermath", "fail", 0.0, "\n".join(error.lines())))
+            now = datetime.now(timezone.utc)
+            answer = lanes.answer(facts_.gather(self.config, self.server, now))
+            done = Report(self.server.name, began, now, proven, tuple(self.steps), self.backup, answer)
+            self.report.note(f"report: {report.keep(self.server.layout, done)}")
+        return done
+
+    def _refuse(self) -> None:
+        server = self.server
+        if os.geteuid() == 0:
+            raise Refused("the proof starts PostgreSQL", "which refuses root", "run it as the repository's owner")
+        if not server.active or not server.conninfo:
+            raise Refused(
+                f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check"
+            )
+        if not (server.archiver or server.streaming_archiver):
+            raise Refused(
+                f"{server.name} cannot be proven",
+                "no WAL lane is on",
+                f"cellarman setup {server.name}",
+            )
+
+    def _prove(self, stamp: str) -> bool:
+        with ExitStack() as stack:
+            link = self._step("reach the server", lambda: stack.enter_context(connection.connect(self.server.conninfo)))
+            found = marker.facts(link)
+            self._backup(found)
+            written = self._step("write a marker", lambda: marker.write(link, found, stamp), _written)
+            stack.enter_context(marker.removed_afterwards(self.server, written.oid))
+            self.report.phase("lanes", written.segment)
+            self.steps += delivery.watch(link, self.server, written.segment, str(written.lsn), self.patience)
+            self._step(
+                "archive it", lambda: ingest(self.server, self.report), lambda done: f"{len(done.stored)} archived"
+            )
+            return self._restore(stack, found, written)
+
+    def _backup(self, found: ServerFacts) -> None:
+        """Take a backup where that is asked for, needed, or cheap."""
+        usable = repository.catalogue(self.server.layout).usable
+        small = found.cluster_size is not None and found.cluster_size <= SMALL
+        if self.take_backup is False or (self.take_backup is None and usable and not small):
+            if not usable:
+                raise Refused("there is no good backup", "--no-backup leaves nothing to restore", "leave it out")
+            self.steps.append(Step("backup", "skip", 0.0, f"the last good one is proven: {usable[0].id}"))
+            return
+        self._step("backup", self._take_backup, lambda backup: f"{backup}, kept as any other")
+
+    def _take_backup(self) -> str:
+        job = launch.launch(self.config, spec_.make(self.config, "backup", self.server.name))
+        state = follow.find(self.config.state_directory, job)
+        for event in follow.follow(state.directory):
+            if isinstance(event, Progress):
+                self.report.progress(event.done_bytes, event.total_bytes, event.files_done, event.files_total)
+            elif isinstance(event, Note):
+                self.report.note(event.text, event.level)
+        state = follow.find(self.config.state_directory, job)
+        if state.status != "done":
+            error = state.result.get("error", {})
+            raise CellarmanError(
+                error.get("what", f"backup job {job} is {state.status}"),
+                error.get("why", state.reason),
+                error.get("fix", ""),
+            )
+        return repository.catalogue(self.server.layout).usable[0].id
+
+    def _restore(self, stack: ExitStack, found: ServerFacts, written: Marker) -> bool:
+        server = self.server
+        root = stack.enter_context(self._sandbox(written.oid))
+        now = datetime.now(timezone.utc)
+        config_file = os.path.abspath(self.config.files[0]) if len(self.config.files) == 1 else ""
+        agreed = self._step(
+            "plan the restore",
+            lambda: sandbox.plan(server, root, written, found.timeline, now, config_file),
+            lambda plan: f"{plan.copy_bytes} bytes, {plan.wal.count if plan.wal else 0} segments to replay",
+        )
+        assert agreed.info is not None
+        self.backup = agreed.info.id
+        self._step(
+            "restore", lambda: sandbox.bring(server, agreed, root, self.report), lambda _: f"backup {self.backup}"
+        )
+        verdict = self._step(
+            "start it",
+            lambda: stack.enter_context(sandbox.started(server, agreed, self.report)),
+            lambda verdict: verdict.summary,
+        )
+        text = self._step("read the marker back", lambda: sandbox.read_back(server, verdict, written.oid), str)
+        if text != written.text:
+            self.steps[-1] = Step("read the marker back", "fail", 0.0, f"{text!r} is not {written.text!r}")
+            return False
+        return True
+
+    @contextmanager
+    def _sandbox(self, oid: int) -> Iterator[str]:
+        """Give a directory for the copy, remembered for the next run until it is removed."""
+        root = sandbox.make_root(self.place)
+        note = os.path.join(report.directory(self.server.layout), "running.json")
+        files.replace(note, json.dumps({"sandbox": root, "marker": oid}).encode())
+        try:
+            yield root
+        finally:
+            sandbox.remove(root)
+            files.remove(note)
+
+    def _clear_what_was_left(self) -> None:
+        """Remove the sandbox and the marker of a run that was killed."""
+        note = os.path.join(report.directory(self.server.layout), "running.json")
+        try:
+            with open(note, encoding="utf-8") as file:
+                left = json.load(file)
+            root, oid = str(left["sandbox"]), int(left["marker"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            files.remove(note)
+            return
+        self.report.note(f"removing what an interrupted run left: {root}")
+        if os.path.basename(root).startswith("cellarman-aftermath-"):
+            sandbox.remove(root)
+        with connection.connect(self.server.conninfo) as link:
+            marker.remove(link, oid)
+        files.remove(note)
+
+    def _step(self, name: str, work: Callable[[], T], say: Callable[[T], str] = lambda _: "") -> T:
+        """Do one step and remember how it went; a failure is remembered and raised."""
+        self.report.phase(name)
+        began = time.monotonic()
+        try:
+            result = work()
+        except CellarmanError as error:
+            self.steps.append(Step(name, "fail", time.monotonic() - began, "\n".join(error.lines())))
+            raise
+        self.steps.append(Step(name, "ok", time.monotonic() - began, say(result)))
+        return result
+
+
+def _written(written: Marker) -> str:
+    return f"restore point {written.text} at {written.lsn}, in {written.segment}"

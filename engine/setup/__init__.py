@@ -1,0 +1,1 @@
+"""What a server needs by its configuration, piece by piece, ready to paste."""

@@ -1,0 +1,125 @@
+"""SSH both ways: keys, who may log in with them, and which hosts are known; only public halves are ever read."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from engine.check.account import account
+from engine.check.facts import Facts, Unknown
+from engine.check.reach import Reach, backup_host, needs_way_back
+from engine.host import openssh, problems
+from engine.host.endpoint import Endpoint
+from engine.host.local import ThisHost
+from engine.setup.piece import Piece, State, found
+
+_KEY = "~/.ssh/id_ed25519"
+_AGAIN = "once that key is there, run this again: it then prints the whole line"
+
+
+def there(facts: Facts) -> list[Piece]:
+    """This account's way to the server's host, for rsync backups, remote restores and checks."""
+    endpoint = facts.server.ssh
+    if endpoint is None or not endpoint.host:
+        return []
+    works = isinstance(facts.reach, Reach)
+    key = os.path.expanduser(endpoint.identity_file or _KEY)
+    public = _public(f"{key}.pub")
+    here = f"here, as {account()}"
+    known = works or _is_known(endpoint)
+    user = endpoint.user or account()
+    rejected = isinstance(facts.reach, Unknown) and "does not accept" in facts.reach.what
+    return [
+        Piece(f"key of {account()}", here, _keygen(key), "sh", found(works or bool(public))),
+        _known(endpoint, here, found(known), of=f"on {endpoint.host}"),
+        Piece(
+            f"login of {account()} as {user}@{endpoint.host}",
+            f"on {endpoint.host}, as root",
+            _authorize(user, public or f"(the line that this prints here: cat {shlex.quote(key)}.pub)", "restrict"),
+            "sh",
+            found(True if works else False if rejected or not public else None),
+            "" if public else _AGAIN,
+        ),
+    ]
+
+
+def back(facts: Facts) -> list[Piece]:
+    """The way of PostgreSQL's account to this host, for its archive_command."""
+    endpoint = facts.server.ssh
+    if endpoint is None or not needs_way_back(facts.server):
+        return []
+    to = backup_host(facts.server)
+    reach = facts.reach if isinstance(facts.reach, Reach) else None
+    works = reach is not None and reach.back is not None and not reach.back.problem
+    theirs = reach.public_key if reach else ""
+    who, far = endpoint.user or "postgres", f"on {endpoint.host}, as {endpoint.user or 'postgres'}"
+    said = reach.back.problem if reach and reach.back else ""
+    unknown_key = "host key" in said
+    key = theirs or f"(the line that this prints on {endpoint.host}: cat {_KEY}.pub)"
+    bound = f'restrict,command="cellarman-wal only-push --server {facts.server.name}"'
+    return [
+        Piece(f"key of {who}", far, _keygen(_KEY), "sh", found(works or bool(theirs) if reach else None)),
+        _known(to, far, found(True if works else False if unknown_key else None), of="here"),
+        Piece(
+            f"login of {who} as {to}",
+            "here, as root",
+            _authorize(to.user or account(), key, bound),
+            "sh",
+            found(True if works else None if unknown_key or reach is None else False),
+            "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key"
+            + ("" if theirs else f"\n{_AGAIN}"),
+        ),
+    ]
+
+
+def _public(path: str) -> str:
+    """Return a public key's line, "" when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            line = file.readline(20_000).strip()
+    except OSError:
+        return ""
+    return line if line.isprintable() else ""
+
+
+def _keygen(path: str) -> str:
+    return f"ssh-keygen -t ed25519 -N '' -f {path if path.startswith('~') else shlex.quote(path)}"
+
+
+def _is_known(endpoint: Endpoint) -> bool:
+    path = os.path.expanduser(endpoint.known_hosts or "~/.ssh/known_hosts")
+    return ThisHost().run(["ssh-keygen", "-F", problems.known_name(endpoint), "-f", path]).status == 0
+
+
+def _known(endpoint: Endpoint, where: str, state: State, *, of: str) -> Piece:
+    """Getting to know a host: what ssh-keyscan brings is compared before it is trusted."""
+    port = ["-p", str(endpoint.port)] if endpoint.port is not None else []
+    scan = shlex.join(["ssh-keyscan", "-t", "ed25519", *port, endpoint.host])
+    file = problems.known_hosts_file(endpoint)
+    text = f"{scan} >> {file}\nssh-keygen -l -F {shlex.quote(problems.known_name(endpoint))} -f {file}"
+    note = (
+        f"compare the fingerprint with the one that this prints {of}: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    )
+    return Piece(f"host key of {endpoint.host}", where, text, "sh", state, note)
+
+
+def _authorize(user: str, key: str, options: str) -> str:
+    """Return the commands, for root, that let a key in; the home is found by the shell, so that it may lie anywhere."""
+    home = (
+        f"~{user}"
+        if user.replace("-", "").replace("_", "").isalnum()
+        else f"$(getent passwd {shlex.quote(user)} | cut -d: -f6)"
+    )
+    line = shlex.quote(f"{options} {key}")
+    return (
+        f"install -d -o {user} -g $(id -gn {user}) -m 0700 {home}/.ssh\n"
+        f"echo {line} >> {home}/.ssh/authorized_keys\n"
+        f"chown {user}: {home}/.ssh/authorized_keys; chmod 0600 {home}/.ssh/authorized_keys"
+    )
+
+
+def ssh_words(endpoint: Endpoint) -> list[str]:
+    """Return ssh with what an archive_command needs of options, and the destination: short enough to read."""
+    port = ["-p", str(endpoint.port)] if endpoint.port is not None else []
+    options = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=2", "ServerAliveCountMax=3")
+    return ["ssh", "-T", *port, *(word for option in options for word in ("-o", option)), openssh.destination(endpoint)]

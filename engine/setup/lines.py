@@ -1,0 +1,115 @@
+"""The lines that keep WAL coming: archive_command in its ways, and the crontab."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+
+from engine.check.account import account
+from engine.check.facts import Facts, Unknown
+from engine.check.live import Live
+from engine.check.postgres import literal
+from engine.check.reach import backup_host, needs_way_back
+from engine.check.repository import MISSED_MAINTENANCE
+from engine.config import Config
+from engine.host import openssh
+from engine.recovery.settings import client_program
+from engine.setup.keys import ssh_words
+from engine.setup.piece import Piece, found
+from engine.setup.sql import superuser
+
+_OURS = {
+    "push over SSH": re.compile(r"\bpush\b.*--over[=\s]"),
+    "push over SSH, without Cellarman on the server": re.compile(r"\bssh\b.*\bpush - "),
+    "push": re.compile(r"cellarman-wal['\"]? push %p"),
+}
+
+
+def archive_commands(facts: Facts) -> list[Piece]:
+    """The ways in which PostgreSQL can deliver its segments, the best first; one is enough."""
+    if not facts.server.archiver:
+        return []
+    remote = needs_way_back(facts.server)
+    ways = [_ssh_alone(facts), _over_ssh(facts), _by_rsync(facts)] if remote else [_same_host(facts)]
+    current = facts.live.facts.archive_command or "" if isinstance(facts.live, Live) else ""
+    used = next((name for name, _, _ in ways if _is_used(facts, name, current)), "")
+    pieces = []
+    for number, (name, command, note) in enumerate(ways):
+        state = found(None if isinstance(facts.live, Unknown) else bool(used)) if number == 0 else "choice"
+        if used:
+            state = "there" if name == used else "choice"
+        text = f"ALTER SYSTEM SET archive_command = {literal(command)};\nSELECT pg_reload_conf();"
+        pieces.append(Piece(f"archive_command: {name}", superuser(facts), text, "sql", state, note))
+    return pieces
+
+
+def _is_used(facts: Facts, name: str, current: str) -> bool:
+    if name == "rsync":
+        return "rsync" in current and facts.server.layout.incoming in current
+    return _OURS[name].search(current) is not None and facts.server.name in current
+
+
+def _word(text: str) -> str:
+    """Return a word quoted for the shell, its percent signs doubled for PostgreSQL."""
+    return shlex.quote(text).replace("%", "%%")
+
+
+def _same_host(facts: Facts) -> tuple[str, str, str]:
+    words = [_word(client_program() or "cellarman-wal"), "push", "%p", "--server", _word(facts.server.name)]
+    words += ["--config", _word(facts.config_file)] if facts.config_file else []
+    note = f"on this host; it writes as PostgreSQL's account, which has to be {account()}"
+    return "push", " ".join(words), note
+
+
+def _over_ssh(facts: Facts) -> tuple[str, str, str]:
+    to = str(backup_host(facts.server))
+    words = ["cellarman-wal", "push", "%p", "--server", _word(facts.server.name), "--over", _word(to)]
+    note = "Cellarman is on both hosts; as above, and only a receipt that names file and SHA-256 counts as stored"
+    return "push over SSH", " ".join(words), note
+
+
+def _ssh_alone(facts: Facts) -> tuple[str, str, str]:
+    ssh = " ".join(map(_word, ssh_words(backup_host(facts.server))))
+    push = f"cellarman-wal push - --server {_word(facts.server.name)} --name %f"
+    command = f"{ssh} {push} --sha256 $(sha256sum %p | cut -c1-64) < %p || exit 1"
+    note = "the server needs nothing but ssh and sha256sum; the file is verified and durable here before it returns 0"
+    return "push over SSH, without Cellarman on the server", command, note
+
+
+def _by_rsync(facts: Facts) -> tuple[str, str, str]:
+    """Copy as Barman's users do, as safe as rsync and sync(1) make it."""
+    to = backup_host(facts.server)
+    ssh = " ".join(map(_word, ssh_words(to)[:-1]))
+    incoming = facts.server.layout.incoming
+    target = _word(f"{openssh.rsync_host(to)}:{incoming}/")
+    command = (
+        f"rsync -t --fsync --protect-args -e {_word(ssh)} %p {target}%f"
+        f" && {ssh} {_word(openssh.destination(to))} sync {_word(shlex.quote(incoming))} || exit 1"
+    )
+    note = (
+        "rsync 3.2.4 or newer at both ends: it writes under a temporary name, syncs, renames, and sync makes the name "
+        "durable; the key must not be bound to a command.\n"
+        "its limits: nothing is verified before 0 (another cluster's WAL, or other content under the same name, "
+        "replaces what waits, and is noticed when it is taken in), and a segment takes two logins"
+    )
+    return "rsync", command, note
+
+
+def cron(facts: Facts, config: Config) -> list[Piece]:
+    """The crontab's line for maintenance, every minute."""
+    last = None if isinstance(facts.storage, Unknown) else facts.storage.last_maintenance
+    truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
+    own = [name for name in config.files if not name.startswith("/etc/")]
+    named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
+    line = f"* * * * * {shlex.quote(_program())}{named} cron"
+    text = f"(crontab -l 2>/dev/null; echo {shlex.quote(line)}) | crontab -"
+    note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
+    return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]
+
+
+def _program() -> str:
+    """Return the absolute path of this installation's cellarman."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman")
+    return beside if os.access(beside, os.X_OK) else "cellarman"

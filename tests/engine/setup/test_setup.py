@@ -1,0 +1,171 @@
+"""What `cellarman setup` prints, pasted into a real server: it mends exactly what was missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import cluster
+from tests.support.programs import BIN, Cellarman, configure, until
+from tests.support.sshd import Far, sshd
+
+
+@pytest.fixture(scope="module")
+def server(each_postgres: cluster.Install) -> Iterator[cluster.Cluster]:
+    with cluster.running(
+        each_postgres, extra=["--wal-segsize=1"], archive_mode="on", archive_command="exit 1"
+    ) as found:
+        yield found
+
+
+def pieces(cellarman: Cellarman, *more: str) -> dict[str, dict[str, str]]:
+    found = cellarman.json("setup", "main", *more)["pieces"]
+    return {piece["name"]: piece for piece in found}
+
+
+def paste(server: cluster.Cluster, text: str) -> None:
+    """Run SQL as a superuser in psql would; what only psql knows (\\password) is left to people."""
+    for line in text.splitlines():
+        if not line.startswith("\\"):
+            server.sql(line)
+
+
+def test_roles_grants_and_slot_pasted_one_after_the_other(server: cluster.Cluster, tmp_path: Path) -> None:
+    one, two = (server.conninfo.replace("user=postgres", f"user={name}") for name in ("our-barman", "streaming_barman"))
+    cellarman = configure(tmp_path, server, conninfo=one, streaming_conninfo=two, backup_method="local-rsync")
+    found = pieces(cellarman)
+    assert found["role our-barman"]["state"] == "missing" and found["role streaming_barman"]["state"] == "missing"
+    assert found["slot cellarman"]["state"] == "unknown"
+    paste(server, found["role our-barman"]["text"])
+    paste(server, found["role streaming_barman"]["text"])
+    found = pieces(cellarman)
+    assert found["role our-barman"]["state"] == found["role streaming_barman"]["state"] == "there"
+    assert found["rights of our-barman"]["state"] == "missing"
+    assert "pg_switch_wal" in found["rights of our-barman"]["note"]
+    paste(server, found["rights of our-barman"]["text"])
+    paste(server, found["slot cellarman"]["text"])
+    try:
+        found = pieces(cellarman)
+        assert found["rights of our-barman"]["state"] == found["slot cellarman"]["state"] == "there"
+        assert found["settings"]["state"] == "there"
+        assert found["maintenance"]["state"] == "missing" and "cron" in found["maintenance"]["text"]
+        assert "role our-barman" not in pieces(cellarman, "--missing")
+        checks = {check["name"]: check for check in cellarman.json("check", "main", code=None)["checks"]}
+        assert checks["privileges"]["status"] == checks["pg_hba.conf"]["status"] == "ok"
+        assert checks["replication slot"]["detail"].startswith("cellarman, not active")
+    finally:
+        server.sql("SELECT pg_drop_replication_slot('cellarman')")
+        server.sql('DROP OWNED BY "our-barman"; DROP ROLE "our-barman"; DROP ROLE streaming_barman')
+
+
+def test_hba_and_passwords_pasted(server: cluster.Cluster, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    server.sql("CREATE ROLE guarded LOGIN REPLICATION PASSWORD 'right:one'")
+    hba = server.data / "pg_hba.conf"
+    before = hba.read_text()
+    hba.write_text("host all postgres 127.0.0.1/32 trust\n")
+    server.sql("SELECT pg_reload_conf()")
+    try:
+        guarded = server.conninfo.replace("user=postgres", "user=guarded")
+        cellarman = configure(tmp_path / "site", server, conninfo=guarded, streaming_conninfo=guarded)
+        found = json.loads(cellarman.run("setup", "main", "--json", env=home).out)["pieces"]
+        lines = {piece["name"]: piece for piece in found}
+        assert lines["pg_hba.conf"]["state"] == "missing"
+        hba.write_text(hba.read_text() + lines["pg_hba.conf"]["text"] + "\n")
+        server.sql("SELECT pg_reload_conf()")
+        found = json.loads(cellarman.run("setup", "main", "--json", env=home).out)["pieces"]
+        lines = {piece["name"]: piece for piece in found}
+        assert lines[".pgpass"]["state"] == "missing"
+        text = lines[".pgpass"]["text"].replace("PASSWORD", "right\\:one")
+        subprocess.run(["sh", "-c", text], check=True, timeout=30)
+        found = json.loads(cellarman.run("setup", "main", "--json", env=home).out)["pieces"]
+        lines = {piece["name"]: piece for piece in found}
+        states = {
+            name: (lines[name]["state"], lines[name]["note"]) for name in ("pg_hba.conf", ".pgpass", "role guarded")
+        }
+        assert {state for state, _ in states.values()} == {"there"}, states
+        (tmp_path / ".pgpass").chmod(0o644)
+        checks = json.loads(cellarman.run("check", "main", "--json", env=home, code=1).out)["checks"]
+        passwords = next(check for check in checks if check["name"] == ".pgpass")
+        assert passwords["status"] == "fail" and passwords["fix"] == f"chmod 0600 {tmp_path}/.pgpass"
+        assert "right:one" not in json.dumps(checks)
+        subprocess.run(["sh", "-c", passwords["fix"]], check=True, timeout=30)
+        checks = json.loads(cellarman.run("check", "main", "--json", env=home, code=None).out)["checks"]
+        assert next(check for check in checks if check["name"] == ".pgpass")["status"] == "ok"
+    finally:
+        hba.write_text(before)
+        server.sql("SELECT pg_reload_conf()")
+        server.sql("DROP ROLE guarded")
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Far]:
+    with sshd(tmp_path / "far", PATH=f"{BIN}:/usr/bin:/bin") as found:
+        yield found
+
+
+def two_hosts(root: Path, server: cluster.Cluster, far: Far, **settings: object) -> Cellarman:
+    cellarman = configure(root, server, archiver=True, **settings)
+    with cellarman.config.open("a") as file:
+        file.write(far.table())
+    return cellarman
+
+
+def test_every_archive_command_archives(server: cluster.Cluster, far: Far, tmp_path: Path) -> None:
+    """Each way is pasted as it is printed; here both hosts are one, and ssh's own files are named in a config file."""
+    there = far.endpoint
+    cellarman = two_hosts(tmp_path / "site", server, far, backup_host=str(there), streaming_archiver=False)
+    cellarman.run("cron", code=None)
+    repo = tmp_path / "site" / "barman" / "main"
+    options = f"-i {far.key} -o IdentitiesOnly=yes -o UserKnownHostsFile={far.known_hosts} -o BatchMode=yes"
+    for name in ("push over SSH, without Cellarman on the server", "push over SSH", "rsync"):
+        text = pieces(cellarman)[f"archive_command: {name}"]["text"]
+        # what this account's ~/.ssh and /etc would say, which a test must not write
+        text = text.replace("ssh -T", f"ssh -T {options}")
+        text = text.replace("--over", f"--identity {far.key} --known-hosts {far.known_hosts} --over")
+        text = text.replace("--server main", f"--server main --config {cellarman.config}")
+        text = text.replace("cellarman-wal push %p", f"{BIN}/cellarman-wal push %p")
+        for line in text.splitlines():
+            server.sql(line)
+        server.sql("SELECT pg_create_restore_point('x')")
+        segment = server.value("SELECT pg_walfile_name(pg_switch_wal())")
+        until(
+            lambda wanted=segment: (server.value("SELECT last_archived_wal FROM pg_stat_archiver") or "") >= wanted,
+            seconds=90,
+            what=f"{name}: {server.log[-1500:]}",
+        )
+        assert (repo / "incoming" / segment).exists() or (repo / "wals" / segment[:16] / segment).exists(), name
+        assert pieces(cellarman)[f"archive_command: {name}"]["state"] == "there"
+        checks = {check["name"]: check for check in cellarman.json("check", "main", code=None)["checks"]}
+        assert checks["archive_command"]["status"] == checks["continuous archiving"]["status"] == "ok", name
+    cellarman.run("wal", "ingest", "main")
+    server.sql("ALTER SYSTEM RESET archive_command")
+    server.sql("SELECT pg_reload_conf()")
+
+
+def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> None:
+    cellarman = two_hosts(tmp_path / "site", server, far, backup_method="rsync", backup_host=str(far.endpoint))
+    checks = {check["name"]: check for check in cellarman.json("check", "main", code=None)["checks"]}
+    assert checks["SSH to the server"]["status"] == "ok"
+    assert checks["clock of the SSH host"]["status"] == "ok"
+    assert checks["rsync"]["status"] == "ok" and checks["rsync"]["detail"].endswith(" there")
+    assert checks["SSH from the server"]["status"] == "fail"
+    assert "host key" in checks["SSH from the server"]["detail"]
+    found = pieces(cellarman)
+    login = next(piece for name, piece in found.items() if name.startswith("login of") and "as" in name)
+    assert login["state"] == "there"
+    (far.root / "authorized_keys").write_text("")
+    checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
+    assert (
+        checks["SSH to the server"]["status"] == "fail" and "does not accept" in checks["SSH to the server"]["detail"]
+    )
+    assert checks["SSH from the server"]["status"] == checks["rsync"]["status"] == "skip"
+    login = next(piece for name, piece in pieces(cellarman).items() if name.startswith("login of"))
+    assert login["state"] == "missing" and "authorized_keys" in login["text"]
+    far.stop()
+    checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
+    assert "refuses the connection" in checks["SSH to the server"]["detail"]

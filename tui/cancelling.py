@@ -1,0 +1,48 @@
+"""Stopping a job: why it cannot be, the question, and the doing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tui.format import plain
+
+if TYPE_CHECKING:
+    from engine.job.state import JobState
+    from tui.app import Console
+
+EFFECT = {
+    "backup": "What was copied so far is removed. The WAL archive and older backups stay as they are.",
+    "restore": "The destination is left half-made and cannot be started.",
+}
+"""What stopping a kind of job leaves, where that is something."""
+
+
+def refusal(job: JobState | None) -> str:
+    """Return why a job cannot be stopped; empty when it can."""
+    if job is None:
+        return "There is no such job."
+    return "" if job.status == "running" else f"It does not run: it is {job.status}."
+
+
+def ask(app: Console, job: JobState) -> None:
+    """Ask, and stop the job on a yes."""
+    from tui.screens.ask import Ask
+
+    effect = EFFECT.get(job.kind, "Nothing is changed by stopping it.")
+    question = f"Stop the {job.kind} of {plain(job.server)}?"
+    app.push_screen(Ask(question, effect, "stop it", lambda: _start(app, job.id)))
+
+
+def _start(app: Console, job_id: str) -> None:
+    app.note_ran(f"cellarman job cancel {job_id}")
+    app.run_worker(lambda: _stop(app, job_id), thread=True, exit_on_error=False, group="cancel")
+
+
+def _stop(app: Console, job_id: str) -> None:
+    from engine.errors import CellarmanError
+    from engine.job import launch
+
+    try:
+        launch.cancel(app.config, job_id, read_only=app.read_only, via="console")
+    except CellarmanError as error:
+        app.call_from_thread(app.problem, error)

@@ -1,0 +1,71 @@
+"""One of a few words, chosen with the space bar or the arrow keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.binding import Binding
+from textual.message import Message
+
+from tui.format import Span
+from tui.widgets.lines import Lines
+
+
+class Pick(Lines, can_focus=True):
+    """A label and words, one of them chosen."""
+
+    DEFAULT_CSS = """
+    Pick { height: 1; }
+    """
+    BINDINGS = [
+        Binding("space,right", "turn(1)", "The next one.", show=False),
+        Binding("left", "turn(-1)", "The one before.", show=False),
+    ]
+
+    class Changed(Message):
+        """Another word was chosen."""
+
+        def __init__(self, pick: Pick) -> None:
+            super().__init__()
+            self.pick = pick
+
+        @property
+        def control(self) -> Pick:
+            return self.pick
+
+    def __init__(self, label: str, words: Sequence[str], *, chosen: int = 0, room: int = 14, id: str) -> None:
+        super().__init__(id=id)
+        self._label, self._words, self._room = label, tuple(words), room
+        self.chosen = chosen
+        """Which of the words it is, from 0."""
+
+    def on_mount(self) -> None:
+        self._fill()
+
+    def on_focus(self) -> None:
+        self._fill()
+
+    def on_blur(self) -> None:
+        self._fill()
+
+    def on_click(self) -> None:
+        self.action_turn(1)
+
+    def action_turn(self, by: int) -> None:
+        self.choose((self.chosen + by) % len(self._words))
+
+    def choose(self, place: int) -> None:
+        """Choose the word at a place."""
+        if place != self.chosen:
+            self.chosen = place
+            self.post_message(self.Changed(self))
+        self._fill()
+
+    def _fill(self) -> None:
+        here = "hand!" if self.has_focus else "strong"
+        spans: list[Span] = [(f"{self._label:<{self._room}}", "quiet")]
+        for place, word in enumerate(self._words):
+            left, right = ("[", "]") if place == self.chosen else (" ", " ")
+            spans += [(left, here), (f" {word} ", here if place == self.chosen else "faint"), (right, here)]
+        spans.append(("   space changes it" if self.has_focus else "", "quiet"))
+        self.show([tuple(spans)])
