@@ -17,7 +17,7 @@ from tests.support import cluster, programs
 from tests.support.sshd import Far, sshd
 
 RELATIONS = 100_000
-_METHOD = {"backup_method": "rsync", "reuse_backup": "link", "compression": "gzip"}
+_METHOD = {"backup_method": "rsync", "reuse_backup": "link", "compression": "none"}
 
 
 def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from engine.backup import rsync, verify
+from engine.backup.arrival import Arrival, Readers, crc32c
+from engine.backup.inventory import Root
 from engine.errors import CellarmanError, Refused
 from engine.event import Lane, Silent
 from engine.host.problems import HostError
@@ -345,3 +348,27 @@ def test_a_data_directory_that_becomes_another_clusters_is_fatal(postgres: Insta
             take(where)
         [info] = where.backups()
         assert info.status == "FAILED" and left_behind(cluster, where) == []
+
+
+def test_a_file_that_is_read_while_it_comes(tmp_path: Path) -> None:
+    """Its checksum is that of the whole, also when rsync begins it anew under another temporary name."""
+    content = os.urandom(5 << 20)
+    root = Root(0, "/nowhere", str(tmp_path), ())
+    for again in (False, True):
+        arrivals: list[Arrival] = []
+        with Readers(1, None, arrivals.append) as readers:
+            coming = tmp_path / ".big.abcdef"
+            coming.write_bytes(content[: 2 << 20])
+            readers.follow(root, b"big")
+            if again:
+                coming.rename(tmp_path / "elsewhere")
+            with coming.open("ab" if not again else "wb") as file:
+                file.write(content if again else content[2 << 20 :])
+            coming.rename(tmp_path / "big")
+            readers.read(root, b"big")
+        [arrival] = arrivals
+        assert (arrival.size, arrival.checksum) == (len(content), crc32c(google_crc32c.value(content)))
+    with Readers(1, None, arrivals.append) as readers:
+        (tmp_path / ".gone.abcdef").write_bytes(content)
+        readers.follow(root, b"gone")
+    assert len(arrivals) == 1
