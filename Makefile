@@ -4,11 +4,12 @@
 ACCOUNT ?= nobody
 export ACCOUNT
 
-.PHONY: help demo test lint bench screenshots clean
+.PHONY: help demo test test-every lint bench screenshots clean
 
 help:
 	@echo "make demo         a disposable PostgreSQL 18 with real backups, and the console on it"
 	@echo "make test         lint, types and every test, against real PostgreSQL"
+	@echo "make test-every   the same, and each test that takes every PostgreSQL with all of them (longer)"
 	@echo "make lint         lint and types only"
 	@echo "make bench        the speed targets, measured against their rivals in one run (minutes)"
 	@echo "make screenshots  the pictures in screenshots/, from the running console"
@@ -19,6 +20,9 @@ demo:
 
 test:
 	@sh .ci/stage test test
+
+test-every:
+	@EVERY_POSTGRES=1 sh .ci/stage test test
 
 lint:
 	@sh .ci/stage test lint

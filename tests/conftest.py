@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import zlib
+
 import hypothesis
 import pytest
 
@@ -11,6 +15,29 @@ INSTALLS = cluster.installs()
 
 hypothesis.settings.register_profile("cellarman", database=None, deadline=None)
 hypothesis.settings.load_profile("cellarman")
+
+
+_VERSION = re.compile(r"\bpg(\d+)\b-?")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run each test that takes every PostgreSQL with one of them, now this and now that one, to keep within the time;
+    EVERY_POSTGRES=1 (`make test-every`) runs it with all."""
+    if os.environ.get("EVERY_POSTGRES"):
+        return
+    versions: dict[str, list[str]] = {}
+    for item in items:
+        found = _VERSION.search(item.name)
+        if found:
+            versions.setdefault(_VERSION.sub("", item.nodeid), []).append(found[1])
+
+    def chosen(item: pytest.Item) -> bool:
+        found = _VERSION.search(item.name)
+        test = _VERSION.sub("", item.nodeid)
+        return found is None or found[1] == versions[test][zlib.crc32(test.encode()) % len(versions[test])]
+
+    config.hook.pytest_deselected(items=[item for item in items if not chosen(item)])
+    items[:] = [item for item in items if chosen(item)]
 
 
 @pytest.fixture(scope="session", params=sorted(INSTALLS), ids=lambda major: f"pg{major}")

@@ -121,7 +121,9 @@ def test_every_archive_command_archives(server: cluster.Cluster, far: Far, tmp_p
     cellarman = two_hosts(tmp_path / "site", server, far, backup_host=str(there), streaming_archiver=False)
     cellarman.run("cron", code=None)
     repo = tmp_path / "site" / "barman" / "main"
-    options = f"-i {far.key} -o IdentitiesOnly=yes -o UserKnownHostsFile={far.known_hosts} -o BatchMode=yes"
+    said = tmp_path / "ssh"  # one short word: up to 15, PostgreSQL cuts a command at 1023 bytes
+    said.write_text(f"IdentityFile {far.key}\nIdentitiesOnly yes\nUserKnownHostsFile {far.known_hosts}\n")
+    options = f"-F {said}"
     for name in ("push over SSH, without Cellarman on the server", "push over SSH", "rsync"):
         text = pieces(cellarman)[f"archive_command: {name}"]["text"]
         # what this account's ~/.ssh and /etc would say, which a test must not write
