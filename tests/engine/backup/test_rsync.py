@@ -26,6 +26,7 @@ from engine.postgres.pagechecksum import PageCheck, segment_of
 from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 from tests.support.cluster import Cluster, Install, free_port, running
+from tests.support.programs import until
 from tests.support.site import Site, processes, site
 from tests.support.sshd import Far, sshd
 
@@ -221,8 +222,15 @@ def test_from_a_standby(postgres: Install, tmp_path: Path) -> None:
         standby.configure(port=str(standby.port), unix_socket_directories=str(place))
         standby.start()
         try:
-            with site(standby, wal_timeout=60, **LOCAL) as where, switching(primary):
-                info, heard = take(where)
+            # A backup from a standby begins at its last restartpoint: the archive must have begun before that.
+            primary.sql("CHECKPOINT")
+            reached = f"SELECT pg_last_wal_replay_lsn() >= '{primary.value('SELECT pg_current_wal_lsn()')}'::pg_lsn"
+            until(lambda: standby.value(reached), what="the standby has replayed the checkpoint")
+            standby.sql("CHECKPOINT")
+            with site(standby, wal_timeout=60, **LOCAL) as where:
+                where.run("cron")
+                with switching(primary):
+                    info, heard = take(where)
                 check_whole(where, info)
                 assert info.backup_label is not None and "BACKUP FROM: standby" in info.backup_label
                 data = where.repo / "base" / info.id / "data"

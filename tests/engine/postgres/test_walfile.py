@@ -126,6 +126,7 @@ def test_a_record_that_a_crash_cut_is_passed_over(each_postgres: Install) -> Non
         cluster.sql("INSERT INTO t VALUES (2)")
         cut = cluster.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
         cluster.sql("SELECT pg_logical_emit_message(false, 'x', repeat('q', 1200000))")
+        cluster.sql("INSERT INTO t VALUES (9)")  # its commit flushes all before it
         cluster.stop("immediate")
         for path in (cluster.data / "pg_wal").glob("0" * 7 + "1*"):
             if path.name > cut:

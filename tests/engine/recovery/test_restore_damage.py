@@ -113,7 +113,7 @@ def truncated(life: Life, path: Path) -> None:
 
 
 def cut_as_stored(life: Life, path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:5000])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def emptied(life: Life, path: Path) -> None:

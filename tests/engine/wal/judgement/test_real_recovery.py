@@ -179,7 +179,7 @@ def archive(story: Story, tmp_path: Path) -> Archive:
         if file.name.startswith("00000001") and len(file.name) == 24:
             shutil.copy2(file, plain)
     repo = Repo(tmp_path)
-    (Path(repo.layout.identity)).write_text(f'{{\n    "systemid": "{story.system}",\n    "version": "15"\n}}\n')
+    (Path(repo.layout.identity)).write_text(f'{{\n    "systemid": "{story.system}",\n    "version": "{story.install.major}"\n}}\n')
     ended = NOW - 5 * HOUR
     info = BackupInfo(
         "20261101T000000",
