@@ -83,7 +83,7 @@ def alive(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def place(alive: Cluster, tmp_path: Path) -> Place:
     server = Server("main", str(tmp_path), conninfo=alive.conninfo, compression="none")
     repository.prepare(server.layout)
-    writing = alive.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    writing = alive.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
     files = [file for file in wal.segments(alive) if file.name < writing]  # those after it are recycled ones
     for file in files:
         archive.store(server.layout, str(file), file.name, compression="none")
