@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -179,7 +180,8 @@ def archive(story: Story, tmp_path: Path) -> Archive:
         if file.name.startswith("00000001") and len(file.name) == 24:
             shutil.copy2(file, plain)
     repo = Repo(tmp_path)
-    (Path(repo.layout.identity)).write_text(f'{{\n    "systemid": "{story.system}",\n    "version": "{story.install.major}"\n}}\n')
+    known = {"systemid": str(story.system), "version": str(story.install.major)}
+    Path(repo.layout.identity).write_text(json.dumps(known))
     ended = NOW - 5 * HOUR
     info = BackupInfo(
         "20261101T000000",
