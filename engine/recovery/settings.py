@@ -79,8 +79,8 @@ def client_program() -> str:
 def restore_command(program: str, server: str, config_file: str) -> str:
     """Return the shell command by which PostgreSQL fetches WAL: words quoted, percent signs doubled for PostgreSQL.
 
-    >>> restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml")
-    '\'/opt/my tools/cellarman-wal\' get %f "%p" --server main --config /etc/100%%.toml'
+    >>> print(restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml"))
+    '/opt/my tools/cellarman-wal' get %f "%p" --server main --config /etc/100%%.toml
     """
 
     def word(text: str) -> str:
