@@ -7,6 +7,8 @@ import json
 import os
 from dataclasses import dataclass
 
+from engine.wal.spool import lives
+
 MARKER = "cellarman-restore-incomplete.json"
 """In a data directory from its first byte until it is whole; holds the tablespace directories made with it."""
 
@@ -148,18 +150,7 @@ def running(directory: str) -> int | None:
             pid = int(file.readline())
     except (OSError, ValueError):
         return None
-    return pid if alive(pid) else None
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid if lives(pid) else None
 
 
 def _inside_cluster(path: str) -> str:

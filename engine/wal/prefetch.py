@@ -163,7 +163,7 @@ class Prefetcher:
             return False
         if not self._data:
             return True
-        running = spool.postmaster(self._data) == self._postmaster and _lives(self._postmaster)
+        running = spool.postmaster(self._data) == self._postmaster and spool.lives(self._postmaster)
         return running and _is_recovering(self._data)
 
     def _plan(self, name: str) -> None:
@@ -371,16 +371,6 @@ def _boot() -> str:
 
 def _is_recovering(data: str) -> bool:
     return any(os.path.exists(os.path.join(data, name)) for name in _SIGNALS)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _remove(path: str) -> None:

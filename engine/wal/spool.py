@@ -149,6 +149,17 @@ def postmaster(data: str) -> int:
     return int(first) if first.isdigit() else 0
 
 
+def lives(pid: int) -> bool:
+    """Tell whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _continues(name: str, destination: str, directory: str) -> bool:
     """Tell whether the segment before `name` lies in the directory, or at the destination itself."""
     within = int(name[16:], 16)
