@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 
+from engine import trail
 from engine.backup import ending, waiting
 from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
@@ -41,7 +42,7 @@ def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
     problems: list[str] = []
     active = [server for server in config.servers.values() if server.active]
     for server in active:
-        problems += one_server(server, report)
+        problems += one_server(config, server, report)
     problems += _verify(active, report)
     return problems + _prune(config, report)
 
@@ -57,7 +58,7 @@ def _prune(config: Config, report: Reporter) -> list[str]:
     return []
 
 
-def one_server(server: Server, report: Reporter = SILENT, *, wal_only: bool = False) -> list[str]:
+def one_server(config: Config, server: Server, report: Reporter = SILENT, *, wal_only: bool = False) -> list[str]:
     """Do one pass over a server and return what failed; a pass that somebody else makes is none of ours.
 
     `wal_only` is the short pass for WAL that has just arrived.
@@ -67,7 +68,7 @@ def one_server(server: Server, report: Reporter = SILENT, *, wal_only: bool = Fa
     try:
         repository.prepare(layout)
         with locks.hold(layout.lock("cron"), what=f"maintain {server.name}"):
-            for step in _WAL_STEPS if wal_only else _STEPS:
+            for step in _WAL_STEPS if wal_only else _steps(config.state_directory):
                 problems += _try(step, server, report)
     except Busy as busy:
         report.note(f"{server.name}: {busy.what}: {busy.why}")
@@ -205,15 +206,15 @@ def _index(server: Server, report: Reporter) -> None:
     index.catch_up(server.layout, budget=INDEX_BUDGET, report=report)
 
 
-def _finish_deletions(server: Server, report: Reporter) -> None:
+def _finish_deletions(server: Server, report: Reporter, *, state: str) -> None:
     if server.protected:
         return
     for backup_id in deletion.unfinished(server.layout):
-        deletion.delete(server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
+        _delete(server, backup_id, "what was begun is finished", report, state)
         report.note(f"{server.name}: the deletion of backup {backup_id} was finished")
 
 
-def _retain(server: Server, report: Reporter) -> None:
+def _retain(server: Server, report: Reporter, *, state: str) -> None:
     """Delete what the retention policy gives up, oldest first; what forbids a deletion is said and stays."""
     if server.protected or not server.retention_policy:
         return
@@ -222,18 +223,28 @@ def _retain(server: Server, report: Reporter) -> None:
     backups = repository.backups(layout)
     verdicts = retention.verdicts(backups, policy, server.minimum_redundancy, datetime.now(timezone.utc))
     for backup_id in retention.to_delete(backups, verdicts):
+        reason = verdicts[backup_id].reason
         try:
-            deletion.delete(layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
-            report.note(f"{server.name}: backup {backup_id} was deleted: {verdicts[backup_id].reason}")
+            _delete(server, backup_id, reason, report, state)
+            report.note(f"{server.name}: backup {backup_id} was deleted: {reason}")
         except Refused as refused:
             report.note(f"{server.name}: {refused}", "warn")
 
 
+def _delete(server: Server, backup_id: str, reason: str, report: Reporter, state: str) -> None:
+    """Delete a backup and leave a line in the trail; a refusal comes again with each pass and leaves none."""
+    deletion.delete(server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
+    line = trail.entry(
+        "delete", server.name, "done", subject=backup_id, command="cellarman cron", detail=reason, via="maintenance"
+    )
+    if trouble := trail.write(state, line):
+        report.note(f"the deletion of backup {backup_id} is not in the trail: {trouble}", "warn")
+
+
 _WAL_STEPS: tuple[Step, ...] = (_receive, _take_in, _promote, _index)
-_STEPS: tuple[Step, ...] = (
-    _mark_the_dead,
-    _sweep,
-    *_WAL_STEPS,
-    _finish_deletions,
-    _retain,
-)
+
+
+def _steps(state: str) -> tuple[Step, ...]:
+    """Return the steps of a whole pass; `state` is where the trail of deletions is written."""
+    deletions = (partial(step, state=state) for step in (_finish_deletions, _retain))
+    return (_mark_the_dead, _sweep, *_WAL_STEPS, *deletions)

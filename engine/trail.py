@@ -46,7 +46,7 @@ class Entry:
     job: str = ""
     """The job that does it, for what is done by one."""
     via: str = "command"
-    """command, console or job."""
+    """command, console, job or maintenance."""
     user: str = ""
     uid: int = -1
     sudo_user: str = ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from engine.backup import basebackup, label, preflight, run
+from engine.backup import basebackup, label, preflight, run, syncing
 from engine.backup.basebackup import Call, Tick
 from engine.backup.monitor import ARCHIVING, Monitor
 from engine.backup.preflight import Ready
@@ -92,7 +92,8 @@ class _Run(run.Run):
 
     def copy(self) -> None:
         self.report.phase("checkpoint", "at once" if self.fast else "spread, as the server does it by itself")
-        with Monitor(self.server, self.client, self.report) as monitor:
+        early = syncing.written_early(self.server.layout.backup(self.info.id))
+        with early, Monitor(self.server, self.client, self.report) as monitor:
             progress = _Progress(self.report, monitor, self.server.wal_timeout)
             basebackup.run(self._call(), progress.tick, self.report.note)
         step("backup.copied")

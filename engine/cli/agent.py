@@ -54,7 +54,7 @@ def _watch(config: Config, interval: float, stop: _Stop, say: Lines) -> None:
             now = _arrivals(server)
             if server.active and now != before[server.name]:
                 before[server.name] = now
-                for problem in maintenance.one_server(server, say, wal_only=True):
+                for problem in maintenance.one_server(config, server, say, wal_only=True):
                     say.note(problem, "error")
         _reap()
         time.sleep(min(LOOK, left))

@@ -28,7 +28,7 @@ class Happening:
     where: str = ""
     """From where: the other end of the SSH connection, or the terminal."""
     via: str = ""
-    """command, console or job."""
+    """As in the trail."""
     command: str = ""
     detail: str = ""
     job: str = ""

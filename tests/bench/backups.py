@@ -49,7 +49,10 @@ def _plain(root: Path, server: cluster.Cluster, repeat: int) -> Iterator[Result]
     with ours.spawned("wal", "receive", "main"):
         us, them = in_turn(
             repeat,
-            (lambda: _forget(home / "base", home / "meta"), lambda: memory.watching(lambda: ours.backup())),
+            (
+                lambda: _forget(home / "base", home / "meta"),
+                lambda: memory.watching(lambda: ours.run("backup", "main")),
+            ),
             (lambda: _forget(bare), lambda: subprocess.run([*argv, "-c", "fast", "--no-slot"], check=True)),
         )
     size = sum(path.stat().st_size for path in (home / "base").rglob("*") if path.is_file()) / 1e9
@@ -96,7 +99,7 @@ def _against_pgbackrest(root: Path, server: cluster.Cluster, repeat: int) -> Res
     with ours.spawned("wal", "receive", "main"):
         us, them = in_turn(
             repeat,
-            (lambda: _forget(home / "base", home / "meta"), lambda: ours.backup()),
+            (lambda: _forget(home / "base", home / "meta"), lambda: ours.run("backup", "main")),
             (lambda: _forget(root / "rest/repo/backup/main/latest"), lambda: _full(rest)),
         )
     return ratio("full backup, server-side zstd, 2 workers", us, them, "pgBackRest", 0.85)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from engine import maintenance
+from engine import maintenance, trail
 from engine.backup import streaming
 from engine.errors import CellarmanError, Refused
 from engine.event import Silent
@@ -98,6 +98,8 @@ def test_retention_deletes_what_the_policy_gives_up_and_no_more(cluster: Cluster
         assert maintenance.pass_over(where.config, report=notes) == []
         assert [info.id for info in where.backups()] == [young.id, reaching.id, kept.id]
         assert any(obsolete.id in text and "was deleted" in text for text in notes.texts)
+        (line,) = trail.read(where.config.state_directory)
+        assert (line.action, line.subject, line.outcome, line.via) == ("delete", obsolete.id, "done", "maintenance")
 
 
 def test_an_interrupted_deletion_is_finished(cluster: Cluster) -> None:

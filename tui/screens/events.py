@@ -176,7 +176,9 @@ def _row(key: str, each: Happening, glyphs: Glyphs) -> Row:
 def _about(each: Happening) -> list[Line]:
     by = plain(each.who) or "somebody who is not known"
     came = f" from {plain(each.where)}" if each.where else ""
-    through = {"console": ", in a console", "command": ", by a command"}.get(each.via, "")
+    through = {"console": ", in a console", "command": ", by a command", "maintenance": ", by retention"}.get(
+        each.via, ""
+    )
     lines: list[Line] = [
         ((f"{each.action} on {plain(each.server)}", "strong"), (f"   {each.status}", ROLES[each.status])),
         (),
