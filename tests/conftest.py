@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -59,3 +62,15 @@ def debian_postgres() -> cluster.Install:
         if str(install.bindir).startswith("/usr/lib/postgresql"):
             return install
     pytest.skip("no distribution PostgreSQL here")
+
+
+@pytest.fixture
+def another_file_system(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory on another file system than the test's own."""
+    here = tmp_path.stat().st_dev
+    places = [place for place in ("/dev/shm", "/tmp", "/var/tmp") if os.access(place, os.W_OK)]
+    there = next((place for place in places if os.stat(place).st_dev != here), None)
+    if there is None:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(prefix="cm-elsewhere-", dir=there) as place:
+        yield Path(place)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -303,29 +301,19 @@ def test_a_repository_that_may_only_be_read(recovery: Recovery) -> None:
             os.chmod(path, 0o755)
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[Path]:
-    """A directory on another file system."""
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no second file system here")
-    place = Path(tempfile.mkdtemp(prefix="cm-prefetch-", dir="/dev/shm"))
-    yield place
-    shutil.rmtree(place)
-
-
-def test_no_place_beside_the_data_directory(recovery: Recovery, elsewhere: Path) -> None:
+def test_no_place_beside_the_data_directory(recovery: Recovery, another_file_system: Path) -> None:
     """A mount point's parent may be another's: then the spool is with the temporary files, and is copied from."""
     parent = recovery.root / "root"
     parent.mkdir()
     other = Recovery(parent, recovery.layout)
     parent.chmod(0o555)
-    other.spools = elsewhere
+    other.spools = another_file_system
     try:
         assert other.get(pages.name(1)) == 0
         other.filled(2)
         assert other.get(pages.name(2)) == 0
         assert other.delivered == pages.content(2)
-        assert other.spool.parent == elsewhere
+        assert other.spool.parent == another_file_system
         until(lambda: pages.name(2) not in other.ready(), what="what was copied is removed")
     finally:
         other.end()
