@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -48,7 +49,7 @@ class SavePlan(Form):
         return "" if self._file else "Name a file."
 
     def command(self) -> str:
-        return command_line(self.app.config, "restore", "--plan-file", self._file)
+        return command_line(self.app.config, "restore", "--plan-file", os.path.expanduser(self._file))
 
     def go(self) -> None:
         self.app.run_worker(partial(self._save, self._file), thread=True, exit_on_error=False, group="save")
