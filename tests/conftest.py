@@ -23,9 +23,14 @@ hypothesis.settings.load_profile("cellarman")
 _VERSION = re.compile(r"\bpg(\d+)\b-?")
 
 
+_LONG = ("tests/interop/", "tests/faults/")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run each test that takes every PostgreSQL with one of them, now this and now that one, to keep within the time;
-    EVERY_POSTGRES=1 (`make test-every`) runs it with all."""
+    EVERY_POSTGRES=1 (`make test-every`) runs it with all. Files of long tests come first, so that none is left over
+    when all else is done."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
     if os.environ.get("EVERY_POSTGRES"):
         return
     versions: dict[str, list[str]] = {}
