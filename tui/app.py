@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -59,7 +60,8 @@ class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
-    CSS_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "app.tcss")
+    # With the first screen's, so that they are parsed once.
+    CSS_PATH = ["app.tcss", "screens/room.tcss", "screens/servers.tcss"]
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []
@@ -127,10 +129,16 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         self._watch_signals()
-        self.push_screen(self._home())
-        self.call_after_refresh(self.lookout.start)
+        self.screen.call_after_refresh(self._painted)
 
-    def _home(self) -> Room:
+    def _painted(self) -> None:
+        """Begin what the first paint does not wait for."""
+        gc.freeze()
+        gc.enable()
+        self.lookout.start()
+
+    def get_default_screen(self) -> Room:
+        """Return the first screen."""
         if self.config.servers:
             from tui.screens.servers import Servers
 
@@ -160,9 +168,8 @@ class Console(App[None]):
         self.lookout = self._watch()
         self.inspector = self._inspector()
         self.lookout.start()
-        while len(self.screen_stack) > 2:
-            self.pop_screen()
-        self.switch_screen(self._home())
+        self.open_servers()
+        self.switch_screen(self.get_default_screen())
 
     def _watch_signals(self) -> None:
         import asyncio
@@ -183,6 +190,7 @@ class Console(App[None]):
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
         elif not before.looked:
+            gc.freeze()  # what was loaded lives on: to go through it again and again would make keys wait
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
             if self._ui is not None and self._ui.problem:
                 self.say(self._ui.problem)
@@ -286,7 +294,7 @@ class Console(App[None]):
 
     def open_servers(self) -> None:
         """Show all servers."""
-        while len(self.screen_stack) > 2:
+        while len(self.screen_stack) > 1:
             self.pop_screen()
 
     def open_server(self, server: str, tab: str = "") -> None:
