@@ -101,6 +101,8 @@ class Console(App[None]):
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
+        self._home_at = 1
+        """Which screen of the stack is home, counted from 1."""
         self.lookout = self._watch()
         self.inspector = self._inspector()
         for known in themes.THEMES.values():
@@ -137,6 +139,11 @@ class Console(App[None]):
         gc.enable()
         self.lookout.start()
 
+    @property
+    def at_home(self) -> bool:
+        """Whether nothing is open but the first screen."""
+        return len(self.screen_stack) <= self._home_at
+
     def get_default_screen(self) -> Room:
         """Return the first screen."""
         if self.config.servers:
@@ -169,7 +176,12 @@ class Console(App[None]):
         self.inspector = self._inspector()
         self.lookout.start()
         self.open_servers()
-        self.switch_screen(self.get_default_screen())
+        # Textual cannot take away the screen that it began with.
+        if self._home_at == 1:
+            self._home_at = 2
+            self.push_screen(self.get_default_screen())
+        else:
+            self.switch_screen(self.get_default_screen())
 
     def _watch_signals(self) -> None:
         import asyncio
@@ -294,7 +306,7 @@ class Console(App[None]):
 
     def open_servers(self) -> None:
         """Show all servers."""
-        while len(self.screen_stack) > 1:
+        while not self.at_home:
             self.pop_screen()
 
     def open_server(self, server: str, tab: str = "") -> None:

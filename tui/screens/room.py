@@ -214,7 +214,7 @@ class Room(Acts, Screen[None]):
 
     def word(self, command: Command) -> str:
         """Return what the footer calls a command."""
-        at_home = command.id == "every.back" and len(self.app.screen_stack) <= 1
+        at_home = command.id == "every.back" and self.app.at_home
         word = "quit" if at_home else command.word
         return word.replace("…", "...") if self.glyphs is ASCII else word
 
@@ -456,10 +456,10 @@ class Room(Acts, Screen[None]):
             self.app.use_mode(True)
 
     def do_back(self) -> None:
-        if len(self.app.screen_stack) > 1:
-            self.app.pop_screen()
-        else:
+        if self.app.at_home:
             self.do_quit()
+        else:
+            self.app.pop_screen()
 
     def do_quit(self) -> None:
         self.app.leave()
