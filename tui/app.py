@@ -577,7 +577,6 @@ def run(
         ascii_only=ascii_only or (True if os.environ.get("CELLARMAN_ASCII") else ui.ascii),
         ui=ui,
     )
-    sys.setswitchinterval(0.001)  # a key waits no longer than that for the threads that read disks and servers
     app.departure.watch_output()
     app.run(mouse=ui.mouse if mouse is None else mouse)
     app.departure.done()
