@@ -484,14 +484,14 @@ class Console(App[None]):
             remembered.keep(self.config.state_directory, self.look)
 
     def leave(self) -> None:
-        """Leave, after saying which jobs go on; a demo's end with it."""
+        """Leave, after saying which jobs go on, or that a demo ends with this."""
         running = len(self.snapshot.running)
-        if not running or self.banner:
+        if not running and not self.banner:
             self.exit()
             return
         from tui.screens.leave import Leave
 
-        self.push_screen(Leave(running))
+        self.push_screen(Leave(running, demo=bool(self.banner)))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer the registry's commands in the palette."""

@@ -147,7 +147,11 @@ def axis(
     if width < 20:
         return []
     to = scale(stretches, marks, now, width)
-    return [_dates(to, stretches, now), _line(to, stretches, marks, glyphs, broken), _names(to, stretches, marks, broken)]
+    return [
+        _dates(to, stretches, now),
+        _line(to, stretches, marks, glyphs, broken),
+        _names(to, stretches, marks, broken),
+    ]
 
 
 def closely(
