@@ -101,8 +101,8 @@ class Console(App[None]):
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
-        self._home_at = 1
-        """Which screen of the stack is home, counted from 1."""
+        self._home_at = 0
+        """Which screen of the stack is home."""
         self.lookout = self._watch()
         self.inspector = self._inspector()
         for known in themes.THEMES.values():
@@ -140,9 +140,9 @@ class Console(App[None]):
         self.lookout.start()
 
     @property
-    def at_home(self) -> bool:
-        """Whether nothing is open but the first screen."""
-        return len(self.screen_stack) <= self._home_at
+    def home(self) -> Screen[Any]:
+        """The first screen."""
+        return self.screen_stack[self._home_at]
 
     def get_default_screen(self) -> Room:
         """Return the first screen."""
@@ -177,8 +177,8 @@ class Console(App[None]):
         self.lookout.start()
         self.open_servers()
         # Textual cannot take away the screen that it began with.
-        if self._home_at == 1:
-            self._home_at = 2
+        if self._home_at == 0:
+            self._home_at = 1
             self.push_screen(self.get_default_screen())
         else:
             self.switch_screen(self.get_default_screen())
@@ -306,7 +306,7 @@ class Console(App[None]):
 
     def open_servers(self) -> None:
         """Show all servers."""
-        while not self.at_home:
+        while self.screen is not self.home:
             self.pop_screen()
 
     def open_server(self, server: str, tab: str = "") -> None:
@@ -442,16 +442,14 @@ class Console(App[None]):
 
     def start_job(self, kind: JobKind, server: str, *, ran: str = "", **arguments: Any) -> None:
         """Start a job and show it; what is in the way is shown instead. `ran`: the command line that does the same."""
-        from engine.job import commandline
+        self.run_worker(partial(self._start_job, kind, server, arguments, ran), thread=True, exit_on_error=False)
 
-        self.note_ran(ran or commandline.command(kind, server, arguments))
-        self.run_worker(partial(self._start_job, kind, server, arguments), thread=True, exit_on_error=False)
-
-    def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any]) -> None:
-        from engine.job import launch, spec
+    def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any], ran: str) -> None:
+        from engine.job import commandline, launch, spec
 
         try:
             order = spec.make(self.config, kind, server, **arguments)
+            self.call_from_thread(self.note_ran, ran or commandline.of(order))
             job = launch.launch(self.config, order, read_only=self.read_only, via="console", say=self._say_soon)
         except CellarmanError as error:
             self.call_from_thread(self.problem, error)

@@ -12,7 +12,8 @@ class Leave(Dialog):
     """How many jobs go on without this console; of a demo, that nothing is left of it."""
 
     BINDINGS = [
-        Binding("enter,q,y", "leave", "Leave.", show=False),
+        Binding("enter,y", "leave", "Leave.", show=False),
+        Binding("q", "again", "Leave, where nothing is lost by it.", show=False),
         Binding("escape,n", "stay", "Stay.", show=False),
     ]
 
@@ -34,6 +35,10 @@ class Leave(Dialog):
 
     def answers(self) -> list[tuple[str, str]]:
         return [("enter", "leave"), ("esc", "stay")]
+
+    def action_again(self) -> None:
+        if not self._demo:
+            self.action_leave()
 
     def action_leave(self) -> None:
         self.app.exit()
