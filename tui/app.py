@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -59,7 +60,8 @@ class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
-    CSS_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "app.tcss")
+    # With the first screen's, so that they are parsed once.
+    CSS_PATH = ["app.tcss", "screens/room.tcss", "screens/servers.tcss"]
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []
@@ -99,6 +101,8 @@ class Console(App[None]):
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
+        self._home_at = 0
+        """Which screen of the stack is home."""
         self.lookout = self._watch()
         self.inspector = self._inspector()
         for known in themes.THEMES.values():
@@ -127,10 +131,21 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         self._watch_signals()
-        self.push_screen(self._home())
-        self.call_after_refresh(self.lookout.start)
+        self.screen.call_after_refresh(self._painted)
 
-    def _home(self) -> Room:
+    def _painted(self) -> None:
+        """Begin what the first paint does not wait for."""
+        gc.freeze()
+        gc.enable()
+        self.lookout.start()
+
+    @property
+    def home(self) -> Screen[Any]:
+        """The first screen."""
+        return self.screen_stack[self._home_at]
+
+    def get_default_screen(self) -> Room:
+        """Return the first screen."""
         if self.config.servers:
             from tui.screens.servers import Servers
 
@@ -160,9 +175,13 @@ class Console(App[None]):
         self.lookout = self._watch()
         self.inspector = self._inspector()
         self.lookout.start()
-        while len(self.screen_stack) > 2:
-            self.pop_screen()
-        self.switch_screen(self._home())
+        self.open_servers()
+        # Textual cannot take away the screen that it began with.
+        if self._home_at == 0:
+            self._home_at = 1
+            self.push_screen(self.get_default_screen())
+        else:
+            self.switch_screen(self.get_default_screen())
 
     def _watch_signals(self) -> None:
         import asyncio
@@ -183,6 +202,7 @@ class Console(App[None]):
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
         elif not before.looked:
+            gc.freeze()  # what was loaded lives on: to go through it again and again would make keys wait
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
             if self._ui is not None and self._ui.problem:
                 self.say(self._ui.problem)
@@ -286,7 +306,7 @@ class Console(App[None]):
 
     def open_servers(self) -> None:
         """Show all servers."""
-        while len(self.screen_stack) > 2:
+        while self.screen is not self.home:
             self.pop_screen()
 
     def open_server(self, server: str, tab: str = "") -> None:
@@ -422,16 +442,14 @@ class Console(App[None]):
 
     def start_job(self, kind: JobKind, server: str, *, ran: str = "", **arguments: Any) -> None:
         """Start a job and show it; what is in the way is shown instead. `ran`: the command line that does the same."""
-        from engine.job import commandline
+        self.run_worker(partial(self._start_job, kind, server, arguments, ran), thread=True, exit_on_error=False)
 
-        self.note_ran(ran or commandline.command(kind, server, arguments))
-        self.run_worker(partial(self._start_job, kind, server, arguments), thread=True, exit_on_error=False)
-
-    def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any]) -> None:
-        from engine.job import launch, spec
+    def _start_job(self, kind: JobKind, server: str, arguments: dict[str, Any], ran: str) -> None:
+        from engine.job import commandline, launch, spec
 
         try:
             order = spec.make(self.config, kind, server, **arguments)
+            self.call_from_thread(self.note_ran, ran or commandline.of(order))
             job = launch.launch(self.config, order, read_only=self.read_only, via="console", say=self._say_soon)
         except CellarmanError as error:
             self.call_from_thread(self.problem, error)
@@ -464,14 +482,14 @@ class Console(App[None]):
             remembered.keep(self.config.state_directory, self.look)
 
     def leave(self) -> None:
-        """Leave, after saying which jobs go on; a demo's end with it."""
+        """Leave, after saying which jobs go on, or that a demo ends with this."""
         running = len(self.snapshot.running)
-        if not running or self.banner:
+        if not running and not self.banner:
             self.exit()
             return
         from tui.screens.leave import Leave
 
-        self.push_screen(Leave(running))
+        self.push_screen(Leave(running, demo=bool(self.banner)))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer the registry's commands in the palette."""

@@ -132,7 +132,7 @@ COMMANDS = (
         "job.cancel", "C", "cancel…", "Stop the job; asks first. What it made is marked as failed.", "cancel", weight=1
     ),
     Command("job.log", "l", "log", "Give the log the whole screen, or give it back.", weight=2),
-    Command("job.copy", "y", "copy id", "Copy the job's id to the clipboard.", weight=4),
+    Command("job.copy", "y", "copy id", "Copy the job's id; of a restore that runs, the psql that opens it.", weight=4),
     Command("welcome.add", "a", "add a server", "Add a server to the configuration.", weight=1),
     Command("welcome.demo", "d", "demo", "Leave this and see it all on a throw-away server.", weight=2),
     Command("help.run", "enter", "run", "Run the command under the cursor.", shown="enter", weight=1),

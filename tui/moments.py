@@ -228,6 +228,12 @@ def outcome(job: JobState, programs: str = "") -> list[Line]:
     return [tuple((plain(text) if i else text, role) for i, (text, role) in enumerate(line)) for line in lines]
 
 
+def look(job: JobState, programs: str = "") -> str:
+    """Return the command that looks at what a restore made and started; empty when nothing runs there."""
+    running = job.kind == "restore" and job.status == "done" and job.result.get("verdict") in ("paused", "open")
+    return _psql(job.result, programs) if running else ""
+
+
 def _psql(result: Any, programs: str) -> str:
     host = result.get("socket") or "127.0.0.1"
     port = str(result.get("port", 5432))
@@ -248,7 +254,9 @@ def took(plan: Plan, jobs: Sequence[JobState]) -> str:
     if not past and info is not None and info.begin_time and info.end_time:
         past, by = [(info.size or 0, (info.end_time - info.begin_time).total_seconds())], "as the backup took"
     about = seconds(plan.copy_bytes or 0, past)
-    return f"about {said_span(about)}, {by}" if about is not None else ""
+    if about is None:
+        return ""
+    return f"{'about ' if about >= 60 else ''}{said_span(about)}, {by}"
 
 
 def order_words(order: Order) -> list[Span]:

@@ -7,6 +7,7 @@ Exit codes: 0 good, 1 something is wrong, 2 usage or configuration, 3 refused, 4
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -82,6 +83,7 @@ def _without_verb(flags: Globals) -> int:
         config = _load(flags)
     except NoConfiguration:
         config = _nothing_yet()
+    gc.disable()  # nothing that the start makes is garbage; the console turns it on again
     from tui.app import run
 
     code: int = run(

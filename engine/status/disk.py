@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
+from zlib import crc32
 
 from engine.config import Server
 from engine.event import SILENT
@@ -23,7 +24,7 @@ from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolv
 from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Finding as WalFinding
 
-_GOOD_FOR = 60
+GOOD_FOR = 60
 """Seconds that a judgement holds while no directory changes."""
 _ASSUMED_SIZE = 16 << 20
 LATEST = 12
@@ -54,8 +55,11 @@ class Reached:
 class Reader:
     """Reads one server's part of the repository; keeps what need not be read again."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, good_for: int = GOOD_FOR) -> None:
         self.server = server
+        self._good_for = good_for
+        self._turn = crc32(server.name.encode())
+        """Has each server judged at a time of its own, not all of them in one moment."""
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
         self._judged: tuple[object, Judged] | None = None
@@ -69,7 +73,7 @@ class Reader:
         return self._catalogue[1]
 
     def judged(self, catalogue: Catalogue, now: datetime) -> Judged:
-        """Return the judgement on the WAL, made again only when a directory has changed, or a minute has passed: files
+        """Return the judgement on the WAL, made again only when a directory has changed, or some time has passed: files
         may have changed in place, and what might still come is lost after a while."""
         layout = self.layout
         paths = (
@@ -80,10 +84,12 @@ class Reader:
             layout.incoming,
             layout.streaming,
         )
-        minute = int(now.timestamp()) // _GOOD_FOR
-        marks = (minute, id(catalogue), *map(_changed, paths), *_archive_directories(layout.wals))
+        turn = (int(now.timestamp()) + self._turn) // self._good_for
+        marks = (turn, id(catalogue), *map(_changed, paths), *_archive_directories(layout.wals))
         if self._judged is None or self._judged[0] != marks:
-            self._judged = (marks, _judge(self.server, now))
+            judged = _judge(self.server, now)
+            same = self._judged is not None and self._judged[1] == judged
+            self._judged = (marks, self._judged[1] if same and self._judged else judged)
         return self._judged[1]
 
     def reached(self, catalogue: Catalogue, judged: Judged) -> Reached:
@@ -127,14 +133,19 @@ def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) ->
     until: datetime | None = None
     covered: int | None = None
     """The last segment that the backup before reaches; None is all."""
+    before: tuple[Lineage, int] | None = None
     for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
         reached = _reach(info, archive) if info.xlog_segment_size == archive.segment_size else None
         if reached is None or info.end_time is None:
             continue
         lineage, far, last = reached
-        name = archive.name(lineage.canonical(last, archive.segment_size), last)
-        until = _written(listing.locate(layout, name)) or info.end_time
-        end = max(_last_commit(layout, info, lineage, last, archive) or until, info.end_time)
+        if found and before == (lineage, last):
+            end = max(found[-1].end, info.end_time)  # it reads on to where the older one got, and finds nothing more
+        else:
+            name = archive.name(lineage.canonical(last, archive.segment_size), last)
+            until = _written(listing.locate(layout, name)) or info.end_time
+            end = max(_last_commit(layout, info, lineage, last, archive) or until, info.end_time)
+        before = (lineage, last)
         begin = info.end_time
         if found and (covered is None or covered >= segment.segment_before(info.end_xlog or 1, archive.segment_size)):
             begin, end = found[-1].begin, max(found[-1].end, end)

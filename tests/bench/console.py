@@ -41,7 +41,8 @@ def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
             ours.backup("cellarbench")
         paints = [_paint(ours.argv(), listen=0.0)[0] for _ in range(7)]
         yield at_most("console, start to first paint", 1000 * statistics.median(paints), 350, "ms")
-        idle = _paint(ours.argv(), listen=IDLE)[1]
+        # The clock's minute may change once.
+        idle = min(_paint(ours.argv(), listen=IDLE)[1] for _ in range(2))
         yield at_most("console, idle", idle / IDLE, 0, "bytes a second")
 
 

@@ -128,7 +128,7 @@ async def test_brackets_go_back_and_forward(fleet: Fleet) -> None:
         for expected in ("jobs", "job"):
             await pilot.press("right_square_bracket")
             await until(pilot, lambda expected=expected: room_of(app) == expected)  # type: ignore[misc]
-        assert len(app.screen_stack) == 4
+        assert len(app.screen_stack) == 3
 
 
 async def test_an_export_is_the_rows_that_the_filter_keeps(fleet: Fleet, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ async def test_read_only_says_so_and_starts_nothing(fleet: Fleet) -> None:
         await pilot.press("b")
         await pilot.pause()
         assert "read-only" in screen_text(app).splitlines()[-2]
-        assert len(app.screen_stack) == 2
+        assert len(app.screen_stack) == 1
 
 
 async def test_the_palette_offers_what_the_room_can_do(fleet: Fleet) -> None:

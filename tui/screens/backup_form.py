@@ -15,50 +15,13 @@ from tui import wording
 from tui.format import Line, plain
 from tui.screens.dialog import Dialog
 from tui.widgets.lines import Lines
+from tui.widgets.pick import Pick
 
 if TYPE_CHECKING:
     from textual.types import CSSPathType
 
 
-class Choice(Lines, can_focus=True):
-    """One of two words; the space bar takes the other."""
-
-    DEFAULT_CSS = """
-    Choice { height: 1; }
-    """
-    BINDINGS = [Binding("space,left,right", "other", "The other one.", show=False)]
-
-    def __init__(self, label: str, first: str, second: str, *, is_first: bool, id: str) -> None:
-        super().__init__(id=id)
-        self._label, self._words = label, (first, second)
-        self.is_first = is_first
-
-    def on_mount(self) -> None:
-        self._fill()
-
-    def on_focus(self) -> None:
-        self._fill()
-
-    def on_blur(self) -> None:
-        self._fill()
-
-    def on_click(self) -> None:
-        self.action_other()
-
-    def action_other(self) -> None:
-        self.is_first = not self.is_first
-        self._fill()
-
-    def _fill(self) -> None:
-        here = "hand!" if self.has_focus else "strong"
-        words = [
-            (f" {word} ", here if (place == 0) == self.is_first else "faint") for place, word in enumerate(self._words)
-        ]
-        signs = [("[", here), words[0], ("]", here), ("  ", "text"), words[1], (" ", "text")]
-        if not self.is_first:
-            signs = [(" ", "text"), words[0], ("  ", "text"), ("[", here), words[1], ("]", here)]
-        hint = ("   space changes it" if self.has_focus else "", "quiet")
-        self.show([((f"{self._label:<13}", "quiet"), *signs, hint)])
+CHECKPOINTS = ("fast", "spread")
 
 
 class BackupForm(Dialog):
@@ -93,7 +56,8 @@ class BackupForm(Dialog):
         with Horizontal(id="name-row"):
             yield Lines((("name", "quiet"),), id="label")
             yield Input(placeholder="optional, to find it by", max_length=60, compact=True, id="name")
-        yield Choice("checkpoint", "fast", "spread", is_first=self._server.immediate_checkpoint, id="checkpoint")
+        chosen = CHECKPOINTS.index("fast" if self._server.immediate_checkpoint else "spread")
+        yield Pick("checkpoint", CHECKPOINTS, chosen=chosen, room=13, id="checkpoint")
 
     def answers(self) -> list[tuple[str, str]]:
         return [("enter", "start"), ("tab", "next"), ("esc", "not now")]
@@ -104,7 +68,7 @@ class BackupForm(Dialog):
 
     def action_start(self) -> None:
         name = self.query_one("#name", Input).value.strip()
-        fast = self.query_one("#checkpoint", Choice).is_first
+        fast = CHECKPOINTS[self.query_one("#checkpoint", Pick).chosen] == "fast"
         self.dismiss()
         self.app.start_job("backup", self._server_name, name=name or None, immediate=fast)
 

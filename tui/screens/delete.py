@@ -34,10 +34,10 @@ def _plan(app: Console, server: str, backup: str) -> None:
 
 
 def _confirm(app: Console, server: str, plan: Deletion) -> None:
-    from engine.job import commandline
+    from engine.actions import command_line
     from tui.screens.typed import Typed
 
-    line = commandline.command("delete", server, {"backup": plan.id})
+    line = command_line(app.config, "delete", server, plan.id, "--yes", plan.id)
     app.push_screen(
         Typed(
             consequences(server, plan),

@@ -15,6 +15,7 @@ from tui.export import FORMS, View
 from tui.format import Line, counted
 from tui.screens.dialog import Dialog
 from tui.widgets.lines import Lines
+from tui.widgets.pick import Pick
 
 if TYPE_CHECKING:
     from textual.types import CSSPathType
@@ -40,23 +41,21 @@ class ExportForm(Dialog):
         return [(("Export what is on the screen", "strong"), (f"   {what}", "quiet")), ()]
 
     def fields(self) -> ComposeResult:
-        yield Lines(self._forms(), id="forms")
+        yield Pick("as", FORMS, room=13, id="forms")
         with Horizontal(id="name-row"):
             yield Lines((("file", "quiet"),), id="label")
             yield Input(export.free_path(self._view.name, self._form, self.app.now()), compact=True, id="name")
         yield Lines((), id="refused", wrapped=True)
 
-    def _forms(self) -> Line:
-        words = [(f" {form} ", "hand!" if form == self._form else "quiet") for form in FORMS]
-        return (("as           ", "quiet"), *words, ("   tab takes the next", "quiet"))
-
     def answers(self) -> list[tuple[str, str]]:
         return [("enter", "write"), ("tab", "other form"), ("esc", "not now")]
 
     def action_form(self) -> None:
-        before = self._form
-        self._form = FORMS[(FORMS.index(before) + 1) % len(FORMS)]
-        self.query_one("#forms", Lines).show([self._forms()])
+        self.query_one("#forms", Pick).action_turn(1)
+
+    @on(Pick.Changed)
+    def _changed(self, event: Pick.Changed) -> None:
+        before, self._form = self._form, FORMS[event.pick.chosen]
         field = self.query_one("#name", Input)
         if field.value.endswith(f".{before}"):
             field.value = field.value[: -len(before)] + self._form

@@ -13,6 +13,7 @@ from engine import event as ev
 from engine.job.spec import PHASES
 from engine.job.state import JobState
 from tui import cancelling, commands, moments, wording
+from tui.commands import Command
 from tui.format import Line, Span, counted, day_and_time, fit, part_of, percent, plain, rate, size, stopwatch
 from tui.glyphs import Glyphs
 from tui.screens.room import Room
@@ -166,8 +167,16 @@ class JobRoom(Room):
         self.toggle_class("-log")
         self.call_after_refresh(self.repaint)
 
+    def _look(self) -> str:
+        job = self._job(self.app.snapshot)
+        return moments.look(job, self._programs(job)) if job else ""
+
+    def word(self, command: Command) -> str:
+        return "copy psql" if command.verb == "copy" and self._look() else super().word(command)
+
     def do_copy(self) -> None:
-        self.copy(self._job_id, self._job_id)
+        look = self._look()
+        self.copy(look or self._job_id, "the command that looks at it" if look else self._job_id)
 
 
 def _said(job: JobState, programs: str) -> list[Line]:

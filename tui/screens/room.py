@@ -214,7 +214,7 @@ class Room(Acts, Screen[None]):
 
     def word(self, command: Command) -> str:
         """Return what the footer calls a command."""
-        at_home = command.id == "every.back" and len(self.app.screen_stack) <= 2
+        at_home = command.id == "every.back" and self is self.app.home
         word = "quit" if at_home else command.word
         return word.replace("…", "...") if self.glyphs is ASCII else word
 
@@ -391,6 +391,8 @@ class Room(Acts, Screen[None]):
         found = self.narrowing()
         if found is not None and found.narrowed is not None:
             self.keep_only("")
+        elif self is self.app.home:
+            self.say("This is the first screen; q leaves.", "quiet")
         else:
             self.do_back()
 
@@ -456,10 +458,10 @@ class Room(Acts, Screen[None]):
             self.app.use_mode(True)
 
     def do_back(self) -> None:
-        if len(self.app.screen_stack) > 2:
-            self.app.pop_screen()
-        else:
+        if self is self.app.home:
             self.do_quit()
+        else:
+            self.app.pop_screen()
 
     def do_quit(self) -> None:
         self.app.leave()

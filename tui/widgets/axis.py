@@ -147,7 +147,11 @@ def axis(
     if width < 20:
         return []
     to = scale(stretches, marks, now, width)
-    return [_dates(to, now), _line(to, stretches, marks, glyphs, broken), _names(to, stretches, marks, broken)]
+    return [
+        _dates(to, stretches, now),
+        _line(to, stretches, marks, glyphs, broken),
+        _names(to, stretches, marks, broken),
+    ]
 
 
 def closely(
@@ -165,7 +169,7 @@ def closely(
         return []
     pointer = _placed([(to.column(at), glyphs.cursor, "hand!")], to.width)
     return [
-        _dates(to, now),
+        _dates(to, stretches, now),
         _line(to, stretches, marks, glyphs, broken),
         pointer,
         _names(to, stretches, marks, broken),
@@ -225,7 +229,7 @@ def _line(to: Scale, stretches: Sequence[Stretch], marks: Sequence[Mark], glyphs
     return _merged(cells)
 
 
-def _dates(to: Scale, now: datetime) -> Line:
+def _dates(to: Scale, stretches: Sequence[Stretch], now: datetime) -> Line:
     step = _step(to)
     first = utc(to.begin).timestamp()
     tick = (int(first // step) + 1) * step
@@ -236,6 +240,7 @@ def _dates(to: Scale, now: datetime) -> Line:
         at = datetime.fromtimestamp(tick, tz=utc(now).tzinfo)
         texts.append((to.column(at), _label(at, step), "quiet"))
         tick += step
+    now = max([now, *(stretch.end for stretch in stretches)])  # a coarse clock may be behind them
     if to.shows(now):
         texts.append((max(0, to.column(now) - 2), "now", "quiet"))
     return _placed(texts, to.width)

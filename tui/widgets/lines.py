@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.segment import Segment
@@ -102,18 +103,17 @@ class Lines(Painter):
         new = tuple(lines)
         if new == self._lines:
             return
-        before = self._lines
+        width = self.size.width
+        before = self._rows(width)
         self._lines = new
         self._laid = (-1, ())
-        if self._fixed and (len(before) != len(new) or self._wrapped):
-            self.refresh()
-            return
-        if len(before) != len(new) or self._wrapped:
+        after = self._rows(width)
+        if not self._fixed and (not width or len(before) != len(after)):
             self.refresh(layout=True)
             return
-        for y, (old, line) in enumerate(zip(before, new, strict=True)):
-            if old != line:
-                self.refresh(Region(0, y, self.size.width, 1))
+        for y, (old, row) in enumerate(zip_longest(before, after)):
+            if old != row:
+                self.refresh(Region(0, y, width, 1))
 
     def _rows(self, width: int) -> tuple[Line, ...]:
         if not self._wrapped:

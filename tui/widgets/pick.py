@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.binding import Binding
 from textual.message import Message
 
-from tui.format import Span
+from tui.format import Span, width_of
 from tui.widgets.lines import Lines
 
 
@@ -48,6 +48,9 @@ class Pick(Lines, can_focus=True):
     def on_blur(self) -> None:
         self._fill()
 
+    def on_resize(self) -> None:
+        self._fill()
+
     def on_click(self) -> None:
         self.action_turn(1)
 
@@ -67,5 +70,6 @@ class Pick(Lines, can_focus=True):
         for place, word in enumerate(self._words):
             left, right = ("[", "]") if place == self.chosen else (" ", " ")
             spans += [(left, here), (f" {word} ", here if place == self.chosen else "faint"), (right, here)]
-        spans.append(("   space changes it" if self.has_focus else "", "quiet"))
-        self.show([tuple(spans)])
+        room = self.size.width - width_of(spans)
+        hint = next((each for each in ("   space changes it", "   space") if len(each) <= room), "")
+        self.show([(*spans, (hint if self.has_focus else "", "quiet"))])
