@@ -120,19 +120,21 @@ class Copying:
 
     def _persist(self, worker: Worker, part: Part) -> None:
         """Do one part, again and again while the link comes and goes."""
-        tries, pause = 0, float(self.server.basebackup_retry_sleep)
+        first_pause = float(self.server.basebackup_retry_sleep)
+        tries, pause = 0, first_pause
         while True:
             came = _Came(part, self.readers)
             try:
                 self._transfer(worker, part, came)
                 return
             except HostError as error:
+                if came.any:  # a link that brought something since it was last lost counts as new
+                    tries, pause = 0, first_pause
                 if error.kind not in _PASSING or tries >= self.server.basebackup_retry_times:
                     raise _given_up(error, worker, part, tries) from error
-                # A link that brought something since it was last lost counts as new.
-                tries, pause = (1, float(self.server.basebackup_retry_sleep)) if came.any else (tries + 1, pause)
+                tries += 1
                 self.report.note(
-                    f"{error.what}, at {worker.tick.name or part.root.source}: taken up again in {pause:g} s"
+                    f"{error.what}, at {_at(worker, part)}: taken up again in {pause:g} s"
                     f" ({tries} of {self.server.basebackup_retry_times})",
                     "warn",
                 )
@@ -197,7 +199,12 @@ def transfer_of(server: Server, root: Root, far: Endpoint | None, compress: str,
 
 
 def _given_up(error: HostError, worker: Worker, part: Part, tries: int) -> CellarmanError:
-    at = os.path.join(part.root.source, worker.tick.name) if worker.tick.name else part.root.source
-    times = f" after {tries} more tries" if tries else ""
-    what = f"{error.what}, and stayed so{times}: at {at}" if tries else f"{error.what}: at {at}"
+    times = f", and stayed so after {tries} more {'try' if tries == 1 else 'tries'}" if tries else ""
+    what = f"{error.what}{times}: at {_at(worker, part)}"
     return HostError(error.kind, error.host, what, error.why, error.fix)
+
+
+def _at(worker: Worker, part: Part) -> str:
+    """Return the path there of the file at work, or of the next one when rsync named none yet."""
+    name = worker.tick.name or os.fsdecode(next(iter(part.left()), b""))
+    return os.path.join(part.root.source, name)

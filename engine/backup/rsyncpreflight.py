@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from engine.backup import preflight, reuse
@@ -44,8 +45,10 @@ def examine(server: Server, report: Reporter) -> Ready:
     far = server.ssh if server.backup_method == "rsync" else None
     here = rsync.version(ThisHost())
     host = calls.host(far)
-    there = here if far is None else rsync.version(host)
-    page, pages = _same_cluster(server, facts, host, pgdata)
+    with ThreadPoolExecutor(1) as beside:  # the host costs a connection for each question
+        asked = beside.submit(_same_cluster, server, facts, host, pgdata)
+        there = here if far is None else rsync.version(host)
+        page, pages = asked.result()
     if server.reuse_backup == "link" and os.path.isdir(server.layout.base):
         reuse.can_link(server)
     parent = reuse.parent(server, facts)

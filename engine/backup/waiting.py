@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime, timezone
 
 from engine.backup import lane
 from engine.config import Server
@@ -20,6 +21,8 @@ from engine.wal import receiver
 from engine.wal.ingest import ingest
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_FETCH_AFTER, _FETCH_EVERY = 3.0, 30.0
+"""Seconds of waiting after which, and between which, it is looked for what will not come by itself."""
 
 
 class WalMissing(CellarmanError):
@@ -34,13 +37,15 @@ def missing(layout: Layout, info: BackupInfo) -> list[str]:
 def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
     """Return when every segment that the backup needs is in the archive, taking in meanwhile what arrives.
 
-    Raises WalMissing, with the reasons that can be seen, after the server's wal_timeout.
+    What will not come by itself is fetched: a standby's backup begins at its last restartpoint, which may lie before
+    the archive. Raises WalMissing, with the reasons that can be seen, after the server's wal_timeout.
     """
     needed = required_wal(info)
     size = info.xlog_segment_size
-    deadline = time.monotonic() + server.wal_timeout
+    began = time.monotonic()
+    deadline, fetch_at = began + server.wal_timeout, began + min(_FETCH_AFTER, server.wal_timeout / 2)
     pause = _FIRST_PAUSE
-    trouble = ""
+    trouble = lost = ""
     while True:
         trouble = take_in(server) or trouble
         absent = missing(server.layout, info)
@@ -48,8 +53,13 @@ def await_wal(server: Server, info: BackupInfo, report: Reporter) -> None:
         report.progress(have * size, len(needed) * size, have, len(needed))
         if not absent:
             return
-        if time.monotonic() >= deadline:
-            raise _explained(server, info, absent, trouble)
+        now = time.monotonic()
+        if now >= deadline:
+            raise _explained(server, info, absent, trouble, lost)
+        if now >= fetch_at:
+            lost = _fetch(server, absent, report)
+            fetch_at = time.monotonic() + _FETCH_EVERY
+            continue
         time.sleep(pause)
         pause = min(pause * 1.5, _LONGEST_PAUSE)
 
@@ -90,12 +100,45 @@ def take_in(server: Server) -> str:
     return ""
 
 
-def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str) -> WalMissing:
+def _fetch(server: Server, absent: list[str], report: Reporter) -> str:
+    """Fetch those of the segments that will not come by themselves from where they still are; returns what went wrong.
+
+    The server, its standbys, the queues and errors/ are asked, as `wal fetch-missing` asks them.
+    """
+    from engine.wal import copies, findings, healing  # rarely needed
+
+    lost = ""
+    now = datetime.now(timezone.utc)
+    try:
+        made = findings.gather(server, now=now, ask_server=True, read_only=False, selected=(), told=report)
+        for case in made.cases[:1]:
+            lacking = [(key, state) for key, state in healing.wanted(case) if case.archive.name(*key) in absent]
+            with copies.Copies(server, case) as found:
+                healer = healing.Healer(server, case, found, dry_run=False)
+                for key, state in lacking:
+                    healed = healer.heal(key, state)
+                    if healed.state == "fetched":
+                        report.note(f"WAL segment {healed.first} would not have come: fetched from {healed.source}")
+                    elif healed.open:
+                        lost = f"{healed.first} is not found: {healed.why}"
+    except CellarmanError as error:
+        return str(error)
+    return lost
+
+
+def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str, lost: str) -> WalMissing:
     first = absent[0] if len(absent) == 1 else f"{absent[0]} … {absent[-1]} ({len(absent)} segments)"
     reasons = [f"missing: {first}"]
     fixes: list[str] = []
     if trouble:
         reasons.append(f"taking in WAL failed: {trouble}")
+    if lost:
+        reasons.append(lost)
+        if "BACKUP FROM: standby" in (info.backup_label or ""):
+            fixes.append(
+                "a standby's backup begins at its last restartpoint, and this one lies before the archive:"
+                " CHECKPOINT on the primary, then on the standby, and back up again"
+            )
     kept = [name for name in _names(server.layout.errors) if name.split(".")[0] in absent]
     if kept:
         reasons.append(f"arrived and was not accepted: {', '.join(kept)} in {server.layout.errors}")

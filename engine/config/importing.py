@@ -30,17 +30,14 @@ _KNOWN_ELSEWHERE = {
     "keepalive_interval",
     "local_staging_path",
     "lock_directory_cleanup",
-    "network_compression",
     "parallel_jobs_start_batch_period",
     "parallel_jobs_start_batch_size",
     "primary_checkpoint_timeout",
     "recovery_staging_path",
-    "reuse_backup",
     "staging_location",
     "staging_path",
     "streaming_archiver_batch_size",
     "streaming_backup_name",
-    "tablespace_bandwidth_limit",
     "worm_mode",
 }
 """Keys of Barman that neither have a name nor a word of advice in `keys`."""

@@ -5,7 +5,6 @@ Many questions are better put through `engine.host.ssh`, which keeps its connect
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ class Calls:
         words = [
             *openssh.command(self.endpoint),
             openssh.destination(self.endpoint),
-            f"LC_ALL=C exec {shlex.join(argv)}",
+            openssh.remote_command(argv),
         ]
         try:
             done = subprocess.run(words, input=stdin, capture_output=True, timeout=timeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -10,6 +12,10 @@ from engine.host.endpoint import Endpoint
 ALIVE_INTERVAL = 2
 ALIVE_COUNT = 3
 """A link without an answer is given up after their product, in seconds."""
+
+_DRAIN = '"$@"; status=$?; cat >/dev/null; exit "$status"'
+_SHELLS_DIFFER = re.compile(r"[^\x01-\x7f]|['\\!\n]")
+_NOT_PLAIN = re.compile(rb"[^\w %+,./:=@-]")
 
 
 def command(endpoint: Endpoint) -> list[str]:
@@ -43,15 +49,26 @@ def destination(endpoint: Endpoint) -> str:
     return f"{endpoint.user}@{endpoint.host}" if endpoint.user else endpoint.host
 
 
-def remote_command(argv: Sequence[str]) -> str:
-    """Return what the shell on the far side is given to run a program: every word quoted, in the C locale.
+def remote_command(argv: Sequence[str], *, drain: bool = False) -> str:
+    r"""Return what the account's shell there is given to run a program: every word quoted, in the C locale.
+
+    It may be any shell: in single quotes sh, csh and fish leave alone what is neither a quote, a backslash, "!" nor a
+    newline; words with one of those go as octal numbers, for sh to read. `drain`: sh reads what the program leaves of
+    its input, so that the session ends only after our last byte.
 
     >>> remote_command(["ls", "--", "a b", "$(reboot)", ""])
     "exec env LC_ALL=C ls -- 'a b' '$(reboot)' ''"
+    >>> print(remote_command(["echo", "hi!"]))
+    exec sh -c 'eval "$(printf %b "exec env LC_ALL=C echo \0047hi\0041\0047")"'
     """
     if any("\0" in word for word in argv):
         raise ValueError(f"a program's argument cannot hold a NUL: {list(argv)!r}")
-    return f"exec env LC_ALL=C {shlex.join(argv)}"
+    words = ["sh", "-c", _DRAIN, "sh", *argv] if drain else argv
+    command = f"exec env LC_ALL=C {shlex.join(words)}"
+    if not any(_SHELLS_DIFFER.search(word) for word in words):
+        return command
+    hidden = _NOT_PLAIN.sub(lambda found: b"\\0%03o" % found[0][0], os.fsencode(command)).decode("ascii")
+    return f"""exec sh -c 'eval "$(printf %b "{hidden}")"'"""
 
 
 def rsync_host(endpoint: Endpoint) -> str:

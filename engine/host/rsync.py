@@ -21,7 +21,7 @@ from engine.host import local, openssh
 from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Done
-from engine.host.problems import HostError, explain_openssh
+from engine.host.problems import HostError, explain_openssh, host_error
 
 OLDEST = (3, 1, 0)
 COMPRESSORS = ("zstd", "lz4", "zlib")
@@ -126,6 +126,9 @@ class Runs(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def endpoint(self) -> Endpoint | None: ...
+
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0) -> Done: ...
 
 
@@ -135,9 +138,13 @@ def version(machine: Runs, program: str = "rsync") -> RsyncVersion:
     fix = "install rsync there (Debian: apt install rsync), or put it on the PATH that a shell without terminal has"
     if done.status != 0:
         raise HostError("command_missing", machine.name, f"there is no rsync on {machine.name}", done.words, fix)
-    found = parse_version(done.out.decode(errors="replace"))
+    text = done.out.decode(errors="replace")
+    noise, start, _ = text.partition("rsync  version ")
+    if start and noise and machine.endpoint is not None:
+        raise host_error("noisy_shell", machine.endpoint, f"it printed: {noise.strip()[:300]!r}")
+    found = parse_version(text)
     if found is None or found.number < OLDEST:
-        said = done.out.decode(errors="replace").partition("\n")[0]
+        said = text.partition("\n")[0]
         raise CellarmanError(
             f"the rsync of {machine.name} is too old", said or "it does not tell its version", "install rsync 3.1 there"
         )

@@ -97,13 +97,9 @@ class SshHost:
         """Run a program to its end (`Machine.run`)."""
         if self._link is None:
             raise AssertionError("this host was closed")
-        command = os.fsencode(openssh.remote_command(argv))
-        deadline = time.monotonic() + timeout
         with self._link.session() as channel:
             try:
-                channel.settimeout(timeout)
-                channel.exec_command(command)
-                return _talk(channel, stdin, deadline)
+                return _execute(channel, argv, stdin, timeout)
             except TimeoutError as error:
                 why = f"{argv[0]} had {timeout:g} s; it may go on there"
                 raise host_error("timeout", self.endpoint, why, f"look there: ps -ef | grep {argv[0]}") from error
@@ -183,21 +179,26 @@ class _Link:
             try:
                 yield channel
             finally:
-                channel.close()
+                with contextlib.suppress(SSHException, OSError, EOFError):  # a lost link was told already
+                    channel.close()
         finally:
             self._sessions.release()
 
     def _open(self, timeout: float) -> paramiko.Channel:
         deadline = time.monotonic() + _SESSION_WAIT
         while True:
+            began = time.monotonic()
+            transport = self.transport(timeout)
             try:
-                return self.transport(timeout).open_session(timeout=timeout)
-            except paramiko.ChannelException as error:  # sshd has as many as it allows
-                if time.monotonic() > deadline:
-                    raise host_error("timeout", self.endpoint, f"{error}: see MaxSessions there") from error
-                time.sleep(0.05)
+                return transport.open_session(timeout=timeout)
             except (SSHException, OSError, EOFError) as error:
-                raise host_error("dropped", self.endpoint, _text(error)) from error
+                if not transport.is_active():
+                    raise host_error("dropped", self.endpoint, _text(error)) from error
+                # sshd has as many as it allows; paramiko tells only one of several threads that this is why.
+                now = time.monotonic()
+                if now > deadline or now - began >= timeout:
+                    raise host_error("timeout", self.endpoint, f"{_text(error)}: see MaxSessions there") from error
+                time.sleep(0.05)
 
     def disconnect(self) -> None:
         with self._lock:
@@ -423,9 +424,7 @@ def _check_shell(endpoint: Endpoint, transport: paramiko.Transport, timeout: flo
     """See that the account's shell runs a command and prints nothing of its own, which rsync would choke on."""
     try:
         with contextlib.closing(transport.open_session(timeout=timeout)) as channel:
-            channel.settimeout(timeout)
-            channel.exec_command(openssh.remote_command(["echo", _MARK.decode()]))
-            done = _talk(channel, b"", time.monotonic() + timeout)
+            done = _execute(channel, ["echo", _MARK.decode()], b"", timeout)
     except TimeoutError as error:
         raise host_error("timeout", endpoint, "its shell did not run a command in time") from error
     except (SSHException, OSError, EOFError) as error:
@@ -439,15 +438,35 @@ def _check_shell(endpoint: Endpoint, transport: paramiko.Transport, timeout: flo
         raise host_error("noisy_shell", endpoint, f"it printed: {noise[:300]!r}")
 
 
-def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Done:
-    """Feed a command its input and read it to its end. Raises TimeoutError, and EOFError when the link was lost.
+def _execute(channel: paramiko.Channel, argv: Sequence[str], stdin: bytes, timeout: float) -> Done:
+    """Run a program to its end. Raises TimeoutError, and EOFError when the link was lost.
+
+    sshd ends the whole connection for a byte, or an end of input, that reaches a session after its end; so that end
+    waits for the input's, and the thread that sends is the one that closes.
+    """
+    deadline = time.monotonic() + timeout
+    command = openssh.remote_command(argv, drain=bool(stdin)) + ("" if stdin else " </dev/null")
+    too_late = threading.Timer(timeout, channel.close)  # paramiko itself waits for the answer without an end
+    too_late.start()
+    try:
+        channel.exec_command(os.fsencode(command))
+    except SSHException:
+        if time.monotonic() >= deadline:
+            raise TimeoutError from None
+        raise
+    finally:
+        too_late.cancel()
+    return _talk(channel, memoryview(stdin), deadline)
+
+
+def _talk(channel: paramiko.Channel, stdin: memoryview, deadline: float) -> Done:
+    """Feed a command its input and read it to its end.
 
     The status of a command that a signal ended is -1: paramiko does not tell which.
     """
-    writer = threading.Thread(target=_feed, args=(channel, stdin), name="ssh-stdin", daemon=True)
-    writer.start()
     out, err = bytearray(), bytearray()
     while True:
+        stdin = _feed(channel, stdin)
         while channel.recv_ready():
             out += channel.recv(_CHUNK)
         while channel.recv_stderr_ready():
@@ -460,8 +479,10 @@ def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Done:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        # The channel is readable at its end too; the status may come a moment after that.
-        select.select([channel], [], [], min(left, 0.02 if channel.eof_received else 1.0))
+        if stdin and channel.send_ready():
+            continue
+        # The channel is readable at its end too; the status may come a moment after that, as may room for more input.
+        select.select([channel], [], [], min(left, 0.02 if stdin or channel.eof_received else 1.0))
         if channel.eof_received:
             channel.status_event.wait(min(left, 0.02))
     while data := _rest(channel):
@@ -471,16 +492,18 @@ def _talk(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Done:
     return Done(channel.exit_status, bytes(out), bytes(err))
 
 
+def _feed(channel: paramiko.Channel, stdin: memoryview) -> memoryview:
+    """Send of a command's input what it has room for, and the end after the last; returns what is left."""
+    if not stdin or not channel.send_ready():
+        return stdin
+    left = stdin[channel.send(bytes(stdin[:_CHUNK])) :]
+    if not left:
+        channel.shutdown_write()
+    return left
+
+
 def _rest(channel: paramiko.Channel) -> bytes:
     return bytes(channel.recv(_CHUNK)) if channel.recv_ready() else b""
-
-
-def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
-    """Write a command's whole input; one that ends without reading it is no error."""
-    with contextlib.suppress(SSHException, OSError, EOFError):
-        if stdin:
-            channel.sendall(stdin)
-        channel.shutdown_write()
 
 
 def _text(error: BaseException) -> str:

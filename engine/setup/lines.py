@@ -25,6 +25,11 @@ _OURS = {
     "push over SSH, without Cellarman on the server": re.compile(r"\bssh\b.*\bpush - "),
     "push": re.compile(r"cellarman-wal['\"]? push %p"),
 }
+_UNCUT = 16
+"""The version from which archive_command, as it is run, may have any length."""
+_LONGEST = 1023
+"""Bytes of it before that (MAXPGPATH in src/backend/postmaster/shell_archive.c of 15)."""
+_SCRIPT = "cellarman-archive.sh"
 
 
 def archive_commands(facts: Facts) -> list[Piece]:
@@ -36,13 +41,29 @@ def archive_commands(facts: Facts) -> list[Piece]:
     current = facts.live.facts.archive_command or "" if isinstance(facts.live, Live) else ""
     used = next((name for name, _, _ in ways if _is_used(facts, name, current)), "")
     pieces = []
-    for number, (name, command, note) in enumerate(ways):
-        state = found(None if isinstance(facts.live, Unknown) else bool(used)) if number == 0 else "choice"
+    major = facts.live.facts.major if isinstance(facts.live, Live) else None
+    for number, (name, full, remark) in enumerate(ways):
+        command, note = fitting(full, remark, major)
+        truth = None if isinstance(facts.live, Unknown) else bool(used) or _SCRIPT in current
+        state = found(truth) if number == 0 else "choice"
         if used:
             state = "there" if name == used else "choice"
         text = f"ALTER SYSTEM SET archive_command = {literal(command)};\nSELECT pg_reload_conf();"
         pieces.append(Piece(f"archive_command: {name}", superuser(facts), text, "sql", state, note))
     return pieces
+
+
+def fitting(command: str, note: str, major: int | None) -> tuple[str, str]:
+    """Return a command and its note as they are, or by a file where PostgreSQL would cut the command short."""
+    longest = len(os.fsencode(command.replace("%p", "pg_wal/" + "0" * 24).replace("%f", "0" * 24)))
+    if major is None or major >= _UNCUT or longest <= _LONGEST:
+        return command, note
+    script = re.sub("%[pf%]", lambda sign: {"%p": '"$1"', "%f": '"$2"', "%%": "%"}[sign[0]], command)
+    return f"sh ./{_SCRIPT} %p %f", (
+        f"{note}\nit has {longest} bytes, and PostgreSQL {major} cuts archive_command at {_LONGEST}: so it goes into a"
+        f" file. First, in the server's data directory, as PostgreSQL's account:\n"
+        f"printf '%s\\n' {shlex.quote(script)} > {_SCRIPT}"
+    )
 
 
 def _is_used(facts: Facts, name: str, current: str) -> bool:

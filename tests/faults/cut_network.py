@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+
+from engine.backup import rsync
 from engine.config import Server, load
 from engine.event import Silent
 from engine.host.machine import machine
@@ -24,9 +28,12 @@ from engine.recovery import remote
 from engine.recovery.plan import Order
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive
+from engine.repository import repository
 from tests.support.sshd import Far, account, sshd
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
+_RSYNC = '[servers.main]\nbackup_method = "rsync"\n'
+FIREWALL = shutil.which("iptables", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 class Cable:
@@ -45,14 +52,22 @@ class Cable:
         _ip("link", "set", "near", "up")
         _ip("link", "set", "lo", "up", within=self.there)
         _ip("addr", "add", f"{FAR}/24", "dev", "far", within=self.there)
-        self.plug()
+        _ip("link", "set", "far", "up", within=self.there)
 
     def pull(self) -> None:
         """Let every packet vanish, in both directions, without a word to either side."""
-        _ip("link", "set", "far", "down", within=self.there)
+        self._set("-A", "down")
 
     def plug(self) -> None:
-        _ip("link", "set", "far", "up", within=self.there)
+        self._set("-D", "up")
+
+    def _set(self, rule: str, link: str) -> None:
+        """Do it as a firewall that drops would, or without one by the other end of the cable."""
+        if FIREWALL is None:
+            _ip("link", "set", "far", link, within=self.there)
+            return
+        for chain in ("INPUT", "OUTPUT"):
+            subprocess.run([*self.there, FIREWALL, rule, chain, "-j", "DROP"], check=True)
 
 
 def _ip(*words: str, within: list[str] | None = None) -> None:
@@ -74,7 +89,7 @@ class Puller(Silent):
 
     def note(self, text: str, level: Any = "info") -> None:
         self.notes.append(text)
-        if self.pulled and not self.noticed and "trying again" in text:
+        if self.pulled and not self.noticed and ("trying again" in text or "taken up again" in text):
             self.noticed = time.monotonic()
             if self.again:
                 self.cable.plug()
@@ -114,6 +129,47 @@ def restore(cable: Cable, far: Far, server: Server, root: Path, *, again: bool) 
     }
 
 
+class TwicePuller(Puller):
+    """Pulls the cable once more when the copy went on after the first time, and leaves it out."""
+
+    before = 0
+    """Bytes that had come when the loss was noticed."""
+    went_on = 0.0
+
+    def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
+        super().progress(done_bytes, *rest, **more)
+        if not self.noticed:
+            self.before = done_bytes
+        elif not self.went_on and done_bytes > self.before + (1 << 20):
+            self.cable.pull()
+            self.went_on = time.monotonic()
+
+
+def backup(cable: Cable, server: Server) -> dict[str, Any]:
+    """Back up with the cable pulled in the middle, for a time and then for good."""
+    report = TwicePuller(cable, again=True)
+    error: HostError | None = None
+    began = time.monotonic()
+    try:
+        rsync.take(server, report=report)
+    except HostError as caught:
+        error = caught
+    with contextlib.closing(psycopg2.connect(server.conninfo)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'")
+        left = cursor.fetchone()[0]
+    return {
+        "noticed_after": report.noticed - report.pulled,
+        "went_on": bool(report.went_on),
+        "failed_after": time.monotonic() - report.went_on,
+        "took": time.monotonic() - began,
+        "kind": error.kind if error else "",
+        "what": error.what if error else "",
+        "notes": report.notes,
+        "in_backup_mode": left,
+        "status": [info.status for info in repository.backups(server.layout) if info.method == "rsync"],
+    }
+
+
 def command(cable: Cable, far: Far) -> dict[str, Any]:
     """Let a command of paramiko's connection run while the cable is pulled."""
     with machine(far.endpoint) as host:
@@ -139,10 +195,18 @@ def main() -> int:
     toml, root, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     with hosts(root) as (cable, far):
         text = Path(toml).read_text() + far.table() + "connect_timeout = 3\n"
-        text = text.replace("[servers.main]\n", "[servers.main]\nbandwidth_limit = 4000\n", 1)
+        own = "bandwidth_limit = 4000\nbasebackup_retry_sleep = 1\nbasebackup_retry_times = 1\n"
+        text = text.replace("[servers.main]\n", f"[servers.main]\n{own}", 1)
+        if what == "backup":  # the server is in the first network: only its socket in the file system is reached
+            text = text.replace("host=127.0.0.1", f"host={Path(toml).parent}/pg").replace("[servers.main]\n", _RSYNC, 1)
         (root / "own.toml").write_text(text)
         server = load(str(root / "own.toml")).server("main")
-        seen = command(cable, far) if what == "command" else restore(cable, far, server, root, again=what == "again")
+        if what == "command":
+            seen = command(cable, far)
+        elif what == "backup":
+            seen = backup(cable, server)
+        else:
+            seen = restore(cable, far, server, root, again=what == "again")
         print(json.dumps(seen))
         if seen.get("result"):
             pid = int((root / "new" / "postmaster.pid").read_text().split()[0])
@@ -154,8 +218,6 @@ def main() -> int:
 
 def _rows(server: Server, result: dict[str, Any]) -> int:
     """Count by the socket in the file system, which both hosts share: the server listens in the other network."""
-    import psycopg2
-
     words = f"host={result['socket']} port={result['port']} user=postgres dbname=postgres"
     with contextlib.closing(psycopg2.connect(words)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM kept")

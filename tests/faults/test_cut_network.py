@@ -69,3 +69,15 @@ def test_a_restore_fails_when_the_link_stays_dead(stage: Scene) -> None:
     assert found["kind"] in ("dropped", "timeout", "no_route")
     assert "10.77.0.2" in found["what"] and "base/" in found["what"]  # host and file
     assert any("cannot start" in note for note in found["notes"])
+
+
+def test_a_backup_goes_on_when_the_link_is_back_and_fails_when_it_stays_dead(stage: Scene) -> None:
+    [found] = seen(stage, "backup")
+    assert found["noticed_after"] < _SECONDS and found["went_on"], found
+    assert found["kind"] in ("dropped", "timeout", "no_route") and found["failed_after"] < 60
+    assert (
+        "after 1 more try" in found["what"]
+        and "10.77.0.2" in found["what"]
+        and f"at {stage.cluster.data}/" in found["what"]
+    )
+    assert found["in_backup_mode"] == 0 and found["status"] == ["FAILED"]

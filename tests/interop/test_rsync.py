@@ -5,21 +5,15 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-import pytest
-
 from engine.host import openssh
-from tests.conftest import INSTALLS
 from tests.interop import barman, rows
 from tests.support import cluster, programs
 from tests.support.sshd import sshd
 
 
-@pytest.mark.parametrize("major", [15, 17, 18])
-def test_they_take_turns_with_hard_links(major: int, tmp_path: Path) -> None:
-    if major not in INSTALLS:
-        pytest.skip(f"no PostgreSQL {major} here")
+def test_they_take_turns_with_hard_links(each_postgres: cluster.Install, tmp_path: Path) -> None:
     barman.program()
-    with sshd(tmp_path / "far") as far, cluster.running(INSTALLS[major], extra=["-k"]) as server:
+    with sshd(tmp_path / "far") as far, cluster.running(each_postgres, extra=["-k"]) as server:
         rows.table(server)
         rows.add(server, 1, 1000)
         settings = {"backup_method": "rsync", "reuse_backup": "link", "compression": "gzip"}

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Site:
     root: Path
     cluster: Cluster
     path: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def config(self) -> Config:
@@ -96,7 +97,9 @@ class Site:
         """Start `cellarman` with these words."""
         environment = {**os.environ, "CELLARMAN_CONFIG": str(self.path), **kwargs.pop("env", {})}
         options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **kwargs}
-        return subprocess.Popen([sys.executable, "-m", "engine.cli.main", *words], env=environment, **options)
+        process = subprocess.Popen([sys.executable, "-m", "engine.cli.main", *words], env=environment, **options)
+        self.started.append(process)
+        return process
 
     def run(self, *words: str, timeout: float = 60, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """Run `cellarman` with these words to its end."""
@@ -137,6 +140,9 @@ class Site:
         for pid in processes("engine.job.worker", str(self.root)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for process in self.started:  # still running where a test failed
+            with process:
+                process.kill()
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ class Far:
     """Words before the command, which run it in a network of its own."""
     small: int = 0
     """Megabytes of a file system at `disk`, on that host alone; 0: none."""
+    shell: str = ""
+    """The account's login shell there; "" for one that it has, or bash."""
 
     @property
     def disk(self) -> Path:
@@ -125,13 +127,19 @@ class Far:
 
 @contextlib.contextmanager
 def sshd(
-    root: Path, *, address: str = "127.0.0.1", within: Sequence[str] = (), small: int = 0, **environment: str
+    root: Path,
+    *,
+    address: str = "127.0.0.1",
+    within: Sequence[str] = (),
+    small: int = 0,
+    shell: str = "",
+    **environment: str,
 ) -> Iterator[Far]:
     """Run sshd with its files in `root`; `environment` is its sessions'. Skips where there is no sshd or no shell."""
     if SSHD is None:
         pytest.skip("no sshd here")
     root.mkdir(parents=True, exist_ok=True)
-    far = Far(root, free_port(), None, environment, address, within, small)
+    far = Far(root, free_port(), None, environment, address, within, small, shell)
     for place in (far.home, far.disk):
         place.mkdir(exist_ok=True)
     _host_keys(root)
@@ -197,11 +205,11 @@ def _with_a_shell(far: Far) -> list[str]:
     where only files are asked for accounts: systemd's module would call it locked.
     """
     root, entry = far.root, pwd.getpwuid(os.geteuid())
-    if os.path.basename(entry.pw_shell) not in _NO_SHELL and not far.small:
+    if os.path.basename(entry.pw_shell) not in _NO_SHELL and not far.small and not far.shell:
         return []
     with open("/etc/passwd", encoding="utf-8") as file:
         others = [line for line in file if not line.startswith(f"{entry.pw_name}:")]
-    ours = f"{entry.pw_name}:x:{entry.pw_uid}:{entry.pw_gid}::{root}/home:/bin/bash\n"
+    ours = f"{entry.pw_name}:x:{entry.pw_uid}:{entry.pw_gid}::{root}/home:{far.shell or '/bin/bash'}\n"
     files = {
         "passwd": "".join([*others, ours]),
         "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",

@@ -213,7 +213,8 @@ def test_reuse_by_copying(postgres: Install) -> None:
 
 
 def test_from_a_standby(postgres: Install, tmp_path: Path) -> None:
-    with running(postgres) as primary:
+    """Its backup begins at its last restartpoint, and the WAL from there, which came before the archive, is fetched."""
+    with running(postgres, extra=["--wal-segsize=1"]) as primary:
         place = tmp_path / "standby"
         place.mkdir()
         primary.sql("CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n")
@@ -222,11 +223,10 @@ def test_from_a_standby(postgres: Install, tmp_path: Path) -> None:
         standby.configure(port=str(standby.port), unix_socket_directories=str(place))
         standby.start()
         try:
-            # A backup from a standby begins at its last restartpoint: the archive must have begun before that.
-            primary.sql("CHECKPOINT")
+            primary.sql("SELECT pg_switch_wal()")
+            primary.sql("INSERT INTO kept SELECT n FROM generate_series(1, 20000) n")
             reached = f"SELECT pg_last_wal_replay_lsn() >= '{primary.value('SELECT pg_current_wal_lsn()')}'::pg_lsn"
-            until(lambda: standby.value(reached), what="the standby has replayed the checkpoint")
-            standby.sql("CHECKPOINT")
+            until(lambda: standby.value(reached), what="the standby has replayed it")
             with site(standby, wal_timeout=60, **LOCAL) as where:
                 where.run("cron")
                 with switching(primary):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from engine.errors import CellarmanError
+from engine.host import openssh
 from engine.host.machine import Machine, machine, must
 from engine.host.problems import HostError
 from tests.support.sshd import Far
@@ -112,19 +115,26 @@ def test_writing_where_nothing_can_be_written(host: Machine, tmp_path: Path) -> 
     assert os.listdir(tmp_path / "shut") == []
 
 
-def test_many_threads_share_one_connection(far: Far) -> None:
-    answers: list[bytes] = []
-    with machine(far.endpoint):
+@pytest.mark.parametrize("stdin", [b"", bytes(100_000)], ids=["no input", "input that nobody reads"])
+def test_many_threads_share_one_connection(far: Far, stdin: bytes) -> None:
+    """More than sshd gives sessions to, and programs that end before their input does."""
+
+    def ask(number: int) -> list[bytes]:
+        with machine(far.endpoint) as host:
+            return [host.run(["echo", str(number), str(turn)], stdin=stdin).out for turn in range(5)]
+
+    with machine(far.endpoint), ThreadPoolExecutor(12) as threads:
         sessions = len(far.sessions())
-
-        def ask(number: int) -> None:
-            with machine(far.endpoint) as host:
-                answers.extend(host.run(["echo", str(number), str(turn)]).out for turn in range(5))
-
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
+        answers = list(threads.map(ask, range(12)))
         assert len(far.sessions()) == sessions
-    assert sorted(answers) == sorted(f"{n} {t}\n".encode() for n in range(12) for t in range(5))
+    assert answers == [[f"{number} {turn}\n".encode() for turn in range(5)] for number in range(12)]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "ksh", "zsh", "csh", "tcsh", "fish"])
+@pytest.mark.parametrize("drain", [False, True])
+def test_words_arrive_through_any_shell(shell: str, drain: bool) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    command = openssh.remote_command(["printf", "%s\\0", *STRANGE], drain=drain)
+    done = subprocess.run([shell, "-c", os.fsencode(command)], input=b"left", capture_output=True, check=False)
+    assert [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]] == STRANGE, done.stderr

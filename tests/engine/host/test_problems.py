@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.host import openssh, problems
+from engine.host import calls, openssh, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import machine
 from engine.host.problems import HostError
@@ -169,6 +169,9 @@ def test_a_shell_that_talks(tmp_path: Path, way: Way) -> None:
             done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode != 0
             error = problems.explain_openssh(own.endpoint, done.returncode, done.stderr)
+            with pytest.raises(HostError) as caught:
+                rsync.version(calls.host(own.endpoint))
+            assert caught.value.kind == "noisy_shell" and "Welcome to" in caught.value.why
         else:
             error = by_paramiko(own.endpoint)
             assert "Welcome to" in error.why

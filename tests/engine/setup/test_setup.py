@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.setup.lines import fitting
 from tests.support import cluster
 from tests.support.programs import BIN, Cellarman, configure, until
 from tests.support.sshd import Far, sshd
@@ -147,6 +148,19 @@ def test_every_archive_command_archives(server: cluster.Cluster, far: Far, tmp_p
     cellarman.run("wal", "ingest", "main")
     server.sql("ALTER SYSTEM RESET archive_command")
     server.sql("SELECT pg_reload_conf()")
+
+
+def test_a_command_that_postgresql_would_cut_goes_into_a_file(tmp_path: Path) -> None:
+    """Up to 15 it copies the command into 1024 bytes."""
+    command = f"printf '%%s/%%s\\n' %p {'x' * 1000}%f || exit 1"
+    assert fitting(command, "note", 16) == (command, "note")
+    assert fitting("cp %p /x/%f", "note", 15) == ("cp %p /x/%f", "note")
+    short, note = fitting(command, "note", 15)
+    made = note.splitlines()[-1]
+    subprocess.run(["sh", "-c", made], cwd=tmp_path, check=True, timeout=30)
+    run = short.replace("%p", "pg_wal/a").replace("%f", "a")
+    done = subprocess.run(["sh", "-c", run], cwd=tmp_path, check=True, timeout=30, capture_output=True, text=True)
+    assert done.stdout == f"pg_wal/a/{'x' * 1000}a\n"
 
 
 def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> None:
