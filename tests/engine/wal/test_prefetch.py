@@ -360,6 +360,7 @@ def test_a_spool_that_cannot_be_written_is_only_slower(recovery: Recovery) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
     layout = recovery.layout
+    path.mkdir(mode=0o700)
     words = [str(path), layout.home, layout.wals, pages.name(1), str(pages.SYSTEM), str(recovery.data), ""]
     command = [sys.executable, "-m", "engine.wal.prefetch", *words]
     with subprocess.Popen(command, preexec_fn=small_files) as helper:
