@@ -12,7 +12,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index, inspection
+from engine.wal import codec, contentcheck, index, inspection, soundness
 from engine.wal.gaps import Archive, Key
 from engine.wal.listing import locate
 
@@ -187,7 +187,16 @@ class WalFacts:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
         magic = inspection.magic_of(self._layout, self._system_id)
-        found = contentcheck.check(name, data, systems=self._systems, histories=self._archive.histories, magic=magic)
+        histories = self._archive.histories
+        found = soundness.joined(
+            name,
+            data,
+            systems=self._systems,
+            histories=histories,
+            before=contentcheck.ending_before(name, header, histories, self._content) if header.rem_len else None,
+            magic=magic,
+            read=self._content,
+        )
         if found.problem:
             raise InvalidSegment(key, found.problem)
         marks = tuple(
@@ -196,6 +205,13 @@ class WalFacts:
         )
         points = tuple(Point(p.name, key[0], Lsn(p.lsn), p.timestamp) for p in facts.restore_points)
         return _Walked(_row(key, marks, facts), marks, points, facts.ended_by, facts.carry)
+
+    def _content(self, name: str) -> bytes | None:
+        """Return the plain content of a segment, None when it cannot be had."""
+        try:
+            return codec.read_segment(locate(self._layout, name))
+        except (CellarmanError, OSError):
+            return None
 
 
 def _row(key: Key, marks: Sequence[Mark], facts: walfile.SegmentFacts) -> Row:

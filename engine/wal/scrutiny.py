@@ -16,7 +16,7 @@ from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index, inspection
+from engine.wal import codec, index, inspection, soundness
 from engine.wal.gaps import Key
 from engine.wal.inventory import Inventory, Names, histories, list_names, take
 from engine.wal.runs import Span
@@ -177,26 +177,23 @@ def _read(
     for name in names:
         if time.monotonic() > deadline:
             break
-        found[name] = problem_of(
-            layout.wal(name), name, system_id, known, followed=_followed(name, inventory), magic=magic
-        )
+        found[name] = _problem_of(layout, name, system_id, known, followed=_followed(name, inventory), magic=magic)
     return found
 
 
-def problem_of(
-    path: str, name: str, system_id: int | None, known: Histories, *, followed: bool, magic: int | None = None
+def _problem_of(
+    layout: Layout, name: str, system_id: int | None, known: Histories, *, followed: bool, magic: int | None
 ) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
-        data = codec.read_segment(path)
+        data = codec.read_segment(layout.wal(name))
     except FileNotFoundError:
         return None
     except CellarmanError as error:
         return error.why or error.what
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    systems = () if system_id is None else (system_id,)
-    found = contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
+    found = soundness.judge_with(layout, name, data, system_id, known, magic)
     return found.problem or (found.short if followed else None)
 
 
