@@ -104,10 +104,15 @@ class WalFacts:
         """
         bad: dict[Key, str] = {}
         unknown = 0
+        open_record = False
+        """Whether a record that begins in a changed file goes on."""
         for position, key in enumerate(keys):
             row = self._indexed(key)
+            unchanged = row is not None and self._unchanged(key, row)
+            known = unchanged and not (open_record and row is not None and row.rem_len)
+            open_record = not unchanged or (not known and row is not None and row.last_record_lsn is None)
             try:
-                if row is not None and self._unchanged(key, row):
+                if known and row is not None:
                     end, ended_by = row.end_lsn, row.ended_by
                     if row.problem is not None:
                         raise InvalidSegment(key, row.problem)

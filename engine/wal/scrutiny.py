@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
 _MOST_READ = 256
+_MOST_FILLED = 1025
+"""Segments that one record of 1 GiB can go on in."""
 _MOST_ASKED = 64
 """Directories with something new whose files are compared with the index; beyond that all of one count as new."""
 READING_SECONDS = 5.0
@@ -79,11 +81,30 @@ def examine(
             to_read[name] = None
     unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
     to_read.update(dict.fromkeys(unindexed))
+    to_read.update(dict.fromkeys(_going_on(layout, to_read, inventory.segment_size)))
     read = _read(layout, to_read, system_id, inventory, known, seconds)
     invalid.update({name: reason for name, reason in read.items() if reason})
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
     return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), looked_at)
+
+
+def _going_on(layout: Layout, changed: Iterable[str], size: int) -> list[str]:
+    """Return the indexed segments in which records of changed ones end: those records are to be checked anew."""
+    found = []
+    for name in changed:
+        try:
+            timeline, number = segment.parse_segment(name, size)
+        except ValueError:
+            continue
+        for following in range(number + 1, number + _MOST_FILLED):
+            row = next(iter(index.rows(layout, timeline, following, following)), None)
+            if row is None or not row.rem_len:
+                break
+            found.append(row.name)
+            if row.last_record_lsn is not None:
+                break
+    return found
 
 
 def _sort_in(
