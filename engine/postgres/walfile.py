@@ -288,8 +288,17 @@ class _Walk:
     def stop(self, position: int, reason: str) -> None:
         """End the walk: valid data reaches to `position`, or to the record that was cut before it."""
         self.end = self.start if self.missing and self.length else position
+        self.last = self.last_whole()
         self.ended_by = reason
         self.missing, self.parts = 0, None
+
+    def last_whole(self) -> int | None:
+        """Return where the last record begins that is whole: the one before a record that is cut."""
+        if not (self.missing and self.length) or self.last != self.start:
+            return self.last
+        (previous,) = _PREVIOUS.unpack_from(self.data, self.start)
+        continues = any(self.data[16:20])  # a record that began in the segment before may end in this one
+        return int(previous) - self.base if previous >= self.base or continues else None
 
     def page(self, page: int) -> None:
         """Take in one page: its header, the record that it continues, the records that begin in it."""
@@ -416,6 +425,7 @@ def _facts(walker: _Walk) -> SegmentFacts:
     done = [end for end in ends if end[3] in ("commit", "commit_prepared")]
     stamps = [end[2] for end in ends]
     xids = [end[1] for end in ends if end[1]]
+    last = walker.last_whole()
     by_kind: dict[type, list[walrecord.Landmark]] = {}
     for landmark in walker.landmarks:
         by_kind.setdefault(type(landmark), []).append(landmark)
@@ -430,7 +440,7 @@ def _facts(walker: _Walk) -> SegmentFacts:
         last_commit_xid=done[-1][1] if done else None,
         min_xid=min(xids, default=None),
         max_xid=max(xids, default=None),
-        last_record_lsn=None if walker.last is None else Lsn(walker.base + walker.last),
+        last_record_lsn=None if last is None else Lsn(walker.base + last),
         end_lsn=Lsn(walker.base + walker.end),
         ended_by=walker.ended_by or "end",
         restore_points=tuple(by_kind.get(walrecord.RestorePoint, ())),

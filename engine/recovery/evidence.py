@@ -12,7 +12,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index, inspection
+from engine.wal import codec, contentcheck, index, inspection, soundness
 from engine.wal.gaps import Archive, Key
 from engine.wal.listing import locate
 
@@ -104,10 +104,15 @@ class WalFacts:
         """
         bad: dict[Key, str] = {}
         unknown = 0
+        open_record = False
+        """Whether a record that begins in a changed file goes on."""
         for position, key in enumerate(keys):
             row = self._indexed(key)
+            unchanged = row is not None and self._unchanged(key, row)
+            known = unchanged and not (open_record and row is not None and row.rem_len)
+            open_record = not unchanged or (not known and row is not None and row.last_record_lsn is None)
             try:
-                if row is not None and self._unchanged(key, row):
+                if known and row is not None:
                     end, ended_by = row.end_lsn, row.ended_by
                     if row.problem is not None:
                         raise InvalidSegment(key, row.problem)
@@ -187,7 +192,16 @@ class WalFacts:
             raise InvalidSegment(key, reason)
         facts = walfile.walk(data, header, carry)
         magic = inspection.magic_of(self._layout, self._system_id)
-        found = contentcheck.check(name, data, systems=self._systems, histories=self._archive.histories, magic=magic)
+        histories = self._archive.histories
+        found = soundness.joined(
+            name,
+            data,
+            systems=self._systems,
+            histories=histories,
+            before=contentcheck.ending_before(name, header, histories, self._content) if header.rem_len else None,
+            magic=magic,
+            read=self._content,
+        )
         if found.problem:
             raise InvalidSegment(key, found.problem)
         marks = tuple(
@@ -196,6 +210,13 @@ class WalFacts:
         )
         points = tuple(Point(p.name, key[0], Lsn(p.lsn), p.timestamp) for p in facts.restore_points)
         return _Walked(_row(key, marks, facts), marks, points, facts.ended_by, facts.carry)
+
+    def _content(self, name: str) -> bytes | None:
+        """Return the plain content of a segment, None when it cannot be had."""
+        try:
+            return codec.read_segment(locate(self._layout, name))
+        except (CellarmanError, OSError):
+            return None
 
 
 def _row(key: Key, marks: Sequence[Mark], facts: walfile.SegmentFacts) -> Row:

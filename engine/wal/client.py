@@ -251,12 +251,14 @@ def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:
 
         system = identity.system_id(server.layout)
     prepared = None if "--no-prefetch" in options else spool.of(server.layout, name, destination)
+    if prepared is not None:
+        prepared.start(name, system)
     if prepared is not None and prepared.take(name, destination, system):
         code = 0
     else:
         code = _fetch(server, name, destination, system, options)
     if prepared is not None and code == 0:
-        prepared.tell(name, system)
+        prepared.tell(name)
     return _ABSENT_GUARDED if code == 1 and "--guarded" in options else code
 
 

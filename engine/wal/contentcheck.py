@@ -19,7 +19,7 @@ from engine.postgres.walfile import WalFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.postgres.timeline import Switch
     from engine.postgres.walfile import SegmentFacts, SegmentHeader
@@ -152,6 +152,70 @@ def predecessor(name: str, header: SegmentHeader, histories: Histories) -> str |
         if switch.lsn == header.address and switch.timeline < header.timeline:
             before = switch.timeline
     return segment.segment_name(before, number - 1, header.segment_size)
+
+
+def ending_before(
+    name: str, header: SegmentHeader, histories: Histories, read: Callable[[str], bytes | None]
+) -> tuple[str, Ending] | None:
+    """Return the name and the ending of the segment that this one goes on from, None when it cannot be had.
+
+    `read` returns the plain content of a segment, None when there is none to be had. When the record that ends in this
+    segment fills the one before it, the ones before that are read as well, back to where it begins.
+    """
+    before = predecessor(name, header, histories)
+    data = _content_of(before, read)
+    ending = None if data is None else ending_of(data)
+    if before is None or data is None or ending is None:
+        return None
+    if not _is_middle(ending) or header.rem_len > _most_continued(header):
+        return before, ending
+    return before, _ending_of_middle(before, data, histories, read) or ending
+
+
+def _is_middle(ending: Ending) -> bool:
+    """Tell whether a segment is filled by a record that neither begins nor ends in it."""
+    return bool(ending.tail.left and not ending.tail.head)
+
+
+def _ending_of_middle(
+    name: str, data: bytes, histories: Histories, read: Callable[[str], bytes | None]
+) -> Ending | None:
+    """Return the ending of a segment that a record fills, from where that record begins; None when that is not had."""
+    filled = [name]
+    while True:
+        header = walfile.read_header(data)
+        earlier = predecessor(filled[-1], header, histories)
+        found = _content_of(earlier, read)
+        begin = None if found is None else ending_of(found)
+        if earlier is None or found is None or begin is None or not begin.tail.left:
+            return None
+        if not _is_middle(begin):
+            break
+        filled.append(earlier)
+        data = found
+    records = RecordCheck(begin.tail)
+    for one in reversed(filled):
+        content = _content_of(one, read)
+        if content is None or records.segment(content, walfile.read_header(content), len(content)):
+            return None
+    return Ending(header.system_id, begin.last, records.tail or NOTHING)
+
+
+def _content_of(name: str | None, read: Callable[[str], bytes | None]) -> bytes | None:
+    """Return the content of a segment that is what its name says, by its header."""
+    if name is None or (data := read(name)) is None:
+        return None
+    try:
+        header = walfile.read_header(data)
+    except WalFormatError:
+        return None
+    return data if walfile.check_segment(name, header, system_id=None, size=len(data)) is None else None
+
+
+def _most_continued(header: SegmentHeader) -> int:
+    """Return how many bytes of a record a segment can hold."""
+    pages = header.segment_size // header.block_size
+    return int(header.segment_size - pages * _SHORT - (_LONG - _SHORT))
 
 
 def _no_header(data: bytes, why: str) -> str:

@@ -15,7 +15,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Switch
 from engine.repository import identity
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, indexschema, inspection
+from engine.wal import codec, contentcheck, indexschema, inspection, soundness
 from engine.wal.inventory import histories
 
 _BATCH_SECONDS = 1.0
@@ -50,6 +50,7 @@ class Indexer:
         self._deadline = deadline
         self._system_id = _system_id(layout, told)
         self._newest_carry: tuple[int, int, walfile.Carry | None] = (0, 0, None)
+        self._newest_ending: tuple[str, contentcheck.Ending] | None = None
         self._histories: dict[int, tuple[Switch, ...]] | None = None
         sizes = database.execute("SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1").fetchone()
         self._segment_size = sizes[0] if sizes else 16 << 20
@@ -129,6 +130,7 @@ class Indexer:
         """Read one segment, and those after it that waited for the end of its last record; returns how many."""
         done = 0
         waiting = [(name, size, mtime_ns)]
+        first = name
         while waiting:
             name, size, mtime_ns = waiting.pop()
             try:
@@ -145,7 +147,7 @@ class Indexer:
                 if problem:
                     self._insert_problem(name, size, mtime_ns, problem)
                 else:
-                    waiting += self._insert(name, size, mtime_ns, data, header)
+                    waiting += self._insert(name, size, mtime_ns, data, header, anew=name == first)
             done += 1
         return done
 
@@ -166,14 +168,14 @@ class Indexer:
         )
 
     def _insert(
-        self, name: str, size: int, mtime_ns: int, data: bytes, header: walfile.SegmentHeader
+        self, name: str, size: int, mtime_ns: int, data: bytes, header: walfile.SegmentHeader, *, anew: bool
     ) -> list[tuple[str, int, int]]:
-        """Write a good segment's row and events; returns the files that its last record completes."""
+        """Write a good segment's row and events; returns the files that are to be read again with what it says."""
         self._segment_size = header.segment_size
         timeline, number = segment.parse_segment(name, header.segment_size)
         carry = self._carry_into(header, number) if header.rem_len else None
         facts = walfile.walk(data, header, carry)
-        problem = self._found_bad(name, data, facts) if self._to_prove > 0 else None
+        problem = self._found_bad(name, data, header, facts) if self._to_prove > 0 else None
         if problem:
             self._insert_problem(name, size, mtime_ns, problem)
             return []
@@ -208,22 +210,47 @@ class Indexer:
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(timeline, number, int(lsn), *rest) for lsn, *rest in _events_of(facts)],
         )
-        if ahead is None:
-            return []
-        return self._database.execute(
-            "SELECT name, size, mtime_ns FROM segment"
-            " WHERE number = ? AND joined = 0 AND first_timeline = ? AND rem_len = ?",
-            (number + 1, timeline, ahead.missing),
-        ).fetchall()
+        return self._to_read_again(timeline, number, facts, anew=anew)
 
-    def _found_bad(self, name: str, data: bytes, facts: walfile.SegmentFacts) -> str | None:
+    def _to_read_again(
+        self, timeline: int, number: int, facts: walfile.SegmentFacts, *, anew: bool
+    ) -> list[tuple[str, int, int]]:
+        """Return the indexed files that a segment's content says something about: what waited for the end of its last
+        record, what was bad, and what goes on with a record of it, when it is new (`anew`) or filled by that record."""
+        query = "SELECT name, size, mtime_ns FROM segment WHERE"
+        waiting = []
+        if facts.carry is not None:
+            waiting += self._database.execute(
+                f"{query} number = ? AND joined = 0 AND first_timeline = ? AND rem_len = ?",
+                (number + 1, timeline, facts.carry.missing),
+            ).fetchall()
+        which = (
+            "(problem IS NOT NULL OR rem_len > 0)" if anew or facts.last_record_lsn is None else "problem IS NOT NULL"
+        )
+        following = self._database.execute(
+            f"{query} timeline = ? AND number = ? AND {which}", (timeline, number + 1)
+        ).fetchall()
+        return list(dict.fromkeys([*waiting, *following]))
+
+    def _found_bad(
+        self, name: str, data: bytes, header: walfile.SegmentHeader, facts: walfile.SegmentFacts
+    ) -> str | None:
         """Return why a segment cannot be replayed to where its valid data ends, None when it can be."""
         began = time.monotonic()
-        systems = () if self._system_id is None else (self._system_id,)
         if self._histories is None:
             self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
         magic = inspection.magic_of(self._layout, self._system_id)
-        found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts, magic=magic)
+        before = self._newest_ending
+        if before is not None and contentcheck.predecessor(name, header, self._histories) != before[0]:
+            before = None
+        if before is not None or header.rem_len:
+            found = soundness.judge_with(
+                self._layout, name, data, self._system_id, self._histories, magic, facts, before
+            )
+        else:
+            systems = () if self._system_id is None else (self._system_id,)
+            found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts, magic=magic)
+        self._newest_ending = None if found.ending is None else (name, found.ending)
         self._to_prove -= time.monotonic() - began
         return found.problem
 

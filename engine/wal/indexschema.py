@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 2
+VERSION = 3
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"

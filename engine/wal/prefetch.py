@@ -7,7 +7,8 @@
 `cellarman-wal get` starts it and then tells it each segment that was delivered. It reads, decompresses and verifies
 those that follow, on every timeline that recovery may go on with, into a bounded spool. It decides nothing: what it
 cannot use it leaves to `get`. It ends, and removes the spool, when recovery or its postmaster has ended, when nobody
-asks for a while, or when it is told to; when it is killed, the next one clears away what it left.
+asks for a while, or when it is told to; when it is killed, the next one clears away what it left. Light: replay waits
+for it to start.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NoReturn
 
 from engine.errors import Busy, CellarmanError
 from engine.postgres import segment, timeline, walfile
@@ -28,6 +26,13 @@ from engine.postgres.timeline import Lineage, Switch
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.wal import codec, condemned, contentcheck, inspection, soundness, spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import NoReturn
+
+    Histories = Mapping[int, tuple[Switch, ...]]
 
 MOST_SEGMENTS = 16
 MOST_BYTES = 256 << 20
@@ -46,8 +51,6 @@ _SETTLED = 0.1
 _REST = 10.0
 """Seconds without work after the spool's file system refused to take more."""
 _SIGNALS = ("recovery.signal", "standby.signal")
-
-Histories = Mapping[int, tuple[Switch, ...]]
 
 
 def ahead(
@@ -78,24 +81,26 @@ def _lineage(own: int, number: int, size: int, histories: Histories, target: int
     return Lineage.of(own)
 
 
-@dataclass(slots=True)
 class _Work:
     """What the workers share; every access is under `changed`."""
 
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    wanted: list[str] = field(default_factory=list)
-    """Names to be made ready, in the order of replay."""
-    ready: dict[str, str] = field(default_factory=dict)
-    """Name to identity of what is in the spool."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Name to identity of what cannot be used: `get` will say why."""
-    underway: set[str] = field(default_factory=set)
-    read: dict[str, str] = field(default_factory=dict)
-    """Name to identity of what was read record by record."""
-    asked: float = 0.0
-    """When a segment was asked for last."""
-    rest_until: float = 0.0
-    over: bool = False
+    __slots__ = ("asked", "changed", "failed", "over", "read", "ready", "rest_until", "underway", "wanted")
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.wanted: list[str] = []
+        """Names to be made ready, in the order of replay."""
+        self.ready: dict[str, str] = {}
+        """Name to identity of what is in the spool."""
+        self.failed: dict[str, str] = {}
+        """Name to identity of what cannot be used: `get` will say why."""
+        self.underway: set[str] = set()
+        self.read: dict[str, str] = {}
+        """Name to identity of what was read record by record."""
+        self.asked = 0.0
+        """When a segment was asked for last."""
+        self.rest_until = 0.0
+        self.over = False
 
 
 class Prefetcher:
@@ -388,10 +393,6 @@ def main() -> None:
     """Run the helper, unless this spool has one."""
     path, home, wals, name, system, data, words = sys.argv[1:]
     signal.signal(signal.SIGTERM, _end)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
     if not spool.is_private(path):
         return
     lock = os.path.join(path, spool.LOCK)

@@ -16,7 +16,7 @@ from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, index, inspection
+from engine.wal import codec, index, inspection, soundness
 from engine.wal.gaps import Key
 from engine.wal.inventory import Inventory, Names, histories, list_names, take
 from engine.wal.runs import Span
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
 _MOST_READ = 256
+_MOST_FILLED = 1025
+"""Segments that one record of 1 GiB can go on in."""
 _MOST_ASKED = 64
 """Directories with something new whose files are compared with the index; beyond that all of one count as new."""
 READING_SECONDS = 5.0
@@ -79,11 +81,30 @@ def examine(
             to_read[name] = None
     unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
     to_read.update(dict.fromkeys(unindexed))
+    to_read.update(dict.fromkeys(_going_on(layout, to_read, inventory.segment_size)))
     read = _read(layout, to_read, system_id, inventory, known, seconds)
     invalid.update({name: reason for name, reason in read.items() if reason})
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
     return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), looked_at)
+
+
+def _going_on(layout: Layout, changed: Iterable[str], size: int) -> list[str]:
+    """Return the indexed segments in which records of changed ones end: those records are to be checked anew."""
+    found = []
+    for name in changed:
+        try:
+            timeline, number = segment.parse_segment(name, size)
+        except ValueError:
+            continue
+        for following in range(number + 1, number + _MOST_FILLED):
+            row = next(iter(index.rows(layout, timeline, following, following)), None)
+            if row is None or not row.rem_len:
+                break
+            found.append(row.name)
+            if row.last_record_lsn is not None:
+                break
+    return found
 
 
 def _sort_in(
@@ -177,26 +198,23 @@ def _read(
     for name in names:
         if time.monotonic() > deadline:
             break
-        found[name] = problem_of(
-            layout.wal(name), name, system_id, known, followed=_followed(name, inventory), magic=magic
-        )
+        found[name] = _problem_of(layout, name, system_id, known, followed=_followed(name, inventory), magic=magic)
     return found
 
 
-def problem_of(
-    path: str, name: str, system_id: int | None, known: Histories, *, followed: bool, magic: int | None = None
+def _problem_of(
+    layout: Layout, name: str, system_id: int | None, known: Histories, *, followed: bool, magic: int | None
 ) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
-        data = codec.read_segment(path)
+        data = codec.read_segment(layout.wal(name))
     except FileNotFoundError:
         return None
     except CellarmanError as error:
         return error.why or error.what
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
-    systems = () if system_id is None else (system_id,)
-    found = contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
+    found = soundness.judge_with(layout, name, data, system_id, known, magic)
     return found.problem or (found.short if followed else None)
 
 

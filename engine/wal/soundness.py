@@ -17,8 +17,9 @@ from engine.wal import codec, contentcheck, inspection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from engine.postgres.walfile import SegmentFacts
     from engine.repository.layout import Layout
     from engine.wal.contentcheck import Content, Ending, Histories
 
@@ -26,24 +27,71 @@ _CONTINUES = "corrupt: it does not continue"
 
 
 def judge(layout: Layout, name: str, data: bytes, system_id: int | None) -> Content:
-    """Judge the plain content of a segment whose header is right, with what comes before it in the archive."""
+    """Judge the plain content of a segment with what comes before it in the archive."""
+    return judge_with(layout, name, data, system_id, _histories(layout), inspection.magic_of(layout, system_id))
+
+
+def judge_with(
+    layout: Layout,
+    name: str,
+    data: bytes,
+    system_id: int | None,
+    histories: Histories,
+    magic: int | None,
+    facts: SegmentFacts | None = None,
+    before: tuple[str, Ending] | None = None,
+) -> Content:
+    """Judge as `judge` does, by what is known already; `before` is the ending of the segment before it."""
+
+    def content(one: str) -> bytes | None:
+        return read(layout, one)
+
+    try:
+        before = before or contentcheck.ending_before(name, walfile.read_header(data), histories, content)
+    except (CellarmanError, ValueError):
+        before = None  # its header is not one, or not this segment's: that is what is wrong with it
     systems = () if system_id is None else (system_id,)
-    known = _histories(layout)
-    magic = inspection.magic_of(layout, system_id)
-    before = _before(layout, name, walfile.read_header(data), known)
+    return joined(
+        name, data, systems=systems, histories=histories, before=before, magic=magic, read=content, facts=facts
+    )
+
+
+def joined(
+    name: str,
+    data: bytes,
+    *,
+    systems: Sequence[int],
+    histories: Histories,
+    before: tuple[str, Ending] | None,
+    magic: int | None,
+    read: Callable[[str], bytes | None],
+    facts: SegmentFacts | None = None,
+) -> Content:
+    """Judge a segment as `contentcheck.check` does; that it does not continue a segment which is bad itself does not
+    speak against it. `read` returns the plain content of a segment, None when there is none to be had."""
     found = contentcheck.check(
-        name,
-        data,
-        systems=systems,
-        histories=known,
-        before=(before[0], before[1]) if before else None,
-        magic=magic,
+        name, data, systems=systems, histories=histories, before=before, magic=magic, facts=facts
     )
     if before and found.problem and found.problem.startswith(_CONTINUES):
-        other = contentcheck.check(before[0], before[2], systems=systems, histories=known)
-        if other.problem or other.short:
-            return contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
+        other_data = read(before[0])
+        other = (
+            None
+            if other_data is None
+            else contentcheck.check(before[0], other_data, systems=systems, histories=histories)
+        )
+        if other is None or other.problem or other.short:
+            return contentcheck.check(name, data, systems=systems, histories=histories, magic=magic, facts=facts)
     return found
+
+
+def read(layout: Layout, name: str) -> bytes | None:
+    """Return the plain content of a segment in the archive or its queues; None when there is none to be had."""
+    for path in _places(layout, name):
+        try:
+            return codec.read_segment(path)
+        except (CellarmanError, OSError):
+            continue
+    return None
 
 
 def written(stored: bytes, descriptor: int, size: int) -> bytes:
@@ -72,22 +120,6 @@ def last_restored(directory: str, system_id: int | None) -> tuple[str, bytes] | 
             if walfile.check_segment(name, header, system_id=system_id, size=size) is None:
                 file.seek(0)
                 return name, file.read()
-    return None
-
-
-def _before(
-    layout: Layout, name: str, header: walfile.SegmentHeader, known: Histories
-) -> tuple[str, Ending, bytes] | None:
-    """Return the name, the ending and the content of the segment that this one goes on from, if it can be had."""
-    before = contentcheck.predecessor(name, header, known)
-    for path in _places(layout, before) if before else ():
-        try:
-            data = codec.read_segment(path, header.segment_size)
-            ending = contentcheck.ending_of(data)
-        except (CellarmanError, OSError):
-            continue
-        if before and ending is not None:
-            return before, ending, data
     return None
 
 

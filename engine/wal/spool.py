@@ -40,6 +40,8 @@ UNDERWAY = ".part"
 _WAIT = 0.05
 """Seconds that a segment is waited for that is being made ready: to make it again would take as long."""
 _POLL = 0.001
+_START = 1.0
+"""Seconds that a helper is given to start before another one is started."""
 
 
 class Spool:
@@ -68,15 +70,24 @@ class Spool:
         except OSError:
             return False
 
-    def tell(self, name: str, system_id: int | None) -> None:
-        """Tell the helper that `name` was delivered, starting it when there is none. Never waits, never fails."""
+    def start(self, name: str, system_id: int | None) -> None:
+        """Start a helper, which begins with what follows `name`, when there is none and the archive holds `name`.
+
+        It makes the next ones ready while this one is still fetched. Never waits, never fails.
+        """
         try:
-            if self._bell is None:
+            if self._bell is None and os.path.exists(self.layout.wal(name)) and not _is_starting(self.path):
                 _start(self, name, system_id)
-            else:
-                os.write(self._bell, name.encode() + b"\n")
         except OSError:
             return  # there is a slow path
+
+    def tell(self, name: str) -> None:
+        """Tell the helper, if one listens, that `name` was delivered. Never waits, never fails."""
+        try:
+            if self._bell is not None:
+                os.write(self._bell, name.encode() + b"\n")
+        except OSError:
+            return
 
 
 def of(layout: Layout, name: str, destination: str) -> Spool | None:
@@ -265,11 +276,24 @@ def _words() -> str:
     return f"{' '.join(sys.argv[5:])} {os.environ.get('CELLARMAN_CONFIG', '')}"
 
 
+def _is_starting(path: str) -> bool:
+    """Tell whether a helper was started a moment ago that does not listen yet."""
+    try:
+        age = time.time() - os.stat(path).st_mtime
+    except OSError:
+        return False
+    return 0 <= age < _START and not os.path.lexists(os.path.join(path, BELL))
+
+
 def _start(spool: Spool, name: str, system_id: int | None) -> None:
     """Start the helper in a session of its own, with nothing of PostgreSQL's open; it ends at once if one is there.
 
-    `get` ends right after this, so that nobody is left to wait for the helper.
+    Nobody waits for it: `get` ends long before it does.
     """
+    try:
+        os.mkdir(spool.path, 0o700)
+    except FileExistsError:
+        pass
     words = [spool.path, spool.layout.home, spool.layout.wals, name, str(system_id or ""), spool.data, _words()]
     if os.fork():
         return

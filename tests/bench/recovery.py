@@ -104,23 +104,27 @@ def _pgbench(server: cluster.Cluster, *arguments: str) -> None:
 
 
 def _fetch(root: Path, site: _Site, repeat: int) -> Result:
-    """Both deliver as PostgreSQL has them deliver: by a shell, to one name, which then becomes the segment's."""
+    """Both deliver as a recovering PostgreSQL has them deliver: by a shell, to one name, which then becomes the
+    segment's."""
     stored = sorted((root / "barman/main/wals").glob("*/" + "?" * 24))[-SEGMENTS:]
-    plain, pg_wal = root / "plain", root / "fetched" / "pg_wal"
+    plain, data = root / "plain", root / "fetched"
+    pg_wal = data / "pg_wal"
     plain.mkdir()
     for path in stored:
         subprocess.run(["zstd", "-dq", str(path), "-o", str(plain / path.name)], check=True)
 
     def empty() -> None:
-        shutil.rmtree(pg_wal, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
         pg_wal.mkdir(parents=True)
+        (data / "recovery.signal").touch()
+        (data / "postmaster.pid").write_text(f"{os.getpid()}\n")
 
     def deliver(command: Callable[[str], list[str]]) -> None:
         for path in stored:
-            subprocess.run(["sh", "-c", shlex.join(command(path.name))], check=True)
+            subprocess.run(["sh", "-c", shlex.join(command(path.name))], check=True, cwd=data)
             os.rename(pg_wal / "RECOVERYXLOG", pg_wal / path.name)
 
-    to = str(pg_wal / "RECOVERYXLOG")
+    to = "pg_wal/RECOVERYXLOG"
     us, them = in_turn(
         repeat,
         (empty, lambda: deliver(lambda name: site.ours.wal("get", name, to, "--server", "main"))),

@@ -20,7 +20,7 @@ from engine.postgres import walfile
 from engine.postgres.segment import segment_name
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, index
+from engine.wal import codec, index, soundness
 from tests.support import wal
 from tests.support.cluster import Install
 
@@ -270,3 +270,40 @@ def test_other_files_in_the_archive_are_left_alone(layout: Layout, written: tupl
     assert index.catch_up(layout) == 1
     assert [row.name for row in all_rows(layout)] == [name]
     assert walfile.major_of(all_rows(layout)[0].magic) is not None
+
+
+def test_a_record_that_fills_segments_is_proven_where_it_ends(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    index.catch_up(layout, budget=60, report=Told(), prove=60)
+    rows = all_rows(layout)
+    assert not any(row.problem for row in rows)
+    middle = next(at for at, row in enumerate(rows) if row.rem_len and row.last_record_lsn is None)
+    end = next(row.name for row in rows[middle + 1 :] if row.last_record_lsn is not None)
+    data = bytearray((source / names[middle]).read_bytes())
+    data[len(data) // 2 + 100] ^= 1
+    replace(layout, names[middle], bytes(data))
+    index.catch_up(layout, budget=60, report=Told(), prove=60)
+    (bad,) = [row for row in all_rows(layout) if row.problem]
+    assert (bad.name, "the checksum of a record of 3" in (bad.problem or "")) == (end, True)
+    assert "the checksum of a record" in (soundness.judge(layout, end, (source / end).read_bytes(), None).problem or "")
+    replace(layout, names[middle], (source / names[middle]).read_bytes())
+    index.catch_up(layout, budget=60, report=Told(), prove=60)
+    assert not any(row.problem for row in all_rows(layout))
+
+
+def replace(layout: Layout, name: str, data: bytes) -> None:
+    """Put another file under a name, as a copy does: its directory changes as well."""
+    new = Path(layout.wal(name) + ".new")
+    new.write_bytes(data)
+    new.rename(layout.wal(name))
+
+
+def test_the_last_record_is_one_that_is_whole(postgres: Install, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    for name in names_of(source)[-8:]:
+        data = (source / name).read_bytes()
+        found = walfile.walk(data, walfile.read_header(data)).last_record_lsn
+        last = wal.dump(postgres, [source / name]).last  # it sees none that began in the segment before
+        assert not last or str(found) == last, name
