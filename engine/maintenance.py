@@ -203,7 +203,7 @@ def _promote(server: Server, report: Reporter) -> None:
 
 
 def _index(server: Server, report: Reporter) -> None:
-    index.catch_up(server.layout, budget=INDEX_BUDGET, report=report)
+    index.catch_up(server.layout, budget=INDEX_BUDGET, report=report, prove=INDEX_BUDGET / 4)
 
 
 def _finish_deletions(server: Server, report: Reporter, *, state: str) -> None:

@@ -158,18 +158,13 @@ def _stored(path: str) -> bytes | None:
 
 
 def _deliver(layout: Layout, stored: bytes, name: str, system_id: int | None, destination: str) -> None:
-    """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable.
-
-    A segment that is as it was archived by its own checksum is not read record by record while PostgreSQL recovers:
-    should replay stop in it, `_check_last_restored` reads it before PostgreSQL may promote.
-    """
+    """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable."""
     descriptor = os.open(destination, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         if segment.kind_of(name) == segment.SEGMENT:
             head, size = codec.pour(stored, descriptor)
             inspection.check_segment(name, head, size, system_id)
-            if not (codec.checks_itself(stored) and _is_recovering(destination)):
-                _check_records(layout, name, _written(stored, descriptor, size), system_id)
+            _check_records(layout, name, _written(stored, descriptor, size), system_id)
         else:
             plain = codec.decompress(stored)
             inspection.check_content(name, plain, system_id)

@@ -18,7 +18,8 @@ from engine.postgres.lsn import Lsn
 from engine.repository.layout import Layout
 from engine.wal import codec, index, inspection, soundness
 from engine.wal.gaps import Key
-from engine.wal.inventory import Inventory, Names, histories, list_names, take
+from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
+from engine.wal.listing import locate
 from engine.wal.runs import Span
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def examine(
         if now is not None and now != indexed:
             to_read[name] = None
     unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
+    queued = _queued(layout, inventory)
+    unchecked, unindexed = unchecked + len(queued), [*unindexed, *queued]
     to_read.update(dict.fromkeys(unindexed))
     to_read.update(dict.fromkeys(_going_on(layout, to_read, inventory.segment_size)))
     read = _read(layout, to_read, system_id, inventory, known, seconds)
@@ -87,6 +90,22 @@ def examine(
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
     return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), looked_at)
+
+
+def _queued(layout: Layout, inventory: Inventory) -> list[str]:
+    """Return the segments that wait to be archived and count as present, some of them when they are many."""
+    names = {name for queue in (layout.incoming, layout.streaming) for name in listed(queue)}
+    waiting = []
+    for name in sorted(names)[:_MOST_READ]:
+        if segment.kind_of(name) != segment.SEGMENT or os.path.exists(layout.wal(name)):
+            continue
+        try:
+            timeline, number = segment.parse_segment(name, inventory.segment_size)
+        except ValueError:
+            continue  # of another segment size
+        if number in inventory.segments.get(timeline, ()):
+            waiting.append(name)
+    return waiting
 
 
 def _going_on(layout: Layout, changed: Iterable[str], size: int) -> list[str]:
@@ -207,7 +226,7 @@ def _problem_of(
 ) -> str | None:
     """Read a segment's file whole; return why it is not usable, or None. `followed`: valid data must fill it."""
     try:
-        data = codec.read_segment(layout.wal(name))
+        data = codec.read_segment(locate(layout, name))
     except FileNotFoundError:
         return None
     except CellarmanError as error:
