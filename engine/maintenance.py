@@ -98,7 +98,7 @@ def _read_on(server: Server, report: Reporter, *, left: float) -> None:
         rest=rest,
         urgent=lambda: _arrivals(server) != queues,
     )
-    new = [reading for reading in found.bad if reading.name not in known]
+    new = [reading for reading in found.bad if reading.name not in known and not reading.harmless]
     for reading in new:
         report.note(f"{server.name}: archived WAL {reading.name} is bad: {reading.problem}", "error")
     if new:

@@ -135,7 +135,7 @@ class Auditor:
         for name, reading in bad.items():
             if _now(self._layout, name) != reading.identity:
                 self._log.look_again(name)
-            elif not condemned.reason(self._layout, name):
+            elif not reading.harmless and not condemned.reason(self._layout, name):
                 self._condemn(reading)
         for name in condemned.names(self._layout):
             if name not in bad and not condemned.reason(self._layout, name):
@@ -150,7 +150,7 @@ class Auditor:
             condemned.absolve(self._layout, name)
             return
         self._read += 1
-        if reading.problem:
+        if reading.problem and not reading.harmless:
             self._condemn(reading)
         elif not reading.unknown:
             condemned.absolve(self._layout, name)
@@ -200,6 +200,8 @@ class Auditor:
             magic=inspection.magic_of(self._layout, self._systems[0] if self._systems else None),
         )
         problem, digest = found.problem, google_crc32c.value(plain)
+        if not problem and found.blemish:
+            problem = auditlog.HARMLESS + found.blemish
         system = str(found.header.system_id) if found.header else None
         if not problem and same is not None and same.digest is not None and same.digest != digest:
             problem = _rotten(same)
@@ -210,7 +212,7 @@ class Auditor:
             problem=problem,
             short=found.short,
             system=system,
-            ending=found.ending.packed() if found.ending and not problem else None,
+            ending=found.ending.packed() if found.ending and (found.blemish or not problem) else None,
             before=before if found.header else None,
             joined=ending.packed() if ending else None,
         )

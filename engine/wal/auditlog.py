@@ -20,6 +20,9 @@ from engine.repository.layout import Layout
 VERSION = 1
 """Of the schema; a log of another version is begun anew."""
 
+HARMLESS = "harmless: "
+"""How the problem begins of a segment that is damaged where replay never looks."""
+
 Identity = tuple[int, int, int]
 """Of a file: size, mtime in nanoseconds, inode."""
 
@@ -34,7 +37,7 @@ class Reading(NamedTuple):
     digest: int | None = None
     """CRC-32C of the plain content when it was good."""
     problem: str | None = None
-    """Why the file satisfies nothing."""
+    """Why the file satisfies nothing, or, behind HARMLESS, what is damaged where nobody looks."""
     unknown: str | None = None
     """Why it could not be judged."""
     short: str | None = None
@@ -49,6 +52,11 @@ class Reading(NamedTuple):
     """The ending of that, when both were held against each other."""
     since: int | None = None
     """When this file was first read, or first found to be bad as it is: nanoseconds of the epoch."""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether replay does not mind what is wrong."""
+        return (self.problem or "").startswith(HARMLESS)
 
     @property
     def identity(self) -> Identity | None:

@@ -51,7 +51,7 @@ class Ending(namedtuple("Ending", ("system", "last", "tail"))):
         return cls(system, last, Tail(left, crc, data[_END.size :]))
 
 
-class Content(namedtuple("Content", ("problem", "header", "ending", "short"), defaults=(None, None, None))):
+class Content(namedtuple("Content", ("problem", "header", "ending", "short", "blemish"), defaults=(None,) * 4)):
     """What a segment's content is."""
 
     __slots__ = ()
@@ -63,6 +63,8 @@ class Content(namedtuple("Content", ("problem", "header", "ending", "short"), de
     """None when replay cannot go on behind it."""
     short: str | None
     """Why its valid data ends before it does, which is no problem while nothing follows."""
+    blemish: str | None
+    """What is damaged where replay never looks: behind the switch that ends it."""
 
 
 def check(
@@ -103,7 +105,8 @@ def check(
         return Content(problem, header)
     if not facts.complete:
         return Content(None, header, None, f"its valid data ends at {facts.end_lsn}: {facts.ended_by}")
-    return Content(None, header, _ending(header, facts, records, joined))
+    blemish = _blemish(data, header, valid) if facts.switched else None
+    return Content(None, header, _ending(header, facts, records, joined), None, blemish)
 
 
 def ending_of(data: bytes) -> Ending | None:
@@ -240,18 +243,23 @@ def _wrong_branch(name: str, header: SegmentHeader, histories: Histories) -> str
     return None
 
 
-def _broken(data: bytes, header: SegmentHeader, facts: SegmentFacts, valid: int) -> str | None:
-    """Return what is wrong behind the end of valid data: pages that go on, or something where zeros should be."""
+def _blemish(data: bytes, header: SegmentHeader, valid: int) -> str | None:
+    """Return what is wrong behind a switch: nothing but page headers may be there (CopyXLogRecordToWAL in xlog.c)."""
     block = header.block_size
     first = -(-valid // block) * block
-    if facts.switched:
-        zeros = bytes(block - _SHORT)
-        pages = (data[page + _SHORT : page + block] for page in range(first, len(data), block))
-        if any(data[valid:first]) or any(page != zeros for page in pages):
-            return "corrupt: behind the switch that ends it not everything is zero"
-        return None
+    zeros = bytes(block - _SHORT)
+    pages = (data[page + _SHORT : page + block] for page in range(first, len(data), block))
+    if any(data[valid:first]) or any(page != zeros for page in pages):
+        return "behind the switch that ends it not everything is zero; replay never looks there"
+    return None
+
+
+def _broken(data: bytes, header: SegmentHeader, facts: SegmentFacts, valid: int) -> str | None:
+    """Return that pages go on behind the end of valid data, which is no end then."""
     if facts.complete:
         return None
+    block = header.block_size
+    first = -(-valid // block) * block
     # Where a server stopped, no page of the segment follows; where bytes were changed, the pages go on behind them.
     for page in range(first, len(data), block):
         magic, address = struct.unpack_from("<H6xQ", data, page)
