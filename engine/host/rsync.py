@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import IO, Literal, Protocol
 
 from engine.errors import Cancelled, CellarmanError
@@ -24,6 +25,7 @@ from engine.host.machine import Done
 from engine.host.problems import HostError, explain_openssh, host_error
 
 OLDEST = (3, 1, 0)
+_CHECKS_NAMES = (3, 2, 5)
 COMPRESSORS = ("zstd", "lz4", "zlib")
 _SILENCE = 600
 """Seconds without a byte after which rsync gives up; a dead link is noticed by ssh, in some seconds."""
@@ -185,7 +187,7 @@ def argv(transfer: Transfer) -> list[str]:
     if transfer.files is None:
         words.append("--recursive")
     else:
-        words += ["--files-from=-", "--from0", "--ignore-missing-args", "--no-implied-dirs"]
+        words += ["--files-from=-", "--from0", "--ignore-missing-args", "--no-implied-dirs", *_trusting()]
     words += [f"--filter={_filter(pattern)}" for pattern in transfer.exclude]
     for option, value in (("--link-dest", transfer.link_dest), ("--copy-dest", transfer.copy_dest)):
         words += [f"{option}={value}"] if value else []
@@ -199,6 +201,16 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--partial"] if transfer.partial else []
     words += ["--whole-file"] if transfer.whole_file or transfer.far is None else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
+
+
+@lru_cache(1)
+def _trusting() -> tuple[str, ...]:
+    """Return the option without which this host's rsync would compare each name that comes with each that it asked for:
+    of 100,000 files that takes minutes. Names that lead out of the destination are refused all the same."""
+    try:
+        return ("--trust-sender",) if version(local.ThisHost()).number >= _CHECKS_NAMES else ()
+    except CellarmanError:
+        return ()  # running it will say what is wrong
 
 
 def _filter(pattern: str) -> str:

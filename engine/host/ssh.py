@@ -496,7 +496,10 @@ def _feed(channel: paramiko.Channel, stdin: memoryview) -> memoryview:
     """Send of a command's input what it has room for, and the end after the last; returns what is left."""
     if not stdin or not channel.send_ready():
         return stdin
-    left = stdin[channel.send(bytes(stdin[:_CHUNK])) :]
+    try:
+        left = stdin[channel.send(bytes(stdin[:_CHUNK])) :]
+    except OSError:  # it was ended there, as by a signal; or the link is lost, which is told where that is seen
+        return stdin[:0]
     if not left:
         channel.shutdown_write()
     return left
