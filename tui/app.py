@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
 
+READY = 0.5
+"""Seconds from the first look until the other rooms are prepared."""
+ROOMS = ("server", "restore", "job", "jobs", "backup_form")
+"""The modules of those that are opened most."""
+
+
 class Looked(Message):
     """The watch has found something new."""
 
@@ -56,12 +62,14 @@ class WatchBroke(Message):
         self.error = error
 
 
+class Prepared(Message):
+    """The modules of the other rooms are loaded."""
+
+
 class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
-    # With the first screen's, so that they are parsed once.
-    CSS_PATH = ["app.tcss", "screens/room.tcss", "screens/servers.tcss"]
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []
@@ -78,8 +86,13 @@ class Console(App[None]):
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         chosen = themes.chosen(theme or (ui.theme if ui else ""))
-        # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
-        super().__init__(ansi_color=True if chosen == themes.TERMINAL.name else None)
+        first = "servers" if config.servers else "welcome"
+        super().__init__(
+            # With the first screen's rules, so that all are parsed once.
+            css_path=["app.tcss", "screens/room.tcss", f"screens/{first}.tcss"],
+            # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
+            ansi_color=True if chosen == themes.TERMINAL.name else None,
+        )
         self.config = config
         self.now = now
         self.read_only = read_only or config.read_only
@@ -204,10 +217,27 @@ class Console(App[None]):
         elif not before.looked:
             gc.freeze()  # what was loaded lives on: to go through it again and again would make keys wait
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
+            self.set_timer(READY, lambda: self.run_worker(self._prepare, thread=True, exit_on_error=False))
             if self._ui is not None and self._ui.problem:
                 self.say(self._ui.problem)
             elif message.snapshot.running:
                 self._say_running(message.snapshot)
+
+    def _prepare(self) -> None:
+        """Load, while nobody waits for it, what the rooms beyond the first need; in a thread."""
+        from importlib import import_module
+
+        for room in ROOMS:
+            import_module(f"tui.screens.{room}")
+        self._tell(Prepared())
+
+    def on_prepared(self) -> None:
+        # Textual parses every rule again for each stylesheet that a screen brings; once is enough.
+        here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "screens")
+        for name in sorted(os.listdir(here)):
+            if name.endswith(".tcss"):
+                self.stylesheet.read(os.path.join(here, name))
+        self.stylesheet.reparse()
 
     def _say_running(self, snapshot: Snapshot) -> None:
         """Say at the start what runs already, and who started it."""
