@@ -114,6 +114,8 @@ class Console(App[None]):
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
+        self._uncollected = not gc.isenabled()
+        """Whether what is loaded is kept from garbage collection, which would make keys wait to go through it."""
         self._home_at = 0
         """Which screen of the stack is home."""
         self.lookout = self._watch()
@@ -148,8 +150,9 @@ class Console(App[None]):
 
     def _painted(self) -> None:
         """Begin what the first paint does not wait for."""
-        gc.freeze()
-        gc.enable()
+        if self._uncollected:
+            gc.freeze()
+            gc.enable()
         self.lookout.start()
 
     @property
@@ -215,7 +218,6 @@ class Console(App[None]):
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
         elif not before.looked:
-            gc.freeze()  # what was loaded lives on: to go through it again and again would make keys wait
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
             self.set_timer(READY, lambda: self.run_worker(self._prepare, thread=True, exit_on_error=False))
             if self._ui is not None and self._ui.problem:
@@ -238,6 +240,8 @@ class Console(App[None]):
             if name.endswith(".tcss"):
                 self.stylesheet.read(os.path.join(here, name))
         self.stylesheet.reparse()
+        if self._uncollected:
+            gc.freeze()
 
     def _say_running(self, snapshot: Snapshot) -> None:
         """Say at the start what runs already, and who started it."""
