@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 READY = 0.5
 """Seconds from the first look until the other rooms are prepared."""
 ROOMS = ("server", "restore", "job", "jobs", "backup_form")
@@ -89,7 +92,7 @@ class Console(App[None]):
         first = "servers" if config.servers else "welcome"
         super().__init__(
             # With the first screen's rules, so that all are parsed once.
-            css_path=["app.tcss", "screens/room.tcss", f"screens/{first}.tcss"],
+            css_path=[os.path.join(HERE, name) for name in ("app.tcss", "screens/room.tcss", f"screens/{first}.tcss")],
             # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
             ansi_color=True if chosen == themes.TERMINAL.name else None,
         )
@@ -217,9 +220,9 @@ class Console(App[None]):
         self.repaint()
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
-        elif not before.looked:
+        elif message.snapshot.looked and not before.looked:
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
-            self.set_timer(READY, lambda: self.run_worker(self._prepare, thread=True, exit_on_error=False))
+            self.set_timer(READY, Thread(target=self._prepare, name="prepare", daemon=True).start)
             if self._ui is not None and self._ui.problem:
                 self.say(self._ui.problem)
             elif message.snapshot.running:
@@ -235,10 +238,8 @@ class Console(App[None]):
 
     def on_prepared(self) -> None:
         # Textual parses every rule again for each stylesheet that a screen brings; once is enough.
-        here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "screens")
-        for name in sorted(os.listdir(here)):
-            if name.endswith(".tcss"):
-                self.stylesheet.read(os.path.join(here, name))
+        for path in sorted(glob.glob(os.path.join(glob.escape(HERE), "screens", "*.tcss"))):
+            self.stylesheet.read(path)
         self.stylesheet.reparse()
         if self._uncollected:
             gc.freeze()

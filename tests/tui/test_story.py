@@ -17,12 +17,14 @@ from tests.support.tmux import Pane, pane
 def onto(shown: Pane, wanted: str) -> None:
     """Move the cursor down to the row that says `wanted`."""
     until(lambda: wanted in shown.text, what=wanted)
-    for _ in range(10):
-        if re.search(rf"^▌ +{wanted}", shown.text, re.MULTILINE):
-            return
+    while wanted not in (row := _marked(shown)):
         shown.press("Down")
-        until(lambda: "can be reached" in shown.text or "looking" not in shown.text)
-    raise AssertionError(shown.text)
+        until(lambda before=row: _marked(shown) not in ("", before), what="another row under the cursor")
+
+
+def _marked(shown: Pane) -> str:
+    """Return the row under the cursor."""
+    return next((line for line in shown.text.splitlines()[3:] if re.match("▌ +[^ ]", line)), "")
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here")
