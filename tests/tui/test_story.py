@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import load
 from engine.job import follow
 from tests.support import cluster, programs
 from tests.support.programs import until
 from tests.support.tmux import Pane, pane
+from tests.tui.test_backup_form import stop_receivers
 
 
 def onto(shown: Pane, wanted: str) -> None:
@@ -47,6 +49,7 @@ def test_from_the_first_backup_to_the_rows_of_a_dropped_table(tmp_path: Path, po
                     shown.until("gap 1 of 1")
             finally:
                 _stopped(ours, postgres)
+        stop_receivers(load(str(ours.config)).servers["main"].layout)
 
 
 def _backed_up_though_the_terminal_went_away(root: Path, ours: programs.Cellarman) -> None:
