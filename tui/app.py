@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from textual.app import App, SystemCommand
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+READY = 0.5
+"""Seconds from the first look until the other rooms are prepared."""
+ROOMS = ("server", "restore", "job", "jobs", "backup_form")
+"""The modules of those that are opened most."""
+
+
 class Looked(Message):
     """The watch has found something new."""
 
@@ -56,12 +65,14 @@ class WatchBroke(Message):
         self.error = error
 
 
+class Prepared(Message):
+    """The modules of the other rooms are loaded."""
+
+
 class Console(App[None]):
     """The console on one configuration."""
 
     TITLE = "cellarman"
-    # With the first screen's, so that they are parsed once.
-    CSS_PATH = ["app.tcss", "screens/room.tcss", "screens/servers.tcss"]
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = []
@@ -78,8 +89,13 @@ class Console(App[None]):
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         chosen = themes.chosen(theme or (ui.theme if ui else ""))
-        # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
-        super().__init__(ansi_color=True if chosen == themes.TERMINAL.name else None)
+        first = "servers" if config.servers else "welcome"
+        super().__init__(
+            # With the first screen's rules, so that all are parsed once.
+            css_path=[os.path.join(HERE, name) for name in ("app.tcss", "screens/room.tcss", f"screens/{first}.tcss")],
+            # Said at the start, so that NO_COLOR leaves out colours instead of turning them into greys.
+            ansi_color=True if chosen == themes.TERMINAL.name else None,
+        )
         self.config = config
         self.now = now
         self.read_only = read_only or config.read_only
@@ -101,6 +117,8 @@ class Console(App[None]):
         self._ui = ui
         self._trail: list[str] = []
         self._trail_at = -1
+        self._uncollected = not gc.isenabled()
+        """Whether what is loaded is kept from garbage collection, which would make keys wait to go through it."""
         self._home_at = 0
         """Which screen of the stack is home."""
         self.lookout = self._watch()
@@ -135,8 +153,9 @@ class Console(App[None]):
 
     def _painted(self) -> None:
         """Begin what the first paint does not wait for."""
-        gc.freeze()
-        gc.enable()
+        if self._uncollected:
+            gc.freeze()
+            gc.enable()
         self.lookout.start()
 
     @property
@@ -201,13 +220,29 @@ class Console(App[None]):
         self.repaint()
         if message.snapshot.trouble and message.snapshot.trouble != before.trouble:
             self.say(f"What is shown is old: {message.snapshot.trouble}")
-        elif not before.looked:
-            gc.freeze()  # what was loaded lives on: to go through it again and again would make keys wait
+        elif message.snapshot.looked and not before.looked:
             self.run_worker(self.keep_look, thread=True, exit_on_error=False, group="keep")
+            self.set_timer(READY, Thread(target=self._prepare, name="prepare", daemon=True).start)
             if self._ui is not None and self._ui.problem:
                 self.say(self._ui.problem)
             elif message.snapshot.running:
                 self._say_running(message.snapshot)
+
+    def _prepare(self) -> None:
+        """Load, while nobody waits for it, what the rooms beyond the first need; in a thread."""
+        from importlib import import_module
+
+        for room in ROOMS:
+            import_module(f"tui.screens.{room}")
+        self._tell(Prepared())
+
+    def on_prepared(self) -> None:
+        # Textual parses every rule again for each stylesheet that a screen brings; once is enough.
+        for path in sorted(glob.glob(os.path.join(glob.escape(HERE), "screens", "*.tcss"))):
+            self.stylesheet.read(path)
+        self.stylesheet.reparse()
+        if self._uncollected:
+            gc.freeze()
 
     def _say_running(self, snapshot: Snapshot) -> None:
         """Say at the start what runs already, and who started it."""

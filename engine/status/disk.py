@@ -88,8 +88,9 @@ class Reader:
         marks = (turn, id(catalogue), *map(_changed, paths), *_archive_directories(layout.wals))
         if self._judged is None or self._judged[0] != marks:
             judged = _judge(self.server, now)
-            same = self._judged is not None and self._judged[1] == judged
-            self._judged = (marks, self._judged[1] if same and self._judged else judged)
+            before = self._judged[1] if self._judged else judged
+            # An equal one stays the same object, so that what was reckoned from it holds.
+            self._judged = (marks, before if before == judged else judged)
         return self._judged[1]
 
     def reached(self, catalogue: Catalogue, judged: Judged) -> Reached:

@@ -8,21 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from engine.config import load
 from engine.job import follow
 from tests.support import cluster, programs
 from tests.support.programs import until
 from tests.support.tmux import Pane, pane
+from tests.tui.test_backup_form import stop_receivers
 
 
 def onto(shown: Pane, wanted: str) -> None:
     """Move the cursor down to the row that says `wanted`."""
     until(lambda: wanted in shown.text, what=wanted)
-    for _ in range(10):
-        if re.search(rf"^▌ +{wanted}", shown.text, re.MULTILINE):
-            return
+    while wanted not in (row := _marked(shown)):
         shown.press("Down")
-        until(lambda: "can be reached" in shown.text or "looking" not in shown.text)
-    raise AssertionError(shown.text)
+        until(lambda before=row: _marked(shown) not in ("", before), what="another row under the cursor")
+
+
+def _marked(shown: Pane) -> str:
+    """Return the row under the cursor."""
+    return next((line for line in shown.text.splitlines()[3:] if re.match("▌ +[^ ]", line)), "")
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here")
@@ -45,6 +49,7 @@ def test_from_the_first_backup_to_the_rows_of_a_dropped_table(tmp_path: Path, po
                     shown.until("gap 1 of 1")
             finally:
                 _stopped(ours, postgres)
+        stop_receivers(load(str(ours.config)).servers["main"].layout)
 
 
 def _backed_up_though_the_terminal_went_away(root: Path, ours: programs.Cellarman) -> None:

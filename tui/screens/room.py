@@ -174,9 +174,10 @@ class Room(Acts, Screen[None]):
         if not self.is_mounted or not self.is_current:
             return
         snapshot = self.app.snapshot
-        self.query_one("#header", Lines).show(
-            header(self.crumbs(), self._going_on(snapshot), self.app.size.width, self.glyphs)
-        )
+        top = self.query_one_optional("#header", Lines)
+        if top is None:
+            return  # not composed yet, or being taken away
+        top.show(header(self.crumbs(), self._going_on(snapshot), self.app.size.width, self.glyphs))
         self.paint(snapshot)
         self.offer_keys()
         self._say_filter()
