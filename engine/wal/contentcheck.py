@@ -51,7 +51,9 @@ class Ending(namedtuple("Ending", ("system", "last", "tail"))):
         return cls(system, last, Tail(left, crc, data[_END.size :]))
 
 
-class Content(namedtuple("Content", ("problem", "header", "ending", "short", "blemish"), defaults=(None,) * 4)):
+class Content(
+    namedtuple("Content", ("problem", "header", "ending", "short", "blemish"), defaults=(None, None, None, None))
+):
     """What a segment's content is."""
 
     __slots__ = ()

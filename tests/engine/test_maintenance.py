@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +47,9 @@ def aged(where: Site, days: int) -> BackupInfo:
     return old
 
 
-def test_wal_that_comes_late_makes_the_backup_done(postgres: Install) -> None:
+def test_wal_that_comes_late_makes_the_backup_done(postgres: Install, tmp_path: Path) -> None:
     with (
-        running(postgres, archive_mode="on", archive_command="true") as cluster,
+        running(postgres, archive_mode="on", archive_command=f"mv %p {tmp_path}/%f") as cluster,
         site(cluster, archiver=True, streaming_archiver=False, wal_timeout=1) as where,
     ):
         with pytest.raises(CellarmanError):
@@ -57,7 +58,7 @@ def test_wal_that_comes_late_makes_the_backup_done(postgres: Install) -> None:
         [info] = where.backups()
         assert info.status == "WAITING_FOR_WALS"
         for name in repository.required_wal(info):
-            shutil.copy2(cluster.data / "pg_wal" / name, where.repo / "incoming" / name)
+            shutil.copy2(tmp_path / name, where.repo / "incoming" / name)
         assert maintenance.pass_over(where.config) == []
         [info] = where.backups()
         assert info.status == "DONE" and info.usable

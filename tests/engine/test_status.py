@@ -131,7 +131,7 @@ def test_one_backup_that_covers_the_next_makes_one_window(fleet: Fleet) -> None:
 def test_wal_that_nobody_takes_in_is_a_warning(fleet: Fleet) -> None:
     server = well(fleet)
     waiting = Path(server.layout.incoming) / "000000010000000000000070"
-    waiting.write_bytes(segment_bytes(1, 0x70))
+    waiting.write_bytes(segment_bytes(1, 0x70, previous=0x6F00078))
     os.utime(waiting, (NOW.timestamp(),) * 2)
     assert (the_status(fleet).wal.queued, the_status(fleet).health) == (1, "ok")
     os.utime(waiting, ((NOW - 20 * MINUTE).timestamp(),) * 2)

@@ -45,7 +45,7 @@ async def test_what_is_wrong_is_said_in_the_form_and_nothing_is_written(tmp_path
         app.screen.query_one("#name").value = "all"  # type: ignore[attr-defined]
         app.screen.query_one("#conninfo").value = "host=x"  # type: ignore[attr-defined]
         await pilot.press("enter")
-        await until(pilot, lambda: "is taken by a word" in screen_text(app))
+        await until(pilot, lambda: "now  choose another name" in screen_text(app))
     assert not (tmp_path / "cellarman.toml").exists()
 
 

@@ -64,8 +64,7 @@ class AddServer(Dialog):
             with Horizontal(classes="field"):
                 yield Lines(((label, "quiet"),), classes="label")
                 yield Input(values.get(key, ""), placeholder=hint, compact=True, select_on_focus=False, id=key)
-        yield Lines(id="table", wrapped=True)
-        yield Lines(id="refused", wrapped=True)
+        yield Lines(id="below", wrapped=True)
 
     def _values(self) -> dict[str, str]:
         cluster = self._cluster
@@ -104,7 +103,7 @@ class AddServer(Dialog):
     def _show_table(self) -> None:
         text = adding.table(self._field("name") or "NAME", self._table())
         lines: list[Line] = [(), *(((f"  {line}", "moving"),) for line in text.splitlines())]
-        self.query_one("#table", Lines).show(lines)
+        self.query_one("#below", Lines).show(lines)
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -134,10 +133,11 @@ class AddServer(Dialog):
         )
 
     def _refuse(self, error: CellarmanError) -> None:
+        """Say why, in the place of the table, until something is changed."""
         lines: list[Line] = [(), ((f"{capital(plain(error.what))}.", "bad"),)]
         lines += [((plain(line), "text"),) for line in error.why.splitlines()]
         lines += [(("now  ", "quiet"), (plain(error.fix), "text"))] if error.fix else []
-        self.query_one("#refused", Lines).show(lines)
+        self.query_one("#below", Lines).show(lines)
 
     def action_close(self) -> None:
         self.dismiss()

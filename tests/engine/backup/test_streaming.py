@@ -173,7 +173,7 @@ def test_another_backup_running_is_named(cluster: Cluster) -> None:
 
 def test_wal_that_does_not_come_leaves_the_backup_waiting_and_says_why(postgres: Install) -> None:
     with (
-        running(postgres, archive_mode="on", archive_command="true") as cluster,
+        running(postgres, archive_mode="on", archive_command="rm %p") as cluster,
         site(cluster, archiver=True, streaming_archiver=False, wal_timeout=1) as where,
     ):
         with pytest.raises(CellarmanError) as late:

@@ -128,9 +128,16 @@ def test_without_a_console_it_gives_two_real_backups_and_orders_that_come_in(tmp
         until(lambda: not processes(str(restored)), what="the restored server's end")
 
 
+def leave(shown: Demo, key: str) -> None:
+    """It is asked once, since a demo is gone then."""
+    shown.press(key)
+    shown.read_until(b"ends with this console")
+    shown.press("\r")
+
+
 ENDINGS: dict[str, Callable[[Demo], None]] = {
-    "q": lambda shown: shown.press("q"),
-    "Ctrl-C": lambda shown: shown.press("\x03"),
+    "q": lambda shown: leave(shown, "q"),
+    "Ctrl-C": lambda shown: leave(shown, "\x03"),
     "SIGTERM": lambda shown: shown.process.send_signal(signal.SIGTERM),
     "SIGKILL": lambda shown: shown.process.kill(),
     "hang-up": lambda shown: shown.hang_up(),

@@ -85,6 +85,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Archived]:
             assert cluster.value("SELECT failed_count FROM pg_stat_archiver") == 0
         yield Archived(install, root, layout, rows)
     finally:
+        eventually(lambda: not list(root.glob("*/.cellarman-prefetch-*")), "the helpers have ended and cleared up")
         shutil.rmtree(root)
 
 
