@@ -27,8 +27,8 @@ from engine.wal.archive import Damaged, Duplicate, Prepared, Stored, WalRefused
 from engine.wal.reconcile import reconcile
 from engine.wal.refusal import keep
 
-_WORKERS = min(4, (os.cpu_count() or 1) + 1)
-"""One more than the processors: while one waits for the disk, the others compress."""
+_WORKERS = min(8, 2 * (os.cpu_count() or 1) + 2)
+"""While some wait for the disk, the others compress: with one more than the processors, these had a rest."""
 _BATCH = 16
 _AHEAD = 2 * _BATCH
 _SETTLE = 60.0
