@@ -33,7 +33,7 @@ from engine.wal.gaps import Archive, Key, NoLineage, Reach, core_range, live_seg
 _MOST_READ = 64
 """Segments without a row in the index that are read one after the other in search of a time."""
 
-MissKind = Literal["unusable", "off_branch", "too_new", "unreachable"]
+MissKind = Literal["unusable", "off_branch", "bad_history", "too_new", "unreachable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,24 @@ def open_run(base: Base, choice: str, archive: Archive) -> Run | Miss:
     lineage = resolve(choice, base.timeline, base.start, archive)
     if isinstance(lineage, NoLineage):
         return Miss("off_branch", base, lineage.why)
+    unreadable = _asked_for(base, archive)
+    if unreadable:
+        return Miss("bad_history", base, unreadable)
     first, last = core_range(base.start, base.stop, archive.segment_size)
     far = reach(archive, lineage, first)
     if far.last is None or far.last < last:
         return Miss("unusable", base, core_reason(base, archive, lineage, far))
     return Run(base, lineage, far)
+
+
+def _asked_for(base: Base, archive: Archive) -> str:
+    """Return why a history is bad that recovery from a backup will ask for, "" when there is none.
+
+    PostgreSQL fetches those from the backup's timeline to the one that it follows (restoreTimeLineHistoryFiles in
+    timeline.c), and before it promotes, those after it (findNewestTimeLine); and where the archive ends, a later one
+    that cannot be read may tell of WAL that goes on.
+    """
+    return next((why for number, why in sorted(archive.bad_histories.items()) if number >= max(2, base.timeline)), "")
 
 
 def core_reason(base: Base, archive: Archive, lineage: Lineage, far: Reach) -> str:

@@ -80,6 +80,11 @@ def _start_of(order: Order, run: Run) -> Moment:
 
 
 def _without_moment(order: Order, misses: Sequence[Miss]) -> str:
+    if any(miss.kind == "bad_history" for miss in misses):
+        return (
+            "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any"
+            " more, move the file out of the archive"
+        )
     if any(miss.kind == "off_branch" for miss in misses):
         return f"follow the backup's own timeline with --timeline current, or see cellarman windows {order.server}"
     return f"see what can be reached: cellarman windows {order.server}"

@@ -168,6 +168,8 @@ def _deliver(layout: Layout, stored: bytes, name: str, system_id: int | None, de
         else:
             plain = codec.decompress(stored)
             inspection.check_content(name, plain, system_id)
+            if segment.kind_of(name) == segment.HISTORY:
+                _check_branch(layout, name, plain, system_id)
             codec.write_all(descriptor, plain)
     except BaseException:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -175,6 +177,22 @@ def _deliver(layout: Layout, stored: bytes, name: str, system_id: int | None, de
         raise
     finally:
         os.close(descriptor)
+
+
+def _check_branch(layout: Layout, name: str, plain: bytes, system_id: int | None) -> None:
+    """Raise Damaged when the archive has WAL of a timeline from before its history says that it began."""
+    size = _segment_size(layout, name)
+    switches = timeline.parse_history(int(name[:8], 16), plain.decode("utf-8", "replace"))
+    if size is None or not switches:
+        return
+    begin = segment.segment_name(int(name[:8], 16), switches[-1].lsn // size, size)
+    for earlier in _segments(layout, name[:8]):
+        if earlier < begin and not _is_alien(layout, earlier, system_id):
+            raise Damaged(
+                f"{name} is not this timeline's",
+                f"it says that the timeline began in {begin}, and {earlier} is there",
+                f"put the server's own copy in its place: pg_wal/{name}",
+            )
 
 
 def _written(stored: bytes, descriptor: int, size: int) -> bytes:
@@ -225,7 +243,7 @@ def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
 def _check_descendants(layout: Layout, name: str, size: int) -> None:
     """Raise Hole when a timeline that has WAL left this one in a later segment: then this one is needed."""
     own, number = segment.parse_segment(name, size)
-    for child, switches in sorted(_histories(layout)):
+    for child, switches in sorted(_histories(layout, own + 1)):
         for switch in switches:
             if switch.timeline == own and switch.lsn // size > number and _has_segments(layout, child):
                 raise _hole(name, f"timeline {child} goes on from it at {switch.lsn}, and its WAL is there")
@@ -236,7 +254,7 @@ def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
     if size is None:
         return
     own, number = segment.parse_segment(name, size)
-    switches = dict(_histories(layout)).get(own, ())
+    switches = dict(_histories(layout, own)).get(own, ())
     if not switches or switches[-1].lsn // size != number:
         return
     for older in switches:
@@ -321,13 +339,13 @@ def _segment_size(layout: Layout, name: str) -> int | None:
     return None
 
 
-def _histories(layout: Layout) -> Iterator[tuple[int, tuple[Switch, ...]]]:
-    """Yield each timeline's history; raises CellarmanError for one that cannot be read, since it proves nothing."""
+def _histories(layout: Layout, first: int) -> Iterator[tuple[int, tuple[Switch, ...]]]:
+    """Yield the histories of timelines from `first` on; raises CellarmanError for one that cannot be read, since it
+    proves nothing."""
     names = {name for place in (layout.wals, layout.incoming, layout.streaming) for name in _listed(place)}
     for name in names:
-        if segment.kind_of(name) != segment.HISTORY:
+        if segment.kind_of(name) != segment.HISTORY or (number := int(name[:8], 16)) < first:
             continue
-        number = int(name[:8], 16)
         for path in _places(layout, name):
             try:
                 text = codec.read_segment(path, codec.SMALL_FILE).decode("utf-8", "replace")

@@ -22,7 +22,7 @@ from engine.repository.layout import Layout
 from engine.wal import accepted, codec, index, receiver, remarks, standbys
 from engine.wal import live as live_
 from engine.wal.copies import refused_in
-from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve
+from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve, without_contradicted
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
@@ -128,7 +128,7 @@ def gather(
     scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
-    archive = Archive(size, inventory.segments, good, {}, bad)
+    archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad))
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.postgres.lsn import Lsn
@@ -151,7 +151,8 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
     """
     timeline = stretch.timeline
     follows = next(live_segments(archive, lineage, at + 1), None)
-    missing_last = follows[1] - 1 if follows else at
+    spoilt = next(_spoilt(archive, lineage, at + 1), None)
+    missing_last = follows[1] - 1 if follows else spoilt or at
     known = (good_last, at, missing_last, follows[1] if follows else None)
     if archive.present(timeline, at):
         reason = archive.invalid[(timeline, at)]
@@ -159,9 +160,44 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
     older = [t for t in lineage.candidates(at, archive.segment_size) if oldest <= t < timeline]
     if (at == stretch.first or good_last is None) and any(archive.present(t, at) for t in older):
         return Reach(known[0], "branch_hazard", *known[1:], timeline=timeline)
-    if follows:
+    if follows or spoilt or _left_later(archive, timeline, at):
         return Reach(known[0], "hole", *known[1:], timeline=timeline)
     return Reach(good_last, "open_end", missing_first=at, timeline=timeline)
+
+
+def _left_later(archive: Archive, timeline: int, number: int) -> bool:
+    """Tell whether a timeline that has WAL left this one in a later segment: then this one went on."""
+    return any(
+        switch.timeline == timeline and switch.lsn // archive.segment_size > number
+        for child, switches in archive.histories.items()
+        if len(archive.segments.get(child, ()))
+        for switch in switches
+    )
+
+
+def _spoilt(archive: Archive, lineage: Lineage, first: int) -> Iterator[int]:
+    """Yield the segments on the lineage from `first` on whose files are there and unusable: WAL went on to them. Those
+    of another cluster tell nothing."""
+    for stretch in stretches(lineage, archive.segment_size):
+        for (timeline, number), reason in sorted(archive.invalid.items()):
+            inside = max(first, stretch.first) <= number and (stretch.last is None or number <= stretch.last)
+            if timeline == stretch.timeline and inside and not reason.startswith("alien"):
+                yield number
+
+
+def without_contradicted(archive: Archive) -> Archive:
+    """Return the archive with those histories among the bad ones that its own segments contradict: a timeline has no
+    WAL from before the segment in which it began."""
+    size, found = archive.segment_size, dict(archive.bad_histories)
+    for timeline, switches in archive.histories.items():
+        numbers = archive.segments.get(timeline, ())
+        if switches and len(numbers) and numbers[0] < segment_of(switches[-1].lsn, size):
+            found[timeline] = (
+                f"{timeline:08X}.history says that timeline {timeline} began at {Lsn(switches[-1].lsn)}, and the"
+                f" archive has {archive.name(timeline, numbers[0])} of it, from before that"
+            )
+    good = {timeline: switches for timeline, switches in archive.histories.items() if timeline not in found}
+    return replace(archive, histories=good, bad_histories=found)
 
 
 def live_segments(archive: Archive, lineage: Lineage, first: int, last: int | None = None) -> Iterator[Key]:

@@ -11,7 +11,7 @@ from engine.postgres.timeline import Switch, parse_history
 from engine.postgres.walfile import WalFormatError, read_header
 from engine.repository.layout import Layout
 from engine.wal import codec
-from engine.wal.gaps import Archive
+from engine.wal.gaps import Archive, without_contradicted
 
 _BIGGEST_HISTORY = 1 << 20
 _DEFAULT_SEGMENT_SIZE = 16 << 20
@@ -33,7 +33,8 @@ def scan(layout: Layout, segment_size: int | None = None) -> Archive:
     for name in sorted(_directories(layout), reverse=True):
         _add_directory(layout, name, size, segments)
     histories, bad = _histories(layout)
-    return Archive(size, {t: sorted(set(numbers)) for t, numbers in segments.items()}, histories, {}, bad)
+    found = {timeline: sorted(set(numbers)) for timeline, numbers in segments.items()}
+    return without_contradicted(Archive(size, found, histories, {}, bad))
 
 
 def locate(layout: Layout, name: str) -> str:
