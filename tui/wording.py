@@ -97,7 +97,7 @@ def fleet(servers: Sequence[ServerStatus], now: datetime) -> Line:
 def verdict(server: ServerStatus, now: datetime) -> Line:
     """Return the sentence about one server: to which moments it can be restored."""
     name: Span = (plain(server.name), "strong")
-    begin, end = server.recoverable_from, server.recoverable_to
+    begin, end = server.unbroken_from, server.recoverable_to
     if begin is None or end is None:
         if any(job.kind == "backup" for job in server.jobs):
             return name, ("  cannot be restored yet: ", "text"), ("a backup is being taken", "moving")
@@ -119,6 +119,7 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
         (when(begin, now, seconds=True), "good!"),
         (" to ", "text"),
         (f"{when(end, now, seconds=True)} UTC", "good!"),
+        ("" if begin == server.recoverable_from else "; some before", "soon"),
     )
 
 

@@ -75,9 +75,19 @@ class Bracket:
                 application_name=self._client,
             )
         )
-        if self._conn.server_version >= 140000:
-            self._ask("SELECT set_config('idle_session_timeout', '0', false)")
+        for name, value in self._settings().items():
+            self._ask("SELECT set_config(%s, %s, false)", name, value)
         return self
+
+    def _settings(self) -> dict[str, str]:
+        """Return the session's settings: it may be idle for as long as the copy takes, and the server notices within
+        a minute that this host is gone, where the kernel's own two hours would leave it in backup mode."""
+        settings = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+        if self._conn.server_version >= 120000:
+            settings["tcp_user_timeout"] = "40s"
+        if self._conn.server_version >= 140000:
+            settings["idle_session_timeout"] = "0"
+        return settings
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -51,7 +51,7 @@ def discard(server: Server, backup_id: str) -> None:
 
 
 def release(server: Server, client: str, report: Reporter) -> None:
-    """End the backup on the server: it would only notice at its next write that nobody listens."""
+    """End the backup on the server, which would notice only later that nobody listens."""
     deadline = time.monotonic() + _RELEASE_PATIENCE
     try:
         with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as conn, conn.cursor() as cursor:
@@ -66,4 +66,4 @@ def release(server: Server, client: str, report: Reporter) -> None:
     except CellarmanError as error:
         forbidden = isinstance(error, connection.QueryFailed) and error.sqlstate == _INSUFFICIENT_PRIVILEGE
         why = "" if forbidden else f": {error}"
-        report.note(f"the server ends its side of the backup by itself, at its next write{why}")
+        report.note(f"the server ends its side of the backup by itself, within a minute of losing this host{why}")

@@ -56,4 +56,9 @@ def _reach(status: ServerStatus) -> str:
     end = output.when(status.recoverable_to)
     if not status.open_end:
         return f"cannot be restored past {end}"
-    return f"can be restored to any moment from {output.when(status.recoverable_from)} to {end}"
+    before = (
+        ""
+        if status.unbroken_from == status.recoverable_from
+        else f"; before that, with breaks: cellarman windows {status.name}"
+    )
+    return f"can be restored to any moment from {output.when(status.unbroken_from)} to {end}{before}"

@@ -97,6 +97,15 @@ class ServerStatus:
         return self.windows[0].begin if self.windows else None
 
     @property
+    def unbroken_from(self) -> datetime | None:
+        """From when on every moment up to `recoverable_to` can be reached."""
+        begin: datetime | None = None
+        for window in sorted(self.windows, key=lambda window: window.end, reverse=True):
+            if begin is None or window.end >= begin:
+                begin = window.begin if begin is None else min(begin, window.begin)
+        return begin
+
+    @property
     def recoverable_to(self) -> datetime | None:
         """The latest commit that a restore can reach, or the last backup's end."""
         return max(window.end for window in self.windows) if self.windows else None

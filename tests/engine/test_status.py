@@ -102,6 +102,7 @@ def test_a_gap_that_a_later_backup_covers_is_a_warning(fleet: Fleet) -> None:
         (times[2], times[5]),
         (times[9], times[-1]),
     ]
+    assert (status.recoverable_from, status.unbroken_from) == (times[2], times[9]), "nothing between is promised"
 
 
 def test_a_hole_before_the_first_backup_matters_to_nobody(fleet: Fleet) -> None:
