@@ -229,6 +229,10 @@ def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dic
     verdict = verify(server, info, report)
     for finding in verdict.findings[:50]:
         report.note(f"{finding.path}: {finding.problem}", "error")
+    bad = len(repository.facts(server.layout, info.id).get("bad_pages", ()))
+    pages = f", with {bad} bad page{'' if bad == 1 else 's'} of the server's own" if bad else ""
+    if bad:
+        report.note(f"it is as the server was, bad pages included: cellarman show {server.name} {info.id}", "warn")
     count = len(verdict.findings)
     outcome = "good" if verdict.good else f"NOT GOOD, {count} finding{'s' if count > 1 else ''}"
     return {
@@ -240,5 +244,5 @@ def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dic
         "wal": verdict.wal,
         "findings": [{"path": finding.path, "problem": finding.problem} for finding in verdict.findings[:1000]],
         "summary": f"backup {verdict.backup} of {server.name} is {outcome}: "
-        f"{verdict.bytes / 2**20:,.1f} MiB against its manifest, {verdict.wal} WAL segments",
+        f"{verdict.bytes / 2**20:,.1f} MiB against its manifest, {verdict.wal} WAL segments{pages}",
     }

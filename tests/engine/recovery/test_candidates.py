@@ -138,3 +138,15 @@ def test_a_choice_is_where_postgresql_stops_and_never_too_new(
         assert found.dropped == stop
         kept = [m for m in facts.all if base.stop <= m.lsn < stop.lsn and m.commit]
         assert found.kept == (kept[-1] if kept else None)
+
+
+def test_a_history_that_recovery_will_ask_for_must_be_readable() -> None:
+    """Those of older timelines than the backup's are asked for by nobody."""
+    base = Base("b", 2, Lsn(2 * SIZE), Lsn(2 * SIZE + 100), pg_time(21))
+    segments = {2: list(range(2, 9))}
+    for number, expected in ((1, Choice), (2, list), (3, list), (9, list)):
+        archive = Archive(SIZE, segments, bad_histories={number: f"{number:08X}.history cannot be read"})
+        found = choose(LsnTarget(Lsn(4 * SIZE)), [base], "current", archive, Made([], set(), 8))
+        assert isinstance(found, list) or expected is Choice, number
+        if isinstance(found, list):
+            assert found[0].kind == ("bad_history" if number != 2 else "off_branch")

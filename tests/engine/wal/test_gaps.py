@@ -19,6 +19,7 @@ from engine.wal.gaps import (
     live_segments,
     reach,
     resolve,
+    without_contradicted,
 )
 
 MB = 1 << 20
@@ -166,3 +167,23 @@ def test_what_is_reached_is_what_postgresql_would_read_and_right(made: tuple[Arc
         assert far.end_kind == "branch_hazard"
     elif far.end_kind == "open_end":
         assert not list(live_segments(found, lineage, (far.last if far.last is not None else first) + 1))
+
+
+def test_what_shows_that_wal_went_on_makes_a_hole_of_an_end() -> None:
+    """A later file that is there and unusable, and a branch that left in a later segment."""
+    spoilt = Archive(SIZE, {1: [1, 2, 3, 5]}, invalid={(1, 5): "corrupt: x"})
+    assert (reach(spoilt, line(spoilt, 1), 1).end_kind, reach(spoilt, line(spoilt, 1), 1).last) == ("hole", 3)
+    alien = Archive(SIZE, {1: [1, 2, 3, 5]}, invalid={(1, 5): "alien: x"})
+    assert reach(alien, line(alien, 1), 1).end_kind == "open_end"
+    left = archive({1: range(1, 5), 2: range(6, 8)}, FORK_AT_6)
+    assert reach(left, line(left, 1), 1).end_kind == "hole"
+    without = archive({1: range(1, 5)}, FORK_AT_6)
+    assert reach(without, line(without, 1), 1).end_kind == "open_end"
+
+
+def test_a_history_that_the_archive_contradicts_is_a_bad_one() -> None:
+    found = without_contradicted(archive({1: range(1, 7), 2: range(5, 9)}, FORK_AT_6))
+    assert (
+        found.histories == {} and "00000002.history says that timeline 2 began at 0/6000000" in found.bad_histories[2]
+    )
+    assert without_contradicted(archive({1: range(1, 7), 2: range(5, 9)}, FORK_IN_5)).bad_histories == {}
