@@ -35,8 +35,16 @@ def way_back(facts: Facts) -> CheckResult:
     back = facts.reach.back
     if back.problem:
         return fail(name, back.problem, f"{back.fix}\ncellarman setup {facts.server.name} prints keys and hosts for it")
-    client = f"cellarman-wal {back.client} answers" if back.client else "cellarman-wal is not what answers"
-    return ok(name, f"{back.destination}: {client}")
+    if back.client:
+        return ok(name, f"{back.destination}: cellarman-wal {back.client} answers")
+    if not isinstance(facts.live, Unknown) and "cellarman-wal" in (facts.live.facts.archive_command or ""):
+        return fail(
+            name,
+            f"{back.destination} lets it in, and cellarman-wal, which archive_command calls, is not what answers",
+            "on this host: ln -s /PATH/OF/VENV/bin/cellarman-wal /usr/local/bin/; or write its whole path into"
+            " command=\"…\" of ~/.ssh/authorized_keys",
+        )
+    return ok(name, f"{back.destination}: cellarman-wal is not what answers")
 
 
 def clock(facts: Facts) -> CheckResult:
