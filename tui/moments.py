@@ -152,9 +152,9 @@ def _unreachable(plan: Plan, zone: str, glyphs: Glyphs) -> list[Line]:
             for i, line in enumerate(_reasons(refused))
         ]
     if plan.before is not None and plan.before.at is not None:
-        lines += facts([("nearest", f"before it: {clock(plan.before.at, zone)}; n takes it", "strong")])
+        lines += facts([("nearest", f"before it: {clock(plan.before.at, zone)}; f7 takes it", "strong")])
     if plan.after is not None and plan.after.at is not None:
-        takes = "; n takes it" if plan.before is None else ""
+        takes = "; f7 takes it" if plan.before is None else ""
         said = f"after it: {clock(plan.after.at, zone)}, the end of a backup{takes}"
         lines += facts([("nearest", said, "strong")])
     if plan.before is None and plan.after is None and refused is not None:

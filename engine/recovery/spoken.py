@@ -43,6 +43,9 @@ def parse_moment(text: str, *, zone: str, now: datetime, inclusive: bool = True)
     time 2026-11-22 13:40:40.000000+00 | LSN 0/5000028
     >>> print(parse_moment("7421", zone="UTC", now=now), "|", parse_moment("before-upgrade", zone="UTC", now=now))
     transaction 7421 | restore point 'before-upgrade'
+    >>> parse_moment("13:40 n", zone="UTC", now=now)
+    Traceback (most recent call last):
+    engine.errors.UsageError: not a time zone: 'n'
     """
     said = " ".join(text.split())
     if said.lower() in _END:
@@ -98,7 +101,7 @@ def _zone(name: str) -> timezone | ZoneInfo:
         if name[:1] in "+-" or name in ("Z", "z"):
             return timezone(datetime(2000, 1, 1, tzinfo=timezone.utc) - moment)
         return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
+    except (UsageError, ValueError, OSError, KeyError):
         raise UsageError(f"not a time zone: {name!r}", "", "UTC, Europe/Paris, +01") from None
 
 
@@ -120,7 +123,7 @@ def host_zone() -> str:
         if name and name not in ("localtime",):
             ZoneInfo(name)
             return UTC if name in ("UTC", "Etc/UTC", "Zulu", "Etc/Zulu", "Universal", "GMT", "UCT") else name
-    except (ValueError, OSError, KeyError):
+    except (UsageError, ValueError, OSError, KeyError):
         pass
     offset = datetime.now().astimezone().strftime("%z")
     return UTC if offset in ("+0000", "") else f"{offset[:3]}:{offset[3:5]}"
