@@ -98,6 +98,10 @@ def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, op
     if place.inside:
         why = f"{place.inside} is one, with a PG_VERSION"
         return [Refused(f"{what} {path} lies in a PostgreSQL data directory", why, fix)]
+    if place.hidden:
+        where = "" if place.hidden == path else f" in {place.hidden}"
+        fix = f"{fix}, or run it as the account that may look into {place.hidden}"
+        return [Refused(f"{what} {path} cannot be looked into", f"permission denied{where}", fix)]
     if not place.there:
         return _parent(rules, place, what, fix)
     if place.leads_to:
@@ -107,9 +111,8 @@ def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, op
         return [Refused(f"{what} {path} is not a directory", "", fix)]
     if place.owner != uid and uid != 0:
         why = f"it belongs to account {place.owner}; PostgreSQL runs only in a directory of its own"
-        return [
-            Refused(f"{what} {path} belongs to another account", why, f"{fix}, or sudo chown {uid} {shlex.quote(path)}")
-        ]
+        fix += "" if place.names else f", or sudo chown {uid} {shlex.quote(path)}"
+        return [Refused(f"{what} {path} belongs to another account", why, fix)]
     if not place.usable:
         return [Refused(f"{what} {path} is not writable", "permission denied", fix)]
     return [] if not place.names or ours else _occupied(rules, place, what, fix)

@@ -21,7 +21,7 @@ _SCRIPT = (
     + f"""
 say() {{ printf '%s\\0' "$1"; }}
 look() {{
-    p=$1 there=0 leads= dir=0 owner=0 usable=0 pid= inside= up=0 upok=0 mark= control=0 system=
+    p=$1 there=0 leads= dir=0 owner=0 usable=0 pid= inside= up=0 upok=0 mark= control=0 system= hidden=
     q=${{p%/*}}; q=${{q:-/}}
     while [ ! -e "$q" ] && [ ! -L "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
     {{ [ -e "$p" ] || [ -L "$p" ]; }} && there=1
@@ -34,7 +34,9 @@ look() {{
     fi
     [ -d "$p" ] && dir=1
     [ $dir = 1 ] && [ -r "$p" ] && [ -w "$p" ] && [ -x "$p" ] && usable=1
+    [ $dir = 1 ] && {{ [ ! -r "$p" ] || [ ! -x "$p" ]; }} && hidden=$p
     [ -d "$q" ] && up=1
+    [ $there = 0 ] && [ $up = 1 ] && [ ! -x "$q" ] && hidden=$q
     [ -w "$q" ] && [ -x "$q" ] && upok=1
     while [ ! -e "$e" ]; do e=${{e%/*}}; e=${{e:-/}}; done
     d=${{real%/*}}
@@ -46,10 +48,10 @@ look() {{
     [ -e "$p/global/pg_control" ] && control=1 && system=$(od -An -N8 -tx1 -- "$p/global/pg_control" | tr -d ' \\n')
     [ -f "$p/{MARKER}" ] && mark=$(head -c 65536 -- "$p/{MARKER}") && mark=.$mark
     for fact in "$there" "$real" "$leads" "$dir" "$owner" "$usable" "$pid" "$inside" "$q" "$up" "$upok" "$mark" \
-        "$control" "$system"; do say "$fact"; done
+        "$control" "$system" "$hidden"; do say "$fact"; done
     say "$(df -Pk -- "$e" | awk 'NR == 2 {{ for (i = 1; i <= NF; i++) if ($i ~ /%$/) {{ print $(i - 1); exit }} }}')"
     say "$(stat -c %d -- "$e" 2>/dev/null || df -Pk -- "$e" | awk 'NR == 2 {{ print $1 }}')"
-    if [ $usable = 1 ]; then
+    if [ $dir = 1 ] && [ -z "$hidden" ]; then
         count=0
         [ -e "$p/PG_VERSION" ] && say /PG_VERSION
         for f in "$p"/* "$p"/.[!.]* "$p"/..?*; do
@@ -64,7 +66,7 @@ cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo unknown
 for path in "$@"; do look "$path"; done
 """
 )
-_FACTS = 16
+_FACTS = 17
 _FIND = """major=$1; shift
 for d in "$@" "/usr/lib/postgresql/$major/bin" "/usr/pgsql-$major/bin" "/opt/postgresql/$major/bin" \
     "$(pg_config --bindir 2>/dev/null)" "$(dirname -- "$(command -v postgres || echo /)")"; do
@@ -111,7 +113,8 @@ def _plain(path: str) -> str:
 
 def _place(path: str, words: Iterator[bytes]) -> Place:
     facts = [os.fsdecode(next(words)) for _ in range(_FACTS)]
-    there, real, leads, directory, owner, usable, pid, inside, parent, up, upok, mark, control, system = facts[:14]
+    there, real, leads, directory, owner, usable, pid, inside, parent, up, upok, mark, *rest = facts
+    control, system, hidden, free, device = rest
     names = []
     while (word := os.fsdecode(next(words))) != "end":
         names.append(word[1:])
@@ -129,10 +132,11 @@ def _place(path: str, words: Iterator[bytes]) -> Place:
         parent,
         up == "1",
         upok == "1",
-        int(facts[14] or 0) * 1024,
-        facts[15],
+        int(free or 0) * 1024,
+        device,
         parse_leftover(os.fsencode(mark[1:]), has_control=control == "1") if mark else None,
         system_id=int.from_bytes(bytes.fromhex(system), "little") if len(system) == 16 else None,
+        hidden=hidden,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -36,7 +37,7 @@ class Place:
     usable: bool = False
     """This account may list it, write to it and enter it."""
     names: tuple[str, ...] = ()
-    """In the directory, sorted; of very many only the first."""
+    """In the directory, where this account may look into it, sorted; of very many only the first."""
     server_pid: int | None = None
     """Of the PostgreSQL that runs in it."""
     inside: str = ""
@@ -54,6 +55,8 @@ class Place:
     """Another process restores into it right now."""
     system_id: int | None = None
     """Of the data directory in it, where it was asked for: on another host."""
+    hidden: str = ""
+    """The directory, itself or one above, that this account may not look into; what is there is not known then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def look(path: str) -> Place:
     leads = there and not os.path.exists(path)
     directory = os.path.isdir(path)
     usable = directory and os.access(path, os.R_OK | os.W_OK | os.X_OK)
+    hidden = _hidden(path)
     parent = os.path.dirname(path)
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
@@ -91,7 +95,7 @@ def look(path: str) -> Place:
         directory,
         os.stat(path).st_uid if there and not leads else 0,
         usable,
-        tuple(sorted(os.listdir(path))) if usable else (),
+        tuple(sorted(os.listdir(path))) if directory and not hidden else (),
         running(path),
         _inside_cluster(path),
         parent,
@@ -101,7 +105,19 @@ def look(path: str) -> Place:
         str(os.stat(existing).st_dev),
         _leftover(path),
         _in_work(path),
+        hidden=hidden,
     )
+
+
+def _hidden(path: str) -> str:
+    """Return the directory at `path`, or the nearest above it, if this account may not look into it; else empty."""
+    real = os.path.realpath(path)
+    if os.path.isdir(real):
+        return "" if os.access(real, os.R_OK | os.X_OK) else path
+    above = os.path.dirname(real)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return above if os.path.isdir(above) and not os.access(above, os.X_OK) else ""
 
 
 def parse_leftover(document: bytes, *, has_control: bool) -> Leftover | None:
@@ -117,14 +133,12 @@ def parse_leftover(document: bytes, *, has_control: bool) -> Leftover | None:
 
 def _leftover(destination: str) -> Leftover | None:
     """Return what an interrupted restore left here, or None when there is no such thing."""
-    document = b""
-    try:
-        with open(os.path.join(destination, MARKER), "rb") as file:
-            document = file.read()
-    except (FileNotFoundError, NotADirectoryError):
+    marker = os.path.join(destination, MARKER)
+    if not os.path.lexists(marker):
         return None
-    except OSError:
-        pass
+    document = b""
+    with contextlib.suppress(OSError), open(marker, "rb") as file:
+        document = file.read()
     return parse_leftover(document, has_control=os.path.exists(os.path.join(destination, "global", "pg_control")))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from datetime import datetime
 from engine.config import Server
 from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
+from engine.postgres import programs
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
 from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
@@ -257,7 +259,7 @@ def _detail(
         free_bytes=ground.destination.free,
         placed=placed,
         leftover=left,
-        steps=tuple(_steps(order, info, choice, placed, wal, content, left, staged)),
+        steps=tuple(_steps(order, info, choice, placed, wal, content, left, staged, _pg_ctl(server, order, info))),
         settings=written,
         warnings=(*warnings, *_warnings(order, choice, found, content)),
         endpoint=other.endpoint if other else None,
@@ -356,6 +358,7 @@ def _steps(
     content: source.Source | None,
     left: Leftover | None,
     staged: str,
+    control: str,
 ) -> list[str]:
     where = f"{order.destination} on {order.on}" if order.on else order.destination
     goes_on = order.on and not info.is_tar
@@ -369,10 +372,20 @@ def _steps(
     if order.start:
         steps.append(f"start PostgreSQL {info.major} there" + (f" on port {order.port}" if order.port else ""))
     else:
-        steps.append(f"start it yourself: pg_ctl -D {order.destination} start")
+        steps.append(f"start it yourself: {control} -D {shlex.quote(order.destination)} start")
     steps.append(f"PostgreSQL replays {wal.count} WAL segments, {wal.first} to {wal.last}, to {order.target}")
     steps.append(_ending(order))
     return steps
+
+
+def _pg_ctl(server: Server, order: Order, info: BackupInfo) -> str:
+    """Return pg_ctl as it can be called where the cluster will be; by its bare name where its place is not known."""
+    if order.on:
+        return "pg_ctl"
+    try:
+        return shlex.quote(programs.find("pg_ctl", server.path_prefix, info.major).path)
+    except CellarmanError:
+        return "pg_ctl"
 
 
 def _ending(order: Order) -> str:

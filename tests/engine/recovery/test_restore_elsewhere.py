@@ -313,6 +313,17 @@ def own_server(stage: Scene, root: Path, far: Far, **changed: Any) -> Server:
     return load(str(root / "own.toml")).server("main")
 
 
+def test_what_may_not_be_looked_into_there(stage: Scene, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(0o000)
+    try:
+        for path in (hidden, hidden / "below"):
+            refused = stage.plan(destination=str(path), on=f"{account()}@127.0.0.1").refused
+            assert refused and "cannot be looked into" in refused.what and "permission denied" in refused.why
+    finally:
+        hidden.chmod(0o700)
+
+
 def test_no_such_postgres_there(stage: Scene, tmp_path: Path) -> None:
     with machine(stage.server.ssh) as host, pytest.raises(Refused, match="no PostgreSQL 97"):
         farside.find_postgres(host, stage.server.path_prefix, 97)

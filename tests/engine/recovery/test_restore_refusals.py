@@ -86,7 +86,26 @@ def test_root_and_other_accounts(stage: Scene, tmp_path: Path) -> None:
     found = refusals(stage.server, Ground(0, look(str(tmp_path / "x"))), ())
     assert found and "root" in found[0].what
     found = refusals(stage.server, Ground(os.getuid() + 1, look(str(tmp_path))), ())
-    assert found and "another account" in found[0].what
+    assert found and "another account" in found[0].what and "chown" in found[0].fix
+    (tmp_path / "PG_VERSION").touch()
+    found = refusals(stage.server, Ground(os.getuid() + 1, look(str(tmp_path))), ())
+    assert found and "another account" in found[0].what and "chown" not in found[0].fix
+
+
+def test_what_may_not_be_looked_into(stage: Scene, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (tmp_path / "link").symlink_to(hidden / "below")
+    hidden.chmod(0)
+    try:
+        for path in (hidden, hidden / "below", hidden / "below" / "deeper", tmp_path / "link"):
+            plan = stage.plan(Immediate(), destination=str(path))
+            assert plan.refused and "cannot be looked into" in plan.refused.what
+            assert "permission denied" in plan.refused.why
+            assert "chown" not in plan.refused.fix and "install" not in plan.refused.fix
+            assert plan.leftover is None and "interrupted" not in plan.steps[0]
+    finally:
+        hidden.chmod(0o700)
 
 
 def test_moments_that_cannot_be(stage: Scene) -> None:
