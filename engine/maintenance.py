@@ -168,7 +168,7 @@ def _sweep(server: Server, report: Reporter) -> None:
 
 
 def _receive(server: Server, report: Reporter) -> None:
-    if receiver.ensure(server):
+    if receiver.ensure(server, renew=True):
         report.note(f"{server.name}: pg_receivewal was started")
 
 

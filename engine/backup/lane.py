@@ -26,7 +26,7 @@ def open_lane(server: Server, report: Reporter) -> None:
     """
     if not server.streaming_archiver:
         return
-    if receiver.ensure(server):
+    if receiver.ensure(server, renew=True):
         report.note("pg_receivewal was started")
     deadline = time.monotonic() + _PATIENCE
     with connection.connect(server.conninfo, timeout=server.check_timeout) as conn:

@@ -24,9 +24,11 @@ from engine.host.endpoint import Endpoint
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.repository.locks import Holder
+from engine.wal import started
 from engine.wal.supervisor import Supervisor
 
 _START_WAIT = 15.0
+_MODULE = "engine.wal.receiver"
 _LOG_LIMIT = 1 << 20
 _READY = b"receiving\n"
 _TAKEN = b"taken\n"
@@ -68,14 +70,18 @@ def receive(server: Server, report: Reporter | None = None) -> None:
         Supervisor(server, lock, report or Silent()).run()
 
 
-def ensure(server: Server) -> bool:
+def ensure(server: Server, *, renew: bool = False) -> bool:
     """Start the server's receiver in a session of its own unless one runs; tell whether it was started.
 
+    `renew` is for who has just read the configuration: one that was started so with other settings is replaced.
     It outlives this process and its terminal, and is nobody's child. Raises CellarmanError, with the end of its log,
     when it does not come up.
     """
     layout = server.layout
-    if not server.streaming_archiver or alive(layout) is not None:
+    if not server.streaming_archiver:
+        return False
+    running = alive(layout)
+    if running is not None and not (renew and _is_outdated(server, running) and _ended(layout, running)):
         return False
     answer = _launch(server)
     if answer == _READY:
@@ -89,6 +95,23 @@ def ensure(server: Server) -> bool:
     )
 
 
+def _is_outdated(server: Server, running: Holder) -> bool:
+    """Tell whether the receiver was started by `ensure` with other settings; one in the foreground is its starter's."""
+    return _MODULE in running.command and started.differs(server, running.pid)
+
+
+def _ended(layout: Layout, running: Holder) -> bool:
+    """Tell a receiver to end, and whether it did."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(running.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _START_WAIT
+    while alive(layout) is not None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def _launch(server: Server) -> bytes:
     """Start the detached process and return its first word; b"" when it ended, or was silent, without one."""
     log = log_path(server.layout)
@@ -98,7 +121,7 @@ def _launch(server: Server) -> bytes:
     try:
         # It forks and ends at once, so that the receiver leaves no zombie in a long-lived console.
         first = subprocess.Popen(
-            [sys.executable, "-m", "engine.wal.receiver", server.name],
+            [sys.executable, "-m", _MODULE, server.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -159,6 +182,7 @@ def _detached() -> int:
     log = LogReporter()
     try:
         with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}") as lock:
+            started.note(server)
             _answer(_READY)
             Supervisor(server, lock, log).run()
     except Busy as error:

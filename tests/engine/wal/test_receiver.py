@@ -265,6 +265,19 @@ def test_commits_that_wait_for_it_do_not_wait_long(newest: Streaming) -> None:
     assert time.monotonic() - began < 8
 
 
+def test_settings_that_were_corrected_are_taken_up(newest: Streaming) -> None:
+    wrong = replace(newest.server, conninfo=f"{newest.server.conninfo} password=hunter2secret", slot_name="other")
+    assert receiver.ensure(wrong)
+    first = newest.supervisor
+    kept = Path(newest.server.layout.own, "receive-wal.started")
+    assert kept.stat().st_mode & 0o777 == 0o600 and "hunter2secret" not in kept.read_text()
+    assert not receiver.ensure(newest.server) and not receiver.ensure(wrong, renew=True)
+    assert newest.supervisor == first
+    assert receiver.ensure(newest.server, renew=True)
+    assert newest.supervisor not in (0, first)
+    assert not receiver.ensure(newest.server, renew=True)
+
+
 def test_sigterm_while_it_waits_to_try_again(newest: Streaming) -> None:
     newest.cluster.stop("fast")
     receiver.ensure(newest.server)
