@@ -94,7 +94,9 @@ class _Run(run.Run):
         self.report.phase("checkpoint", "at once" if self.fast else "spread, as the server does it by itself")
         early = syncing.written_early(self.server.layout.backup(self.info.id))
         with early, Monitor(self.server, self.client, self.report) as monitor:
-            progress = _Progress(self.report, monitor, self.server.wal_timeout)
+            mode = self.facts.archive_mode
+            archives = mode == "always" or (mode == "on" and not self.facts.in_recovery)
+            progress = _Progress(self.report, monitor, self.server.wal_timeout if archives else None)
             basebackup.run(self._call(), progress.tick, self.report.note)
         step("backup.copied")
 
@@ -151,13 +153,16 @@ def _now_and_here(conn: Connection) -> tuple[datetime, Lsn]:
 
 
 class _Progress:
-    """Turns what pg_basebackup and the server say into phases and bytes."""
+    """Turns what pg_basebackup and the server say into phases and bytes.
 
-    def __init__(self, report: Reporter, monitor: Monitor, wal_timeout: int) -> None:
+    `archiving_timeout` is in seconds; None for a server that has no archiving to wait for, though it passes that phase.
+    """
+
+    def __init__(self, report: Reporter, monitor: Monitor, archiving_timeout: int | None) -> None:
         self._report = report
         self._monitor = monitor
         self._phase = "checkpoint"
-        self._wal_timeout = wal_timeout
+        self._archiving_timeout = archiving_timeout
         self._archiving_since: float | None = None
 
     def tick(self, tick: Tick) -> None:
@@ -175,14 +180,14 @@ class _Progress:
 
     def _watch_archiving(self, waits: bool) -> None:
         """Bound the server's own wait for its archive_command, which has no end."""
-        if not waits:
+        if not waits or self._archiving_timeout is None:
             self._archiving_since = None
         elif self._archiving_since is None:
             self._archiving_since = time.monotonic()
             self._report.note("all is copied; the server waits for its archive_command")
-        elif time.monotonic() - self._archiving_since > self._wal_timeout:
+        elif time.monotonic() - self._archiving_since > self._archiving_timeout:
             raise CellarmanError(
-                f"the server's archive_command did not archive the backup's WAL within {self._wal_timeout} s",
+                f"the server's archive_command did not archive the backup's WAL within {self._archiving_timeout} s",
                 "the server ends a backup only when its archive_command has taken its WAL",
                 "see the server's log for what archive_command says, correct it, and back up again",
             )

@@ -1,9 +1,10 @@
-"""Who runs this."""
+"""Who runs this, and with what."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import sys
 
 
 def account() -> str:
@@ -17,3 +18,9 @@ def login(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def program() -> str:
+    """Return the absolute path of this installation's cellarman, for a crontab, whose PATH is short."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman")
+    return beside if os.access(beside, os.X_OK) else "cellarman"

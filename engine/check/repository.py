@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from datetime import timedelta
 
-from engine.check.account import account, login
+from engine.check.account import account, login, program
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
@@ -175,8 +176,8 @@ def maintenance(facts: Facts) -> CheckResult:
         return skip(name, facts.storage.what)
     if not facts.server.active:
         return skip(name, "the server is not active")
-    config = f" --config {facts.config_file}" if facts.config_file else ""
-    fix = f"crontab -e, as {account()}: * * * * * cellarman{config} cron"
+    config = f" --config {shlex.quote(os.path.abspath(facts.config_file))}" if facts.config_file else ""
+    fix = f"crontab -e, as {account()}: * * * * * {shlex.quote(program())}{config} cron"
     last = facts.storage.last_maintenance
     if last is None:
         return warn(name, "it never ran", fix)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 
-from engine.check.account import account
+from engine.check.account import account, program
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.postgres import literal
@@ -124,13 +123,7 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
     own = [name for name in config.files if not name.startswith("/etc/")]
     named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
-    line = f"* * * * * {shlex.quote(_program())}{named} cron"
+    line = f"* * * * * {shlex.quote(program())}{named} cron"
     text = f"(crontab -l 2>/dev/null; echo {shlex.quote(line)}) | crontab -"
     note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
     return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]
-
-
-def _program() -> str:
-    """Return the absolute path of this installation's cellarman."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman")
-    return beside if os.access(beside, os.X_OK) else "cellarman"
