@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.check import facts, runner
+from engine.check.account import program
 from engine.check.facts import Probe, Unknown
 from engine.check.result import CheckResult
 from engine.config import Config, load
@@ -186,7 +187,7 @@ def test_maintenance_that_stopped(setup: Setup) -> None:
     os.utime(lock, (NOW.timestamp() - 3600,) * 2)
     found = check(config)["maintenance"]
     assert found.status == "warn"
-    assert f"* * * * * cellarman --config {config.files[0]} cron" in found.fix
+    assert f"* * * * * {program()} --config {config.files[0]} cron" in found.fix
 
 
 def test_a_place_that_is_a_file(setup: Setup) -> None:
