@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from engine import permission
 from engine.cli import output, walevents, walfetch, walgaps, walmarks, waltimelines, walverify
-from engine.config import Config, Server
+from engine.config import Config, Server, load
 from engine.errors import UsageError
 
 
@@ -63,7 +63,7 @@ def _receive(args: argparse.Namespace, config: Config, server: Server) -> int:
     permission.require("ingest", server.name, read_only=config.read_only)
     from engine.wal.receiver import LogReporter, receive
 
-    receive(server, LogReporter())
+    receive(server, LogReporter(), lambda: load(args.config).server(server.name))
     return 0
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from engine.config import Server
@@ -55,9 +56,10 @@ def last_words(layout: Layout, lines: int = 5) -> str:
     return "\n".join(tail[-lines:])
 
 
-def receive(server: Server, report: Reporter | None = None) -> None:
+def receive(server: Server, report: Reporter | None = None, reread: Callable[[], Server] | None = None) -> None:
     """Receive WAL into streaming/ until SIGTERM or SIGINT; run in the main thread of a process of its own.
 
+    After a failure it goes on with what `reread` returns, the server as it is configured then.
     Raises Busy when another process receives already, Refused for a server that does not stream.
     """
     if not server.streaming_archiver:
@@ -67,7 +69,7 @@ def receive(server: Server, report: Reporter | None = None) -> None:
             f"set streaming_archiver = true in [servers.{server.name}]",
         )
     with locks.hold(server.layout.lock("receive-wal"), what=f"receive the WAL of {server.name}") as lock:
-        Supervisor(server, lock, report or Silent()).run()
+        Supervisor(server, lock, report or Silent(), reread).run()
 
 
 def ensure(server: Server, *, renew: bool = False) -> bool:

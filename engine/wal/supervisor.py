@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.config import Server
@@ -16,6 +16,7 @@ from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import programs
 from engine.postgres.connection import connect, parse_conninfo, with_options, without_password
+from engine.repository.layout import Layout
 from engine.repository.locks import Lock
 from engine.wal import restream
 
@@ -38,10 +39,16 @@ _LIVENESS = {
 
 
 class Supervisor:
-    """Keeps pg_receivewal running for one server, under a held `lock`; runs in the main thread."""
+    """Keeps pg_receivewal running for one server, under a held `lock`; runs in the main thread.
 
-    def __init__(self, server: Server, lock: Lock, report: Reporter) -> None:
+    `reread` returns the server as it is configured now, and is asked before each new try.
+    """
+
+    def __init__(
+        self, server: Server, lock: Lock, report: Reporter, reread: Callable[[], Server] | None = None
+    ) -> None:
         self._server = server
+        self._reread = reread
         self._lock = lock
         self._report = report
         self._child: subprocess.Popen[str] | None = None
@@ -70,8 +77,21 @@ class Supervisor:
                     pause = _FIRST_PAUSE
                 self._report.note(f"receiving stopped ({said or 'no word'}); again in {pause:g} s", "warn")
                 self._nap(pause)
+                self._take_over_settings()
                 pause = min(_LONGEST_PAUSE, pause * 2)
         self._report.note("receiving ended: it was told to stop")
+
+    def _take_over_settings(self) -> None:
+        """Go on as the configuration says now, unless it is broken or names other places, which the lock is not of."""
+        if self._reread is None or self._told_to_stop():
+            return
+        try:
+            now = self._reread()
+        except CellarmanError as error:
+            self._report.note(f"the configuration is not taken over: {error}", "error")
+            return
+        if _places(now.layout) == _places(self._server.layout):
+            self._server = now
 
     def _told_to_stop(self) -> bool:
         return self._stopping
@@ -188,6 +208,10 @@ class Supervisor:
     def _kill(self, *_: Any) -> None:
         if self._child is not None:
             self._child.kill()
+
+
+def _places(layout: Layout) -> list[str]:
+    return [layout.locks, *layout.directories()]
 
 
 def _die_with_parent() -> None:

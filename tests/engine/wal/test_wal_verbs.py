@@ -103,15 +103,15 @@ def test_reindex_rebuilds_what_was_deleted(layout: Layout, tmp_path: Path) -> No
 
 
 def test_receive_in_the_foreground_until_ctrl_c(postgres: Install, tmp_path: Path) -> None:
+    """Settings that are corrected while it cannot start are taken over."""
     layout = pages.make_layout(tmp_path)
     with running(postgres, extra=["--wal-segsize=1"]) as cluster:
-        configure(
-            tmp_path,
-            f'conninfo = "{cluster.conninfo}"\nstreaming_archiver = true\nslot_name = "cellarman"\n'
-            f'path_prefix = "{postgres.bindir}"\n',
-        )
+        settings = f'streaming_archiver = true\nslot_name = "cellarman"\npath_prefix = "{postgres.bindir}"\n'
+        configure(tmp_path, f'conninfo = "host=/nowhere"\n{settings}')
         receiving = subprocess.Popen(command(tmp_path, "receive", "main"), stderr=subprocess.PIPE, text=True)
         try:
+            eventually(lambda: receiver.alive(layout), "it holds the lock")
+            configure(tmp_path, f'conninfo = "{cluster.conninfo}"\n{settings}')
             eventually(lambda: list(Path(layout.streaming).glob("*.partial")), "WAL arrives")
             holder = receiver.alive(layout)
             assert holder is not None and holder.pid == receiving.pid
