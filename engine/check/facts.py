@@ -28,6 +28,7 @@ from engine.postgres.programs import Program
 from engine.repository import identity, locks
 from engine.repository.repository import Catalogue, catalogue
 from engine.wal import receiver
+from engine.wal.judgement.values import Finding
 
 T = TypeVar("T")
 
@@ -80,6 +81,8 @@ class Facts:
     """The version of rsync here; "" when there is none."""
     arrived: bool | None = None
     """Whether the last segment that archive_command delivered is here; None when that cannot be told."""
+    archive: tuple[Finding, ...] | Unknown = Unknown("it was not looked into")
+    """What `engine.wal.findings` says of the archive from the disk alone, worst first."""
 
 
 class Probe(threading.Thread, Generic[T]):
@@ -119,10 +122,13 @@ class Probe(threading.Thread, Generic[T]):
 
 def gather(config: Config, server: Server, now: datetime) -> Facts:
     """Ask every source about a server; takes three times check_timeout at most, and 25 s with SSH."""
+    from engine.wal import findings
+
     bound = float(server.check_timeout)
     measure = not config.read_only
     store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory, measure))
     home = Probe("the repository", bound, lambda: _home(server))
+    archive = Probe("the WAL archive", bound, lambda: findings.at_a_glance(server, now)[1])
     ssh = server.ssh if server.active and server.ssh and server.ssh.host else None
     reach = Probe(f"ssh to {ssh}", max(bound, _LEAST_FOR_SSH), lambda: reach_.look(ssh, server)) if ssh else None
     if server.active and server.conninfo:
@@ -151,6 +157,7 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
         _passwords(server),
         _rsync(),
         _arrived(server, live),
+        archive.answer(),
     )
 
 

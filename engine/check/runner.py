@@ -50,6 +50,7 @@ CHECKS: tuple[Check, ...] = (
     repository.queues,
     repository.refused,
     repository.wal_age,
+    wal.archive,
     repository.maintenance,
     repository.retention,
     repository.catalogue,

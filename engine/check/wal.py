@@ -13,6 +13,7 @@ from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres.connection import Slot
 from engine.recovery.settings import client_program
+from engine.status import verdict
 from engine.wal.receiver import log_path
 
 _ACKNOWLEDGES_ALL = re.compile(
@@ -130,6 +131,22 @@ def _no_archiver(facts: Facts) -> str:
     if not facts.server.archiver:
         return "archiver is off"
     return UNREACHED if isinstance(facts.live, Unknown) else ""
+
+
+def archive(facts: Facts) -> CheckResult:
+    """What `cellarman status` counts as gaps, in its words; accepted gaps are none."""
+    name = "WAL archive"
+    if isinstance(facts.archive, Unknown):
+        return skip(name, facts.archive.what)
+    wrong = [each for each in facts.archive if each.severity != "note"]
+    if not wrong:
+        accepted = sum(each.state == "accepted" for each in facts.archive)
+        return ok(name, "nothing lacks" + (f" but what was accepted ({accepted})" if accepted else ""))
+    worst = verdict.about(wrong[0])
+    more = f" (and {len(wrong) - 1} more: cellarman wal gaps {facts.server.name})" if len(wrong) > 1 else ""
+    detail = worst.what + (f": {worst.why}" if worst.why else "") + more
+    say = fail if worst.severity == "critical" else warn
+    return say(name, detail, worst.fix or f"cellarman wal gaps {facts.server.name}")
 
 
 def slot(facts: Facts) -> CheckResult:

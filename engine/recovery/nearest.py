@@ -13,6 +13,8 @@ from engine.recovery.plan import Moment, Order
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.wal.gaps import Archive
 
+_LOOK = "cellarman wal fetch-missing"
+
 
 def explain(
     order: Order, misses: Sequence[Miss], archive: Archive, facts: Facts, now: datetime
@@ -27,7 +29,8 @@ def explain(
     if short and short.run and short.run.reach.end_kind == "open_end" and not isinstance(order.target, Immediate):
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
     elif short:
-        fixes.append(f"what is missing cannot be replayed; take a new backup now: cellarman backup {order.server}")
+        fixes.append(f"look for what is missing: {_LOOK} {order.server}")
+        fixes.append(f"if that finds nothing, take a new backup now: cellarman backup {order.server}")
     if new and order.backup != "auto":
         fixes.append(f"an older backup may get there: {order.command(backup='auto')}")
     if not fixes:
@@ -87,4 +90,7 @@ def _without_moment(order: Order, misses: Sequence[Miss]) -> str:
         )
     if any(miss.kind == "off_branch" for miss in misses):
         return f"follow the backup's own timeline with --timeline current, or see cellarman windows {order.server}"
-    return f"see what can be reached: cellarman windows {order.server}"
+    see = f"see what can be reached: cellarman windows {order.server}"
+    if any(miss.kind == "unusable" and not miss.base.unusable for miss in misses):
+        return f"look for the WAL that is missing: {_LOOK} {order.server}\n{see}"
+    return see

@@ -10,7 +10,6 @@ from itertools import pairwise
 from zlib import crc32
 
 from engine.config import Server
-from engine.event import SILENT
 from engine.postgres import segment
 from engine.postgres.clock import pg_time
 from engine.postgres.timeline import Lineage
@@ -21,12 +20,10 @@ from engine.repository.repository import Catalogue
 from engine.status.values import Wal, Window
 from engine.wal import accepted, condemned, listing
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
-from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Finding as WalFinding
 
 GOOD_FOR = 60
 """Seconds that a judgement holds while no directory changes."""
-_ASSUMED_SIZE = 16 << 20
 LATEST = 12
 """So many of the newest segments tell the usual pause."""
 
@@ -122,10 +119,7 @@ class Reader:
 def _judge(server: Server, now: datetime) -> Judged:
     from engine.wal import findings  # what takes no look at WAL loads none of it
 
-    made = findings.gather(server, now=now, ask_server=False, read_only=True, selected=(), told=SILENT, glance=True)
-    found = [*made.remarks, *(each for case in made.cases for each in judge(case))]
-    archive = made.cases[0].archive if made.cases else Archive(_ASSUMED_SIZE)
-    return Judged(archive, tuple(in_order(found)))
+    return Judged(*findings.at_a_glance(server, now))
 
 
 def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) -> Reached:

@@ -62,8 +62,8 @@ def findings(
     `judged` is what `engine.wal.findings` says of its WAL. `jobs` run, `last_jobs` have ended, newest first.
     """
     found = [
-        *_about_backups(server, backups, windows, jobs, now),
-        *map(_about, (each for each in judged if each.severity != "note")),
+        *_about_backups(server, backups, windows, judged, jobs, now),
+        *map(about, (each for each in judged if each.severity != "note")),
         *_about_wal(server, wal, now),
         *_about_catalogue(backups, unreadable, jobs, last_jobs),
     ]
@@ -82,7 +82,12 @@ def health(found: Sequence[Finding], jobs: Sequence[JobState]) -> Health:
 
 
 def _about_backups(
-    server: Server, backups: Sequence[BackupInfo], windows: Sequence[Window], jobs: Sequence[JobState], now: datetime
+    server: Server,
+    backups: Sequence[BackupInfo],
+    windows: Sequence[Window],
+    judged: Sequence[WalFinding],
+    jobs: Sequence[JobState],
+    now: datetime,
 ) -> Iterator[Finding]:
     good = [info for info in backups if info.usable]
     take = f"cellarman backup {server.name}"
@@ -95,7 +100,9 @@ def _about_backups(
             yield Finding("critical", "no good backup", "without one nothing can be restored", take, "backup")
         return
     if not windows:
-        yield Finding("critical", "no backup has the WAL that it needs", "none can be made consistent", take, "backup")
+        what, why = "no backup has the WAL that it needs", "none can be made consistent"
+        fix = next((each.fix for each in judged if each.kind == "unusable" and each.fix), take)
+        yield Finding("critical", what, why, fix, _key(fix))
     if len(good) < server.minimum_redundancy:
         why = f"minimum_redundancy asks for {server.minimum_redundancy}"
         yield Finding("warning", f"only {len(good)} good backup{'' if len(good) == 1 else 's'}", why, take, "backup")
@@ -111,7 +118,7 @@ def gaps(judged: Sequence[WalFinding]) -> int:
     return sum(1 for each in judged if each.kind in _BREAKS and each.severity != "note")
 
 
-def _about(judged: WalFinding) -> Finding:
+def about(judged: WalFinding) -> Finding:
     """Return a finding about the WAL as one about the server."""
     what, why = f"{judged.kind.replace('_', ' ')}{_names(judged)}", judged.why
     if judged.kind in ("hole", "branch_hazard"):
@@ -122,8 +129,12 @@ def _about(judged: WalFinding) -> Finding:
         why = "nothing after it can be restored until a new backup ends" if judged.severity == "critical" else ""
     elif judged.kind in ("unusable", "not_yet_usable", "backup_off_branch"):
         what = f"backup {', '.join(judged.affected_backups)} {_OF_BACKUPS[judged.kind]}"
-    command = "backup" if judged.fix.startswith("cellarman backup ") else ""
-    return Finding(judged.severity, what, why, judged.fix, command)
+    return Finding(judged.severity, what, why, judged.fix, _key(judged.fix))
+
+
+def _key(fix: str) -> str:
+    """Return the command of the console that does what a fix says first; "" when none does."""
+    return "backup" if fix.startswith("cellarman backup ") else ""
 
 
 def _names(judged: WalFinding) -> str:

@@ -78,6 +78,16 @@ def report(
     return Report(server.name, tuple(in_order(found)), made.unknown)
 
 
+def at_a_glance(server: Server, now: datetime) -> tuple[Archive, tuple[Finding, ...]]:
+    """Judge a server's WAL by what the disk tells in a moment; changes nothing, asks nobody.
+
+    Returns the present archive too. Raises CellarmanError when the archive itself cannot be read.
+    """
+    made = gather(server, now=now, ask_server=False, read_only=True, selected=(), told=Silent(), glance=True)
+    found = [*made.remarks, *(each for case in made.cases for each in judge(case))]
+    return made.cases[0].archive if made.cases else Archive(_ASSUMED_SIZE), tuple(in_order(found))
+
+
 def _check_selected(cases: Sequence[Case], timeline: int) -> None:
     """Refuse a timeline that recovery could not be told to follow."""
     archive = cases[0].archive if cases else Archive(_ASSUMED_SIZE)
@@ -132,10 +142,17 @@ def gather(
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)
-    cases[0] = replace(cases[0], unseen=_unseen(names, size), standbys=holding)
+    unasked = _unasked(server, cases[0], live, holding)
+    cases[0] = replace(cases[0], unseen=_unseen(names, size), standbys=holding, unasked=unasked)
     if live is None and ask_server:
         unknown.append("what the server wrote, archived and still holds: it could not be asked")
     return Dossier(tuple(cases), tuple(found), tuple(unknown))
+
+
+def _unasked(server: Server, case: Case, live: Live | None, holding: Sequence[standbys.Standby]) -> bool:
+    """Tell whether the server, or a standby, may hold more than is known. A server of another system holds nothing."""
+    silent = bool(server.conninfo) and (live is None or (case.live is not None and case.live.pg_wal is None))
+    return silent or len(holding) < len(server.standby_conninfo) or any(each.pg_wal is None for each in holding)
 
 
 def _catch_up(layout: Layout, told: Reporter, unknown: list[str]) -> None:

@@ -490,15 +490,20 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
     return lines
 
 
+_BACKUP = "cellarman backup "
+
+
 def _repair(finding: Finding) -> list[Line]:
     """Return what to press, and the command where there is another one than those keys run."""
     keys: list[Span] = []
-    if finding.fix.startswith("cellarman backup"):
-        keys += [("b", "hand!"), (" takes a new backup   ", "text")]
-    if finding.kind in BEARABLE and finding.state != "accepted":
-        keys += [("f", "hand!"), (" looks for it   ", "text"), ("A", "hand!"), (" accepts it", "text")]
+    bearable = finding.kind in BEARABLE and finding.state != "accepted"
+    backup: list[Span] = [("b", "hand!"), (" takes a new backup   ", "text")] if _BACKUP in finding.fix else []
+    look: list[Span] = [("f", "hand!"), (" looks for it   ", "text")] if bearable else []
+    keys += [*backup, *look] if finding.fix.startswith(_BACKUP) else [*look, *backup]
+    if bearable:
+        keys += [("A", "hand!"), (" accepts it", "text")]
     lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
-    if finding.fix and not finding.fix.startswith(("cellarman backup", "cellarman wal gaps")):
+    if finding.fix and not finding.fix.startswith((_BACKUP, "cellarman wal gaps")):
         lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix), "moving")))
     return lines
 

@@ -69,9 +69,8 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
     why = f"PostgreSQL would refuse it: {said}" + (f" ({bad})" if bad else "")
     if not start_gone and not bad:
         why += "; without its WAL a backup is never consistent"
-    fix = fixes.of_missing(case, timeline, begin, end, state, critical=alone)
-    if not fix.startswith(("cellarman wal fetch-missing", "cp ")):
-        fix = f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}"
+    last_resort = f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}"
+    fix = fixes.of_a_copy(case, timeline, begin, state) or fixes.after_looking(case, last_resort)
     yield Finding(
         "unusable",
         "critical" if alone else "warning",

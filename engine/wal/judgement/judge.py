@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from engine.wal.judgement import fixes
 from engine.wal.judgement.backups import backup_findings, orphans
 from engine.wal.judgement.branches import branch_findings
 from engine.wal.judgement.coverage import Line, lines
@@ -54,6 +55,7 @@ def _elsewhere(case: Case, interest: Sequence[Line], found: Sequence[Finding]) -
                 archive.name(timeline, last),
                 last - first + 1,
                 why=archive.invalid[(timeline, first)],
+                fix=fixes.after_looking(case, "") if needed else "",
             )
 
 

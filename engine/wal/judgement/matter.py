@@ -10,7 +10,7 @@ from engine.wal.accepted import Accepted
 from engine.wal.gaps import core_range
 from engine.wal.judgement import fixes
 from engine.wal.judgement.coverage import Line, holes
-from engine.wal.judgement.states import DELAYED, ON_ITS_WAY, PENDING, UNKNOWN, Whereabouts
+from engine.wal.judgement.states import DELAYED, LOST, ON_ITS_WAY, PENDING, UNKNOWN, Whereabouts
 from engine.wal.judgement.values import RANK, Base, Case, Finding, Severity
 from engine.wal.runs import Span
 
@@ -131,6 +131,8 @@ def _gone(
             severity, why = "warning", "its directory cannot be read: whether it is there is not known"
         elif state == UNKNOWN and severity != "note":
             severity, why = "note", "whether it is lost or has not come yet is not known"
+        elif state == LOST and case.unasked and (timeline, begin) not in case.kept:
+            where, why = UNKNOWN, f"{why}; whether {_holders(case)} still has it is not known"
         yield Finding(
             kind,
             severity,
@@ -145,6 +147,11 @@ def _gone(
             why,
             fix,
         )
+
+
+def _holders(case: Case) -> str:
+    held = case.live is not None and case.live.pg_wal is not None
+    return "a standby" if held else "the server"
 
 
 def _unseen(case: Case, timeline: int, number: int) -> bool:

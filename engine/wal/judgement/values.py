@@ -156,5 +156,7 @@ class Case:
     itself archives one after the other, and cellarman-wal acknowledges only what is archived."""
     unseen: Mapping[int, Runs] = field(default_factory=dict)
     """By timeline, the segments whose directories cannot be read."""
+    unasked: bool = False
+    """Whether there is a server or a standby whose pg_wal may hold what lacks, and what it holds is not known."""
     past: bool = False
     """Of an older incarnation: nothing is written to it any more."""

@@ -73,6 +73,7 @@ def test_an_inactive_server_is_judged_by_its_repository(setup: Setup) -> None:
     backup(config, NOW - timedelta(hours=3))
     found = check(config)
     del found["file system"]  # tests may work in memory, which it warns of
+    assert "cannot be restored yet" in found.pop("WAL archive").detail, "its WAL is nowhere"
     assert {result.status for result in found.values()} == {"ok", "skip"}
     assert found["PostgreSQL"] == CheckResult("PostgreSQL", "skip", "the server is not active")
     assert found["last backup"].detail == "20261122T090000, 3 h old, 5 MiB"

@@ -81,6 +81,8 @@ def test_a_time_in_the_hole_has_neighbours(holed: Holed, gone: Mark) -> None:
     assert plan.before.lsn is not None and "--to-lsn" in plan.before.command
     assert plan.after.at == holed.second.end_time and holed.second.id in plan.after.command
     assert "missing" in plan.refused.why
+    look, _, last_resort = plan.refused.fix.partition("cellarman wal fetch-missing ")
+    assert look and "cellarman backup " in last_resort
     rows = holed.restored_rows(holed.scene.plan(LsnTarget(plan.before.lsn)))
     assert rows == holed.early[1].rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_v4_a_later_backup_leaves_only_the_times_between(repo: Repo) -> None:
     [hole] = [f for f in found if f.kind == "hole"]
     assert hole.affected_backups == (first,) and second in hole.why
     assert (hole.lost_from, hole.lost_to) == (NOW - 10 * HOUR, NOW - 2 * HOUR)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_the_server_may_still_have_is_looked_for_before_anything_else(repo: Repo, damaged: bool) -> None:
+    repo.server = replace(repo.server, conninfo="host=db1")
+    repo.put("1/1..1/5 1/7..1/9").backup(2, 3, hour=10)
+    if damaged:
+        repo.path(1, 6).write_bytes(bytes(SIZE))
+    [hole] = [f for f in repo.findings() if f.severity != "note"]
+    assert (hole.severity, hole.state) == ("critical", "unknown")
+    assert "whether the server still has it is not known" in hole.why
+    assert hole.fix == "cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"
+    repo.backup(7, 8, hour=2)
+    [hole] = [f for f in repo.findings() if f.severity != "note"]
+    assert hole.fix.startswith("cellarman wal fetch-missing main; if that finds nothing: cellarman wal gaps main --acc")
 
 
 def test_v5_what_lacks_before_the_oldest_backup_is_irrelevant(repo: Repo) -> None:

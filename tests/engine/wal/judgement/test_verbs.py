@@ -79,7 +79,8 @@ def test_what_the_server_still_has_can_be_fetched_again(site: tuple[Cluster, Cel
     assert (finding["kind"], finding["state"], finding["first"]) == ("hole", "lost_but_recoverable", name)
     assert finding["lost_from"] and finding["lost_to"] is None and len(finding["affected_backups"]) == 1
     offline = cellarman.json("wal", "gaps", "main", "--offline", code=1)
-    assert alarms(offline) == [("hole", "lost")]
+    assert alarms(offline) == [("hole", "unknown")]
+    assert offline["findings"][0]["fix"].startswith("cellarman wal fetch-missing main; if that finds nothing: ")
     assert finding["fix"] == "cellarman wal fetch-missing main"
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "CELLARMAN_CONFIG": str(cellarman.config)}
     subprocess.run(shlex.split(finding["fix"]), env=environment, check=True)
@@ -157,6 +158,14 @@ def test_a_role_that_may_see_little_makes_no_false_alarm(site: tuple[Cluster, Ce
     document = Cellarman(other).json("wal", "gaps", "main")
     assert document["status"] == "ok"
     assert any("pg_wal" in sentence for sentence in document["unknown"]), document["unknown"]
+    path = place(cellarman, newest(cellarman, 2))
+    aside = path.rename(path.with_name("aside"))
+    try:
+        document = Cellarman(other).json("wal", "gaps", "main", code=1)
+        assert alarms(document) == [("hole", "unknown")], "the server has it, and may not say so"
+        assert document["findings"][0]["fix"].startswith("cellarman wal fetch-missing main; ")
+    finally:
+        aside.rename(path)
 
 
 def test_timelines_and_events(site: tuple[Cluster, Cellarman]) -> None:
