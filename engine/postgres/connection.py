@@ -178,8 +178,8 @@ def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
 
 
 def _words(conninfo: str, error: Exception) -> str:
-    """Return what libpq or the server said, without secrets; a line that libpq goes on with is no line of its own."""
-    said = str(error).strip().replace("\n\t", " ") or type(error).__name__
+    """Return what libpq or the server said, without secrets."""
+    said = str(error).strip() or type(error).__name__
     parameters = parse_conninfo(conninfo)
     for secret in SECRETS:
         if parameters.get(secret):

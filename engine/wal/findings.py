@@ -175,7 +175,7 @@ def _ask(server: Server, unknown: list[str]) -> Live | None:
     try:
         found = live_.look(server, [int(name[:8], 16) for name in known])
     except CellarmanError as error:
-        unknown.append(str(error))
+        unknown.append(" ".join(str(error).split()))
         return None
     unknown += found.unknown
     return found
@@ -186,7 +186,7 @@ def _system(layout: Layout, infos: Sequence[BackupInfo], live: Live | None, unkn
     try:
         known = identity.system_id(layout)
     except CellarmanError as error:
-        unknown.append(str(error))
+        unknown.append(" ".join(str(error).split()))
         known = None
     if known is None:
         known = next((info.systemid for info in infos if info.systemid is not None), None)
@@ -251,7 +251,7 @@ def _accepted(layout: Layout, unknown: list[str]) -> list[accepted.Accepted]:
     try:
         return accepted.read(layout)
     except CellarmanError as error:
-        unknown.append(str(error))
+        unknown.append(" ".join(str(error).split()))
         return []
 
 

@@ -147,6 +147,7 @@ def test_without_the_server_the_disk_answers_and_says_so(site: tuple[Cluster, Ce
     document = Cellarman(other).json("wal", "gaps", "main")
     assert document["status"] == "ok"
     assert any("cannot connect" in sentence for sentence in document["unknown"])
+    assert all(sentence.isprintable() for sentence in document["unknown"])
 
 
 def test_a_role_that_may_see_little_makes_no_false_alarm(site: tuple[Cluster, Cellarman]) -> None:
