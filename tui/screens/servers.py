@@ -217,12 +217,12 @@ def about(server: ServerStatus, live: Live | None, now: datetime, width: int, gl
     lines: list[Line] = [wording.verdict(server, now), ()]
     if server.windows or wording.marks(server):
         lines += [*axis(wording.stretches(server), wording.marks(server), now, width, glyphs, bool(server.gaps)), ()]
-    for finding in server.findings[:3]:
-        lines += wording.finding_line(finding, glyphs)
+    worst, *others = [wording.finding_line(finding, glyphs) for finding in server.findings[:3]] or [[]]
     keys = {command.verb: command.key for command in commands.of("servers")}
     repair = wording.repair(server, keys)
-    if repair:
-        lines += [(), repair]
+    lines += [*worst, *([(), repair] if repair else [])]
+    if others:  # below the repair: a low screen has no room for all
+        lines += [*([()] if repair else []), *(line for each in others for line in each)]
     said = wording.pulse(server, live)
     return [*lines, (), said] if said else lines
 

@@ -503,7 +503,8 @@ def _repair(finding: Finding) -> list[Line]:
     if bearable:
         keys += [("A", "hand!"), (" accepts it", "text")]
     lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
-    if finding.fix and not finding.fix.startswith((_BACKUP, "cellarman wal gaps")):
+    of_keys = (_BACKUP, "cellarman wal gaps", *(("cellarman wal fetch-missing",) if bearable else ()))
+    if finding.fix and not finding.fix.startswith(of_keys):
         lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix), "moving")))
     return lines
 

@@ -132,7 +132,7 @@ def _gone(
         elif state == UNKNOWN and severity != "note":
             severity, why = "note", "whether it is lost or has not come yet is not known"
         elif state == LOST and case.unasked and (timeline, begin) not in case.kept:
-            where, why = UNKNOWN, f"{why}; whether {_holders(case)} still has it is not known"
+            where, why = UNKNOWN, f"{why}; {_holder(case)} may still have it"
         yield Finding(
             kind,
             severity,
@@ -149,7 +149,8 @@ def _gone(
         )
 
 
-def _holders(case: Case) -> str:
+def _holder(case: Case) -> str:
+    """Return who was not heard about what its pg_wal holds."""
     held = case.live is not None and case.live.pg_wal is not None
     return "a standby" if held else "the server"
 
