@@ -230,7 +230,7 @@ def histories(layout: Layout, root: Iterable[str]) -> tuple[dict[int, tuple[Swit
             timeline = int(name[:8], 16)
             try:
                 plain = codec.read_segment(os.path.join(directory, name), codec.SMALL_FILE)
-                switches = parse_history(timeline, plain.decode())
+                switches = parse_history(timeline, plain.decode("utf-8", "replace"))
             except FileNotFoundError:
                 continue
             except (CellarmanError, ValueError, OSError) as error:

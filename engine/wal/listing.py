@@ -111,7 +111,7 @@ def _histories(layout: Layout) -> tuple[dict[int, tuple[Switch, ...]], dict[int,
             timeline = int(name[:8], 16)
             try:
                 plain = codec.read_segment(os.path.join(directory, name), _BIGGEST_HISTORY)
-                good[timeline] = parse_history(timeline, plain.decode())
+                good[timeline] = parse_history(timeline, plain.decode("utf-8", "replace"))
                 bad.pop(timeline, None)
             except FileNotFoundError:
                 continue

@@ -373,6 +373,13 @@ def test_a_history_that_cannot_be_read_is_said(repo: Repo, text: str) -> None:
     assert ("history_missing", "critical", "invalid") in {alarm[:3] for alarm in alarms(repo.findings())}
 
 
+def test_a_history_whose_words_are_in_another_encoding_is_good(repo: Repo) -> None:
+    """PostgreSQL reads the numbers; behind them stands a restore point's name, in the database's encoding."""
+    repo.put("1/1..1/4 2/5..2/9").history(2, "").backup(2, 3, hour=10)
+    (Path(repo.layout.wals) / "00000002.history").write_bytes(FORK.encode() + b"# caf\xe9\n")
+    assert alarms(repo.findings()) == []
+
+
 def test_histories_that_contradict_each_other_are_said(repo: Repo) -> None:
     repo.put("1/1..1/4 2/5..2/6 3/7..3/9").history(2, FORK).backup(2, 3, hour=10)
     repo.history(3, "1\t0/480000\tx\n2\t0/780000\tx\n")
