@@ -24,7 +24,7 @@ _LONGEST_OUTAGE = 300.0
 """Seconds that the watching waits for a lost link to come back."""
 _LARGEST_CONTROL = 8192
 
-_LISTENING = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
+_TCP = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; exit 0"
 _SOCKETS = """port=$1; shift
 for d in "$@"; do [ -e "$d/.s.PGSQL.$port.lock" ] && exit 1; done; exit 0"""
 _WRITABLE = 'cd -- "$1" && shift && for d in "$@"; do [ -d "$d" ] && [ -w "$d" ] || exit 1; done'
@@ -150,7 +150,7 @@ def _sockets(far: Machine, effective: dict[str, str], directory: str) -> tuple[s
 
 def _port(far: Machine, effective: dict[str, str], wanted: int | None, directory: str, sockets: str) -> tuple[int, str]:
     """Return the port to use for this start, and why when it is not the configured one."""
-    taken = listening(must(far, ["sh", "-c", _LISTENING], "its ports").decode(errors="replace"))
+    taken = held(must(far, ["sh", "-c", _TCP], "its ports").decode(errors="replace"))
     places = [os.path.join(directory, part.strip().strip('"')) for part in sockets.split(",")]
 
     def is_free(port: int) -> bool:
@@ -158,7 +158,7 @@ def _port(far: Machine, effective: dict[str, str], wanted: int | None, directory
 
     if wanted is not None:
         if not is_free(wanted):
-            why = f"another process on {far.name} listens on it"
+            why = f"another process on {far.name} has it"
             raise Refused(f"port {wanted} is taken", why, "choose another one with --port")
         return wanted, ""
     text = effective.get("port", "5432")
@@ -171,16 +171,17 @@ def _port(far: Machine, effective: dict[str, str], wanted: int | None, directory
     raise Refused("no port is free", f"from {configured} on, on {far.name}", "name one with --port")
 
 
-def listening(text: str) -> set[int]:
-    """Return the ports that something listens on, from /proc/net/tcp and tcp6 (proc_net_tcp(5): state 0A).
+def held(text: str) -> set[int]:
+    """Return the local ports that nobody can listen on now, from /proc/net/tcp and tcp6 (proc_net_tcp(5)): those of
+    listeners and of connections, but not of ones that only wait for stragglers (state 06, TIME_WAIT).
 
     >>> line = "  0: 0100007F:1538 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1"
-    >>> listening("  sl  local_address rem_address   st\\n" + line)
-    {5432}
+    >>> held("  sl  local_address rem_address   st\\n" + line), held(line.replace(" 0A ", " 06 "))
+    ({5432}, set())
     """
     found = set()
     for line in text.splitlines():
         fields = line.split()
-        if len(fields) > 3 and fields[3] == "0A":
+        if len(fields) > 3 and fields[0].endswith(":") and fields[3] != "06":
             found.add(int(fields[1].rpartition(":")[2], 16))
     return found
