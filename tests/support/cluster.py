@@ -146,6 +146,7 @@ class Cluster:
             max_wal_senders="10",
             shared_buffers="32MB",
             fsync="off",
+            autovacuum="off",  # its transactions would stand in the WAL at moments of its own choosing
             timezone="UTC",
             log_line_prefix="%m ",
             lc_messages="C",

@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# The account that runs the tests may have a login shell that refuses to start anything.
+SHELL = ("set-option", "-g", "default-shell", "/bin/sh")
+
 
 class Pane:
     """One session with one pane. The program in it ends with the session."""
@@ -17,10 +20,10 @@ class Pane:
     def __init__(self, root: Path, command: list[str], size: tuple[int, int], environ: dict[str, str]) -> None:
         self._tmux = ["tmux", "-S", str(root / "tmux.sock"), "-f", "/dev/null"]
         columns, rows = (str(number) for number in size)
-        words = shlex.join(["env", *(f"{key}={value}" for key, value in environ.items()), *command])
-        self._run("new-session", "-d", "-x", columns, "-y", rows, words)
+        words = "exec " + shlex.join(["env", *(f"{key}={value}" for key, value in environ.items()), *command])
+        start = ["new-session", "-d", "-x", columns, "-y", rows, words]
         # The pane stays when its program has ended, so that its last words can be read.
-        self._run("set-option", "-w", "remain-on-exit", "on")
+        self._run(*SHELL, ";", *start, ";", "set-option", "-w", "remain-on-exit", "on")
 
     def _run(self, *words: str) -> str:
         done = subprocess.run([*self._tmux, *words], capture_output=True, text=True, timeout=20, check=True)

@@ -103,9 +103,10 @@ def _lost(ours: programs.Cellarman, server: cluster.Cluster) -> None:
 
 
 def _stopped(ours: programs.Cellarman, install: cluster.Install) -> None:
-    """Stop the copy that the restore started."""
-    state = follow.find(str(ours.config.parent / "state"), "latest")
-    if state.kind == "restore" and state.result:
+    """Stop what restores started."""
+    for state in follow.jobs(str(ours.config.parent / "state")):
+        if state.kind != "restore" or not state.result:
+            continue
         install.run("pg_ctl", "-D", str(state.result["destination"]), "-m", "immediate", "stop")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.host import tmux
+from tests.support.tmux import SHELL
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here")
 
@@ -19,7 +20,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     """A tmux of our own, and this process as if in it."""
     socket = tmp_path / "tmux"
     command = ["tmux", "-S", str(socket)]
-    subprocess.run([*command, "-f", "/dev/null", "new", "-d", "sleep 60"], check=True)
+    subprocess.run([*command, "-f", "/dev/null", *SHELL, ";", "new", "-d", "sleep 60"], check=True)
     monkeypatch.setenv("TMUX", f"{socket},1,0")
     yield command
     subprocess.run([*command, "kill-server"], check=False)

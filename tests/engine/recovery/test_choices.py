@@ -19,6 +19,7 @@ from engine.recovery.nearby import nearby
 from engine.recovery.target import LsnTarget, NameTarget, TimeTarget, XidTarget
 from tests.engine.recovery.scene import Scene, scene, value
 from tests.support.cluster import Install
+from tests.support.programs import until
 
 CELLARMAN = os.path.join(os.path.dirname(sys.executable), "cellarman")
 
@@ -39,6 +40,8 @@ def stage(postgres: Install) -> Iterator[Scene]:
         stage.cluster.sql("DROP TABLE kept")
         stage.cluster.sql("CREATE TABLE kept (i int)")
         stage.cluster.sql("CREATE TEMPORARY TABLE passing (i int)")
+        gone = "SELECT count(*) = 0 FROM pg_class WHERE relname = 'passing'"
+        until(lambda: stage.cluster.value(gone), what="the drop after the session's end")
         stage.insert()
         stage.archive_all()
         choices.catch_up(stage.server)

@@ -61,7 +61,6 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     settings = {
         "archive_mode": "on",
         "archive_command": command,
-        "autovacuum": "off",
         "max_prepared_transactions": "10",
         "max_wal_size": "64MB",
     }

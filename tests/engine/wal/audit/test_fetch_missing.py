@@ -67,7 +67,7 @@ def present(place: Place) -> list[str]:
 
 @pytest.fixture(scope="module", params=sorted({max(INSTALLS), 15} & set(INSTALLS)), ids=lambda major: f"pg{major}")
 def alive(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with wal.server(INSTALLS[request.param], 1, autovacuum="off") as cluster:
+    with wal.server(INSTALLS[request.param], 1) as cluster:
         cluster.sql("CREATE TABLE filled AS SELECT generate_series(1, 100000)")
         cluster.sql("SELECT pg_logical_emit_message(false, 'x', repeat('q', 2500000))")
         cluster.sql("SELECT pg_switch_wal()")

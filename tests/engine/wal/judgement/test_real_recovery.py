@@ -103,7 +103,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     told = Story(INSTALLS[request.param], tmp_path_factory.mktemp("story"))
     told.archive.mkdir()
     command = f'test ! -f "{told.archive}/%f" && cp "%p" "{told.archive}/%f"'
-    settings = {"archive_mode": "on", "archive_command": command, "autovacuum": "off"}
+    settings = {"archive_mode": "on", "archive_command": command}
     with running(told.install, extra=["--wal-segsize=1"], **settings) as cluster:
         told.system = int(cluster.system_id)
         cluster.sql("CREATE TABLE told (id int)")
