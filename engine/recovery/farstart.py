@@ -17,7 +17,7 @@ from engine.host.problems import HostError
 from engine.recovery import settings, start
 from engine.recovery.farside import ALIVE, find_postgres
 from engine.recovery.plan import Plan
-from engine.recovery.start import LOG, Look, Verdict
+from engine.recovery.start import LOG, Found, Look, Verdict
 
 _POLL = 0.5
 _LONGEST_OUTAGE = 300.0
@@ -59,26 +59,36 @@ def start_there(server: Server, plan: Plan, report: Reporter) -> Verdict:
         program = find_postgres(far, server.path_prefix, major)
         effective = _configuration(far, directory)
         sockets, socket_note = _sockets(far, effective, directory)
-        port, port_note = _port(far, effective, plan.order.port, directory, sockets)
-        notes = tuple(note for note in (port_note, socket_note) if note)
-        for note in notes:
-            report.note(note, "warn")
-        report.phase("start", f"{program} on port {port} of {far.name}")
-        options = start.start_options(port, sockets, major) + start.earlier_stop(plan)
-        log = os.path.join(directory, LOG)
-        words = ["sh", "-c", _LAUNCH, "sh", log, program, "-D", directory, *options]
-        pid = int(must(far, words, f"{program} could not be started on {far.name}"))
-        running = _There(far, directory, pid, report)
-        try:
-            found = start.watch(running, plan, report, pause=_POLL)
-        except BaseException:
-            running.stop()
-            raise
-        if found[0] == "failed":
-            running.stop()
-        gone = found[0] == "failed" or running.look().gone
-        there = sockets.split(",")[0].strip()
-        return start.verdict(found, port, there, None if gone else pid, log, notes)
+
+        def once() -> Verdict:
+            port, port_note = _port(far, effective, plan.order.port, directory, sockets)
+            notes = tuple(note for note in (port_note, socket_note) if note)
+            for note in notes:
+                report.note(note, "warn")
+            report.phase("start", f"{program} on port {port} of {far.name}")
+            options = start.start_options(port, sockets, major) + start.earlier_stop(plan)
+            found, pid = _run(far, program, options, plan, report)
+            there = sockets.split(",")[0].strip()
+            return start.verdict(found, port, there, pid, os.path.join(directory, LOG), notes)
+
+        return start.until_port_held(once, plan, report)
+
+
+def _run(far: Machine, program: str, options: list[str], plan: Plan, report: Reporter) -> tuple[Found, int | None]:
+    """Start the postmaster and watch it; return what became of it, and its pid if it goes on."""
+    directory = plan.order.destination
+    words = ["sh", "-c", _LAUNCH, "sh", os.path.join(directory, LOG), program, "-D", directory, *options]
+    pid = int(must(far, words, f"{program} could not be started on {far.name}"))
+    running = _There(far, directory, pid, report)
+    try:
+        found = start.watch(running, plan, report, pause=_POLL)
+    except BaseException:
+        running.stop()
+        raise
+    if found[0] == "failed":
+        running.stop()
+    gone = found[0] == "failed" or running.look().gone
+    return found, None if gone else pid
 
 
 class _There:

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -43,13 +43,19 @@ _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _UNREADABLE = re.compile(r"LOG:\s+(.*\b(?:record|page|magic|length|checksum|could not)\b.*)")
 """What PostgreSQL says of WAL that it cannot go on with (xlogreader.c, report_invalid_record)."""
+_UNBOUND = re.compile(r"LOG:\s+(could not bind .*)")
 _PAUSED = "pausing at the end of recovery"
 _STARVED = "insufficient parameter settings"
 _SHUT_DOWN = "shutdown at recovery target"
 _OUTLIVE: list[subprocess.Popen[bytes]] = []
 """Servers that were started here and go on without us."""
 
+_PORT_LOST = re.compile(r"Address already in use|lock file \".*\.s\.PGSQL\.\d+\.lock\" already exists")
+_TRIES = 5
+
 State = Literal["open", "paused", "shutdown", "failed"]
+Found = tuple[State, str, list[str]]
+"""The state, PostgreSQL's words for it, and all the words of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +104,46 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
     It waits as long as PostgreSQL lives and works; stopping the wait (Cancelled) stops the server too.
     Raises Refused as root or without the right program.
     """
-    directory = plan.order.destination
     assert plan.info is not None
+    directory, major = plan.order.destination, plan.info.major or 0
     if os.geteuid() == 0:
         raise Refused("PostgreSQL is not started as root", "it refuses that", "start it as the account that owns it")
     program = programs.find("postgres", server.path_prefix, plan.info.major)
     effective = configuration(directory)
     sockets, socket_note = _sockets(effective, directory)
     places = [os.path.join(directory, part.strip().strip('"')) for part in sockets.split(",")]
-    port, port_note = _port(effective, plan.order.port, places)
-    notes = tuple(note for note in (port_note, socket_note) if note)
-    for note in notes:
-        report.note(note, "warn")
-    report.phase("start", f"{program.path} on port {port}")
-    options = start_options(port, sockets, plan.info.major or 0) + earlier_stop(plan)
+
+    def once() -> Verdict:
+        port, port_note = _port(effective, plan.order.port, places)
+        notes = tuple(note for note in (port_note, socket_note) if note)
+        for note in notes:
+            report.note(note, "warn")
+        report.phase("start", f"{program.path} on port {port}")
+        options = start_options(port, sockets, major) + earlier_stop(plan)
+        found, pid = _run(program.path, options, plan, report)
+        return verdict(found, port, sockets.split(",")[0].strip(), pid, os.path.join(directory, LOG), notes)
+
+    return until_port_held(once, plan, report)
+
+
+def until_port_held(once: Callable[[], Verdict], plan: Plan, report: Reporter) -> Verdict:
+    """Start with `once`, and again as long as somebody else takes the port between its choice and the start.
+
+    A port that was named is not exchanged for another one.
+    """
+    for _ in range(_TRIES - 1):
+        found = once()
+        if plan.order.port is not None or found.state != "failed" or not _PORT_LOST.search(found.text):
+            return found
+        report.note(f"port {found.port} was taken in the same moment; another one is chosen", "warn")
+    return once()
+
+
+def _run(program: str, options: list[str], plan: Plan, report: Reporter) -> tuple[Found, int | None]:
+    """Start the postmaster and watch it; return what became of it, and its pid if it goes on."""
+    directory = plan.order.destination
     log = os.path.join(directory, LOG)
-    running = _Here(_launch(program.path, directory, options, log), directory, log)
+    running = _Here(_launch(program, directory, options, log), directory, log)
     try:
         found = watch(running, plan, report)
     except BaseException:
@@ -125,13 +155,10 @@ def start(server: Server, plan: Plan, report: Reporter) -> Verdict:
         _stop(running.process)
     elif not running.gone:
         _OUTLIVE.append(running.process)
-    pid = None if running.gone else running.pid
-    return verdict(found, port, sockets.split(",")[0].strip(), pid, log, notes)
+    return found, None if running.gone else running.pid
 
 
-def verdict(
-    found: tuple[State, str, list[str]], port: int, sockets: str, pid: int | None, log: str, notes: tuple[str, ...]
-) -> Verdict:
+def verdict(found: Found, port: int, sockets: str, pid: int | None, log: str, notes: tuple[str, ...]) -> Verdict:
     """Return what became of a cluster, with what its log says of how far it got."""
     state, text, words = found
     reached = (_last(_STOPPING, words), _last(_LAST_TRANSACTION, words), _last(_REDO_DONE, words))
@@ -292,8 +319,8 @@ def _launch(program: str, directory: str, options: list[str], log: str) -> subpr
         os.close(sink)
 
 
-def watch(running: Running, plan: Plan, report: Reporter, *, pause: float = _POLL) -> tuple[State, str, list[str]]:
-    """Wait for the end of recovery; return the state, PostgreSQL's words for it, and all the words of its log."""
+def watch(running: Running, plan: Plan, report: Reporter, *, pause: float = _POLL) -> Found:
+    """Wait for the end of recovery."""
     report.phase("replay", f"to {plan.order.target}")
     words: list[str] = []
     replayed, lines = _Replayed(plan, report), _Lines()
@@ -347,10 +374,13 @@ def _fell_short(plan: Plan, words: Sequence[str]) -> tuple[State, str] | None:
 
 
 def _with_details(text: str, words: list[str]) -> str:
-    """Return PostgreSQL's message with the DETAIL and HINT lines that follow it."""
+    """Return PostgreSQL's message with the DETAIL and HINT lines that follow it, and with the addresses that it could
+    not listen on."""
     at = next((i for i, line in enumerate(words) if text in line), len(words))
     more = [line for line in words[at + 1 : at + 4] if re.search(r"(DETAIL|HINT|CONTEXT):", line)]
-    return "\n".join([text, *(re.sub(r"^.*?(DETAIL|HINT|CONTEXT):", r"\1:", line) for line in more)])
+    said = [re.sub(r"^.*?(DETAIL|HINT|CONTEXT):", r"\1:", line) for line in more]
+    said += [found[1] for line in words[:at] if (found := _UNBOUND.search(line))]
+    return "\n".join([text, *said])
 
 
 def _pid_status(text: str, pid: int) -> str:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import random
 import re
 import shutil
 import socket
@@ -65,10 +66,16 @@ def installs() -> dict[int, Install]:
     return dict(sorted(found.items()))
 
 
+_RANDOM = random.SystemRandom()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free now, below those that the kernel gives to connections."""
+    while True:
+        port = _RANDOM.randrange(10000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 _INITDB = ("-U", "postgres", "-A", "trust", "-N", "--no-locale", "-E", "UTF8")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ import psycopg2
 
 from engine.backup import streaming
 from engine.config import Config, Server, load
-from engine.event import Silent
+from engine.event import Level, Silent
 from engine.recovery.plan import Order, Plan
 from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
@@ -40,6 +42,26 @@ class Mark:
     at: datetime
     lsn: str
     xid: int
+
+
+class TakesPort(Silent):
+    """Listens on the port that a start has chosen, before the server can."""
+
+    def __init__(self) -> None:
+        self.taken: list[socket.socket] = []
+        self.notes: list[str] = []
+
+    def phase(self, name: str, detail: str = "") -> None:
+        found = re.search(r"on port (\d+)", detail)
+        if name == "start" and found and not self.taken:
+            self.taken.append(socket.create_server(("127.0.0.1", int(found[1]))))
+
+    def note(self, text: str, level: Level = "info") -> None:
+        self.notes.append(text)
+
+    def close(self) -> None:
+        for one in self.taken:
+            one.close()
 
 
 @dataclass

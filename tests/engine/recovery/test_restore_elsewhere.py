@@ -27,7 +27,7 @@ from engine.recovery.plan import Order
 from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
-from tests.engine.recovery.scene import Scene, scene, value
+from tests.engine.recovery.scene import Scene, TakesPort, scene, value
 from tests.support.cluster import Install, free_port
 from tests.support.programs import Cellarman, until
 from tests.support.sshd import Far, account, sshd
@@ -106,6 +106,14 @@ def test_everything_there_is(stage: Scene, tmp_path: Path) -> None:
         assert os.stat(destination).st_mode & 0o777 == 0o700
         gone = Path(f"{destination}.cellarman-wal")
         until(lambda: not gone.exists(), what="the end of the staged WAL")
+
+
+def test_a_port_that_is_taken_between_its_choice_and_the_start(stage: Scene, tmp_path: Path) -> None:
+    destination = tmp_path / "new"
+    with contextlib.closing(TakesPort()) as rival, removed(stage, destination):
+        result = run(stage, order(stage, destination, TimeTarget(stage.marks[1].at), start=True), rival)
+        assert result["verdict"] == "paused"
+        assert result["port"] != rival.taken[0].getsockname()[1]
 
 
 def test_a_moment_paused_and_resumed(stage: Scene, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import UsageError
+from engine.errors import CellarmanError, UsageError
 from engine.event import Silent
 from engine.recovery import start
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate
-from tests.engine.recovery.scene import Scene, scene, value
-from tests.support.cluster import Install
+from tests.engine.recovery.scene import Scene, TakesPort, scene, value
+from tests.support.cluster import Install, free_port
 
 PLAIN_OR_TAR = [
     pytest.param({}, id="plain"),
@@ -105,6 +106,30 @@ def test_strange_names_of_directories_and_a_taken_port(stage: Scene) -> None:
         assert result["verdict"] == "paused"
         assert result["port"] != stage.cluster.port
         assert int(value(conninfo, "SHOW port")) == result["port"]
+
+
+def test_a_port_that_is_taken_between_its_choice_and_the_start(stage: Scene) -> None:
+    destination = str(stage.root / "restored")
+    with contextlib.closing(TakesPort()) as rival:
+        try:
+            result = execute(stage.order(Immediate(), start=True).to_arguments(), stage.server, rival)
+            assert result["verdict"] == "paused"
+            assert result["port"] != rival.taken[0].getsockname()[1]
+            assert any("taken in the same moment" in note for note in rival.notes)
+        finally:
+            stage.remove(destination)
+
+
+def test_a_named_port_is_not_exchanged(stage: Scene) -> None:
+    port = free_port()
+    destination = str(stage.root / "restored")
+    wanted = stage.order(Immediate(), start=True, port=port)
+    with contextlib.closing(TakesPort()) as rival:
+        try:
+            with pytest.raises(CellarmanError, match="Address already in use"):
+                execute(wanted.to_arguments(), stage.server, rival)
+        finally:
+            stage.remove(destination)
 
 
 def test_configuration_kept_outside_is_made_anew(stage: Scene) -> None:
