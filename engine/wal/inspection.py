@@ -61,6 +61,20 @@ def examine(descriptor: int, name: str, system_id: int | None) -> Facts:
     return Facts(name, kind, packed, info.st_size, info.st_mtime, info.st_mtime_ns, mode, header)
 
 
+def may_be_whole(path: str, size: int) -> bool:
+    """Tell whether a queued segment has its full size, or is compressed: only reading it tells its size then."""
+    try:
+        stored = os.stat(path).st_size
+        return stored == size or (0 < stored < size and codec.sniff(_first(path)) != "none")
+    except OSError:
+        return False
+
+
+def _first(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(32)
+
+
 def foreign(name: str) -> Foreign:
     """Return the refusal of a name that PostgreSQL gives to no WAL file."""
     return Foreign(f"{name!r} is refused", "it is not the name of a WAL segment, .partial, .backup or .history file")

@@ -18,7 +18,7 @@ from engine.postgres import segment
 from engine.postgres.timeline import Switch, parse_history
 from engine.repository import files
 from engine.repository.layout import Layout
-from engine.wal import codec
+from engine.wal import codec, inspection
 from engine.wal.gaps import Key
 from engine.wal.runs import Runs, Span, spans_of
 
@@ -201,11 +201,8 @@ def _queued(directory: str, size: int, spans: dict[int, list[Span]], partials: d
         if kind == segment.PARTIAL:
             partials[(timeline, number)] = path
             continue
-        try:
-            if os.stat(path).st_size == size:
-                spans.setdefault(timeline, []).append((number, number))
-        except FileNotFoundError:
-            continue
+        if inspection.may_be_whole(path, size):
+            spans.setdefault(timeline, []).append((number, number))
 
 
 def listed(directory: str) -> list[str]:

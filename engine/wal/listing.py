@@ -10,7 +10,7 @@ from engine.postgres import segment
 from engine.postgres.timeline import Switch, parse_history
 from engine.postgres.walfile import WalFormatError, read_header
 from engine.repository.layout import Layout
-from engine.wal import codec
+from engine.wal import codec, inspection
 from engine.wal.gaps import Archive, without_contradicted
 
 _BIGGEST_HISTORY = 1 << 20
@@ -79,11 +79,7 @@ def _queued(directory: str, size: int) -> Iterator[str]:
     for name in _names(directory):
         if segment.kind_of(name) != segment.SEGMENT:
             continue
-        try:
-            complete = os.stat(os.path.join(directory, name)).st_size == size
-        except FileNotFoundError:
-            continue
-        if complete and int(name[16:], 16) < 0x1_0000_0000 // size:
+        if int(name[16:], 16) < 0x1_0000_0000 // size and inspection.may_be_whole(os.path.join(directory, name), size):
             yield name
 
 
