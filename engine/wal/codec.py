@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 """Bytes read at once: large enough for the codecs, small enough to stay in the processor's cache."""
+_PIECE = 1 << 18
+_RUN = 1
+"""The type of a zstd block that is one byte repeated."""
 LARGEST_PLAIN = 1 << 30
 """PostgreSQL's largest segment; nothing in a WAL archive is bigger."""
 SMALL_FILE = 1 << 20
@@ -247,28 +250,41 @@ def _unzstd(data: bytes, limit: int) -> bytes:
             return plain
     except zstd.ZstdError as error:
         raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
-    return b"".join(_unzstd_pieces(data, limit))
+    return b"".join(map(bytes, _unzstd_pieces(data, limit)))
 
 
-def _unzstd_pieces(data: bytes, limit: int) -> Iterator[bytes]:
-    """Decompress a frame, whether it states its size or not, in small steps so that `limit` holds."""
+def _unzstd_pieces(data: bytes, limit: int) -> Iterator[memoryview]:
+    """Decompress a frame, whether it states its size or not, in pieces of one buffer so that `limit` holds."""
     zstd = _zstd()
-    machine = zstd.ZstdDecompressor().decompressobj()
     length = 0
-    view = memoryview(data)
+    buffer = memoryview(bytearray(_PIECE))
     try:
-        for start in range(0, len(data), 4096):
-            piece = machine.decompress(view[start : start + 4096])
-            length += len(piece)
-            if length > limit:
-                raise _too_large(limit)
-            if piece:
-                yield piece
-            if machine.eof:
-                return
-    except zstd.ZstdError as error:
+        if len(data) < _frame_size(data):
+            raise Unreadable("compressed WAL is damaged", "zstd: it ends too early")
+        with zstd.ZstdDecompressor().stream_reader(data) as reader:
+            while count := reader.readinto(buffer):
+                length += count
+                if length > limit:
+                    raise _too_large(limit)
+                yield buffer[:count]
+    except (zstd.ZstdError, IndexError) as error:
         raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
-    raise Unreadable("compressed WAL is damaged", "zstd: it ends too early")
+
+
+def _frame_size(data: bytes) -> int:
+    """Return the bytes that a zstd frame takes, by the headers of its blocks (RFC 8878, 3.1.1).
+
+    The decompressor takes a frame for whole whose checksum is cut off. Raises IndexError where a header is cut.
+    """
+    flags = data[4]
+    single, size_flag, dictionary = flags >> 5 & 1, flags >> 6, flags & 3
+    at = 5 + (not single) + (0, 1, 2, 4)[dictionary] + ((1 if single else 0), 2, 4, 8)[size_flag]
+    last = False
+    while not last:
+        block = data[at] | data[at + 1] << 8 | data[at + 2] << 16
+        last = bool(block & 1)
+        at += 3 + (1 if block >> 1 & 3 == _RUN else block >> 3)
+    return at + (4 if flags >> 2 & 1 else 0)
 
 
 def _too_large(limit: int) -> Unreadable:
