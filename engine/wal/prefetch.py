@@ -42,6 +42,11 @@ SPARED_BYTES = 256 << 20
 WORKERS = 2
 _LEISURE = 0.1
 """Seconds without a request after which there is time to read what is ready record by record."""
+_SOON = 3
+"""Segments ahead of replay that are put on disk: all of the spool could be for nothing when recovery ends before it."""
+_BRIEF = 0.05
+"""Seconds between two requests below which nobody waits for the disk: no PostgreSQL replays a segment in that time."""
+_MAKE, _WRITE, _READ = "make", "write", "read"
 _TICK = 0.2
 _IDLE_RECOVERY = 20.0
 """Seconds without a request after which it ends; replaying one segment can take a slow server that long."""
@@ -84,7 +89,19 @@ def _lineage(own: int, number: int, size: int, histories: Histories, target: int
 class _Work:
     """What the workers share; every access is under `changed`."""
 
-    __slots__ = ("asked", "changed", "failed", "over", "read", "ready", "rest_until", "underway", "wanted")
+    __slots__ = (
+        "asked",
+        "changed",
+        "failed",
+        "over",
+        "pause",
+        "read",
+        "ready",
+        "rest_until",
+        "underway",
+        "wanted",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -97,8 +114,12 @@ class _Work:
         self.underway: set[str] = set()
         self.read: dict[str, str] = {}
         """Name to identity of what was read record by record."""
+        self.written: dict[str, str] = {}
+        """Name to identity of what was put on disk."""
         self.asked = 0.0
         """When a segment was asked for last."""
+        self.pause = 0.0
+        """Seconds between the last two requests."""
         self.rest_until = 0.0
         self.over = False
 
@@ -160,7 +181,8 @@ class Prefetcher:
             self._plan(name)
             if select.select([bell], [], [], _TICK)[0]:
                 name = os.read(bell, 65536).decode("ascii", "replace").split()[-1]
-                asked = self._work.asked = time.monotonic()
+                asked = time.monotonic()
+                self._work.pause, self._work.asked = asked - self._work.asked, asked
 
     def _goes_on(self) -> bool:
         """Tell whether the recovery that it was started for is still under way, and the spool still its own."""
@@ -190,6 +212,7 @@ class Prefetcher:
             work = self._work
             work.wanted = [one for one in wanted if work.failed.get(one) != present[one]]
             work.read = {one: known for one, known in work.read.items() if one in present}
+            work.written = {one: known for one, known in work.written.items() if one in present}
             for one, identified in list(work.ready.items()):
                 if one not in work.wanted or identified != present[one]:
                     del work.ready[one]
@@ -238,9 +261,9 @@ class Prefetcher:
 
     def _run_worker(self) -> None:
         while (task := self._next()) is not None:
-            name, made = task
-            if made:
-                self._read_through(name, made)
+            what, name, made = task
+            if what != _MAKE:
+                self._read_through(name, made) if what == _READ else self._write_out(name, made)
                 continue
             identified: str | None = None
             good = False
@@ -257,24 +280,45 @@ class Prefetcher:
                         self._work.wanted.remove(name)  # until the next plan
                     self._work.changed.notify_all()
 
-    def _next(self) -> tuple[str, str] | None:
-        """Wait for the next name to make ready or, while nobody is in a hurry, to read record by record: the name, and
-        the identity that it is ready under, "" when it is not. None when it is over."""
+    def _next(self) -> tuple[str, str, str] | None:
+        """Wait for work and return what is to be done, with which segment, and the identity that it is ready under.
+
+        While replay has enough to go on with, the next segments are put on disk, since PostgreSQL syncs what it is
+        given before it goes on; while nobody is in a hurry, they are read record by record. None when it is over.
+        """
         work = self._work
         with work.changed:
             while not work.over:
                 resting = work.rest_until - time.monotonic()
                 name = next((n for n in work.wanted if n not in work.ready and n not in work.underway), None)
+                here = [n for n in work.wanted if n in work.ready]
+                soon = [n for n in here[:_SOON] if work.written.get(n) != work.ready[n]]
+                if soon and work.pause > _BRIEF and (len(here) > _SOON or name is None):
+                    work.written[soon[0]] = work.ready[soon[0]]
+                    return _WRITE, soon[0], work.ready[soon[0]]
                 if name is not None and resting <= 0:
                     work.underway.add(name)
-                    return name, ""
+                    return _MAKE, name, ""
                 leisure = work.asked + _LEISURE - time.monotonic()
-                unread = [n for n in work.wanted if n in work.ready and work.read.get(n) != work.ready[n]]
+                unread = [n for n in here if work.read.get(n) != work.ready[n]]
                 if unread and leisure <= 0:
                     work.read[unread[0]] = work.ready[unread[0]]
-                    return unread[0], work.ready[unread[0]]
+                    return _READ, unread[0], work.ready[unread[0]]
                 work.changed.wait(max(resting, _TICK) if name is not None else leisure if unread else None)
         return None
+
+    def _write_out(self, name: str, identified: str) -> None:
+        """Put a segment that is ready on disk; what fails there, PostgreSQL's own sync will say."""
+        try:
+            descriptor = os.open(os.path.join(self._path, spool.entry(name, identified)), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return  # it was delivered meanwhile
+        try:
+            os.fsync(descriptor)
+        except OSError:
+            return
+        finally:
+            os.close(descriptor)
 
     def _read_through(self, name: str, identified: str) -> None:
         """Read a segment that is ready, record by record, and take it back when PostgreSQL would stop in it."""
