@@ -32,6 +32,7 @@ _SETTLED_NS = 2_000_000_000
 _CACHE_VERSION = 1
 _BIGGEST_CACHE = 256 << 20
 _NUMBERS = {f"{n:08X}": n for n in range(_MOST_WITHIN)}
+_ENDINGS = tuple(_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +117,20 @@ def list_names(layout: Layout, *, keep: bool = True) -> Names:
 
 
 def _list(directory: str, names: list[str], mtime_ns: int) -> Listing:
-    """Sort one directory's names: the quick way when all are segments of it."""
-    numbers = [_NUMBERS.get(name[16:], -1) for name in names]
-    if -1 not in numbers and ("/" + "/".join(names)).count("/" + directory) == len(names):
-        whole = sorted(numbers)
-        if whole and whole[-1] - whole[0] + 1 == len(whole):
-            return Listing(mtime_ns, ((whole[0], whole[-1]),))
-        return Listing(mtime_ns, tuple(spans_of(whole)))
+    """Sort one directory's names: the quick way when they are one run of its segments, as nearly always."""
+    ordered = sorted(names)
+    first = _NUMBERS.get(ordered[0][16:], -1) if ordered else -1
+    if first >= 0 and "/".join(ordered) == directory + f"/{directory}".join(_ENDINGS[first : first + len(ordered)]):
+        return Listing(mtime_ns, ((first, first + len(ordered) - 1),))
     own: list[int] = []
     others: list[str] = []
-    for name, number in zip(names, numbers, strict=True):
-        if number >= 0 and len(name) == 24 and name.startswith(directory):
+    for name in ordered:
+        number = _NUMBERS.get(name[16:])
+        if number is not None and len(name) == 24 and name.startswith(directory):
             own.append(number)
         else:
             others.append(name)
-    return Listing(mtime_ns, tuple(spans_of(sorted(own))), tuple(sorted(others)))
+    return Listing(mtime_ns, tuple(spans_of(own)), tuple(others))
 
 
 def take(layout: Layout, names: Names, size: int) -> Inventory:
