@@ -61,6 +61,16 @@ def parse_history(timeline: int, text: str) -> tuple[Switch, ...]:
     return tuple(switches)
 
 
+def first_segment(switches: tuple[Switch, ...], size: int) -> int:
+    """Return the number of the segment in which the timeline of this history began: it has no WAL from before that."""
+    return int(switches[-1].lsn // size) if switches else 0
+
+
+def left_after(timeline: int, number: int, switches: tuple[Switch, ...], size: int) -> Switch | None:
+    """Return the switch by which a history leaves `timeline` in a segment after `number`, which it needs then."""
+    return next((s for s in switches if s.timeline == timeline and s.lsn // size > number), None)
+
+
 class Lineage(namedtuple("Lineage", ("spans",))):
     """The timelines that recovery to one target timeline follows, oldest first."""
 

@@ -183,9 +183,9 @@ def _check_branch(layout: Layout, name: str, plain: bytes, system_id: int | None
     """Raise Damaged when the archive has WAL of a timeline from before its history says that it began."""
     size = _segment_size(layout, name)
     switches = timeline.parse_history(int(name[:8], 16), plain.decode("utf-8", "replace"))
-    if size is None or not switches:
+    if size is None:
         return
-    begin = segment.segment_name(int(name[:8], 16), switches[-1].lsn // size, size)
+    begin = segment.segment_name(int(name[:8], 16), timeline.first_segment(switches, size), size)
     for earlier in _segments(layout, name[:8]):
         if earlier < begin and not _is_alien(layout, earlier, system_id):
             raise Damaged(
@@ -244,9 +244,9 @@ def _check_descendants(layout: Layout, name: str, size: int) -> None:
     """Raise Hole when a timeline that has WAL left this one in a later segment: then this one is needed."""
     own, number = segment.parse_segment(name, size)
     for child, switches in sorted(_histories(layout, own + 1)):
-        for switch in switches:
-            if switch.timeline == own and switch.lsn // size > number and _has_segments(layout, child):
-                raise _hole(name, f"timeline {child} goes on from it at {switch.lsn}, and its WAL is there")
+        switch = timeline.left_after(own, number, switches, size)
+        if switch is not None and _has_segments(layout, child):
+            raise _hole(name, f"timeline {child} goes on from it at {switch.lsn}, and its WAL is there")
 
 
 def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
@@ -255,7 +255,7 @@ def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
         return
     own, number = segment.parse_segment(name, size)
     switches = dict(_histories(layout, own)).get(own, ())
-    if not switches or switches[-1].lsn // size != number:
+    if not switches or timeline.first_segment(switches, size) != number:
         return
     for older in switches:
         parent = segment.segment_name(older.timeline, number, size)

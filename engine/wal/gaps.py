@@ -13,7 +13,7 @@ from typing import Literal
 
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_name, segment_of
-from engine.postgres.timeline import Lineage, Switch, latest_timeline
+from engine.postgres.timeline import Lineage, Switch, first_segment, latest_timeline, left_after
 
 EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment"]
 Key = tuple[int, int]
@@ -168,10 +168,9 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
 def _left_later(archive: Archive, timeline: int, number: int) -> bool:
     """Tell whether a timeline that has WAL left this one in a later segment: then this one went on."""
     return any(
-        switch.timeline == timeline and switch.lsn // archive.segment_size > number
+        left_after(timeline, number, switches, archive.segment_size)
         for child, switches in archive.histories.items()
         if len(archive.segments.get(child, ()))
-        for switch in switches
     )
 
 
@@ -191,7 +190,7 @@ def without_contradicted(archive: Archive) -> Archive:
     size, found = archive.segment_size, dict(archive.bad_histories)
     for timeline, switches in archive.histories.items():
         numbers = archive.segments.get(timeline, ())
-        if switches and len(numbers) and numbers[0] < segment_of(switches[-1].lsn, size):
+        if len(numbers) and numbers[0] < first_segment(switches, size):
             found[timeline] = (
                 f"{timeline:08X}.history says that timeline {timeline} began at {Lsn(switches[-1].lsn)}, and the"
                 f" archive has {archive.name(timeline, numbers[0])} of it, from before that"
