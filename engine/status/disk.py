@@ -84,7 +84,7 @@ class Reader:
         turn = (int(now.timestamp()) + self._turn) // self._good_for
         marks = (turn, id(catalogue), *map(_changed, paths), *_archive_directories(layout.wals))
         if self._judged is None or self._judged[0] != marks:
-            judged = _judge(self.server, now)
+            judged = _judge(self.server, now, catalogue)
             before = self._judged[1] if self._judged else judged
             # An equal one stays the same object, so that what was reckoned from it holds.
             self._judged = (marks, before if before == judged else judged)
@@ -116,10 +116,10 @@ class Reader:
         )
 
 
-def _judge(server: Server, now: datetime) -> Judged:
+def _judge(server: Server, now: datetime, catalogue: Catalogue) -> Judged:
     from engine.wal import findings  # what takes no look at WAL loads none of it
 
-    return Judged(*findings.at_a_glance(server, now))
+    return Judged(*findings.at_a_glance(server, now, catalogue))
 
 
 def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) -> Reached:

@@ -19,6 +19,7 @@ from engine.postgres.lsn import Lsn
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
+from engine.repository.repository import Catalogue
 from engine.wal import accepted, codec, index, receiver, remarks, standbys
 from engine.wal import live as live_
 from engine.wal.copies import refused_in
@@ -78,12 +79,24 @@ def report(
     return Report(server.name, tuple(in_order(found)), made.unknown)
 
 
-def at_a_glance(server: Server, now: datetime) -> tuple[Archive, tuple[Finding, ...]]:
+def at_a_glance(
+    server: Server, now: datetime, catalogue: Catalogue | None = None
+) -> tuple[Archive, tuple[Finding, ...]]:
     """Judge a server's WAL by what the disk tells in a moment; changes nothing, asks nobody.
 
-    Returns the present archive too. Raises CellarmanError when the archive itself cannot be read.
+    `catalogue` is the server's, if it was read already. Returns the present archive too. Raises CellarmanError when the
+    archive itself cannot be read.
     """
-    made = gather(server, now=now, ask_server=False, read_only=True, selected=(), told=Silent(), glance=True)
+    made = gather(
+        server,
+        now=now,
+        ask_server=False,
+        read_only=True,
+        selected=(),
+        told=Silent(),
+        glance=True,
+        catalogue=catalogue,
+    )
     found = [*made.remarks, *(each for case in made.cases for each in judge(case))]
     return made.cases[0].archive if made.cases else Archive(_ASSUMED_SIZE), tuple(in_order(found))
 
@@ -109,12 +122,13 @@ def gather(
     selected: Sequence[int],
     told: Reporter,
     glance: bool = False,
+    catalogue: Catalogue | None = None,
 ) -> Dossier:
     """Collect everything that the rules ask for. `glance` keeps it to a moment: of what is new or changed only a little
-    is read, and nothing that is worth no more than a note is looked for."""
+    is read, and nothing that is worth no more than a note is looked for. `catalogue` is the server's, if known."""
     layout = server.layout
     unknown: list[str] = []
-    catalogue = repository.catalogue(layout)
+    catalogue = catalogue or repository.catalogue(layout)
     unknown += [f"backup {bad.id} cannot be read: {bad.reason}" for bad in catalogue.unreadable]
     infos = [info for info in catalogue.backups if _has_ended(info)]
     # The server is asked first: what it archives after that is found on disk, and is not taken for lost.

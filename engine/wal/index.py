@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from engine.errors import Busy, CellarmanError
@@ -29,6 +29,7 @@ from engine.wal.indexschema import (
     Event,
     SegmentRow,
 )
+from engine.wal.runs import Span
 
 __all__ = [
     "BACKUP_END",
@@ -137,11 +138,25 @@ def sizes(layout: Layout, but: int) -> list[tuple[str, int]]:
     return _read(layout, "SELECT name, segment_size FROM segment WHERE segment_size <> ?", (but,), tuple)
 
 
-def stats(layout: Layout, timeline: int, first: int, last: int) -> dict[str, tuple[int, int]]:
-    """Return (size, mtime_ns) by name of a timeline's segments as they were when they were indexed."""
+def stats(layout: Layout, spans: Iterable[tuple[int, Span]], most: int) -> dict[str, tuple[int, int]]:
+    """Return (size, mtime_ns) by name of segments as they were when they were indexed.
+
+    `spans` are (timeline, run of numbers), the weightiest first; at most about `most` segments are returned, of the run
+    with which they become so many its last ones.
+    """
     query = "SELECT name, size, mtime_ns FROM segment WHERE timeline = ? AND number BETWEEN ? AND ?"
-    found = _read(layout, query, (timeline, first, last), tuple)
-    return {name: (size, mtime_ns) for name, size, mtime_ns in found}
+    found: dict[str, tuple[int, int]] = {}
+
+    def look(database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+        for timeline, (first, last) in spans:
+            left = most - len(found)
+            if left <= 0:
+                break
+            rows = database.execute(query, (timeline, max(first, last - left + 1), last))
+            found.update({name: (size, mtime_ns) for name, size, mtime_ns in rows})
+        return found
+
+    return _ask(layout, look, {})
 
 
 def looked_at(layout: Layout) -> dict[str, int]:
@@ -268,20 +283,25 @@ def _remove(path: str) -> None:
 
 
 def _read(layout: Layout, query: str, arguments: tuple[object, ...], make: Callable[[Any], _Made]) -> list[_Made]:
-    """Return what the index says; an index that is missing, damaged or of another schema says nothing."""
+    """Return what the index says to one question."""
+    return _ask(layout, lambda database: list(map(make, database.execute(query, arguments))), [])
+
+
+def _ask(layout: Layout, look: Callable[[sqlite3.Connection], _Made], nothing: _Made) -> _Made:
+    """Return what `look` finds in the index; one that is missing, damaged or of another schema says `nothing`."""
     if not os.path.exists(layout.index):
-        return []
+        return nothing
     quoted = layout.index.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     # Without the right to write beside it a reader cannot join the writer's journal: it then reads the file as it is.
     for mode in ("mode=ro", "immutable=1"):
         try:
             with contextlib.closing(sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=5)) as database:
                 if database.execute("PRAGMA user_version").fetchone() != (indexschema.VERSION,):
-                    return []
-                return list(map(make, database.execute(query, arguments)))
+                    return nothing
+                return look(database)
         except sqlite3.DatabaseError:
             continue
-    return []
+    return nothing
 
 
 def _writable(path: str, told: Reporter) -> sqlite3.Connection:

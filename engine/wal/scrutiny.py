@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,10 +74,9 @@ def examine(
     for name, size, mtime_ns, before, lacks, continues in index.torn_files(layout):
         problem = f"it does not continue {before}: that needs {lacks or 0} bytes, and it continues {continues}"
         _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
-    looked_at = 0
-    for name, indexed in _indexed(layout, first):
+    known_files = index.stats(layout, first, MOST_LOOKED_AT)
+    for name, indexed in known_files.items():
         now = _stat(layout, name)
-        looked_at += 1
         if now is not None and now != indexed:
             to_read[name] = None
     unchecked, unindexed = unindexed_in(layout, names, inventory.segment_size)
@@ -89,7 +88,7 @@ def examine(
     invalid.update({name: reason for name, reason in read.items() if reason})
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
-    return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), looked_at)
+    return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), len(known_files))
 
 
 def _queued(layout: Layout, inventory: Inventory) -> list[str]:
@@ -159,21 +158,6 @@ def _followed(name: str, inventory: Inventory) -> bool:
     return number + 1 in inventory.segments.get(timeline, ())
 
 
-def _indexed(layout: Layout, first_ones: Sequence[tuple[int, Span]]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield (name, (size, mtime_ns)) as indexed, of as many files as are looked at."""
-    left = MOST_LOOKED_AT
-    said: set[str] = set()
-    for timeline, (first, last) in first_ones:
-        if left <= 0:
-            return
-        begin = max(first, last - left + 1)
-        for name, known in index.stats(layout, timeline, begin, last).items():
-            if name not in said:
-                said.add(name)
-                left -= 1
-                yield name, known
-
-
 def unindexed_in(layout: Layout, names: Names, size: int) -> tuple[int, list[str]]:
     """Return how many segments the index has not read, and their names when they are few."""
     known = index.looked_at(layout)
@@ -187,7 +171,8 @@ def unindexed_in(layout: Layout, names: Names, size: int) -> tuple[int, list[str
             continue
         timeline, base = int(directory[:8], 16), int(directory[8:], 16) * per_log
         asked += 1
-        rows = index.stats(layout, timeline, base, base + per_log - 1) if asked <= _MOST_ASKED else {}
+        here = [(timeline, (base, base + per_log - 1))]
+        rows = index.stats(layout, here, per_log) if asked <= _MOST_ASKED else {}
         count += max(0, present - len(rows))
         if len(some) <= _MOST_READ and present > len(rows):
             own = (f"{directory}{n:08X}" for first, last in listing.spans for n in range(first, last + 1))
