@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Literal
 
-from engine.repository.files import remove, replace, sync_directory
+from engine.repository.files import at_once, remove, replace, sync_directory
 from engine.repository.layout import Layout
 
 Keep = Literal["full", "standalone"]
@@ -64,7 +64,7 @@ def unset_deleting(layout: Layout, backup_id: str) -> bool:
 def _read(layout: Layout, backup_id: str, key: str) -> str | None:
     for path in (layout.annotation(backup_id, key), layout.old_annotation(backup_id, key)):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=at_once) as file:
                 return file.read(64).decode("utf-8", "replace").strip()
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -337,7 +337,7 @@ def _lineages(layout: Layout) -> dict[int, Lineage | None]:
         if segment.kind_of(name) == segment.HISTORY:
             number = int(name[:8], 16)
             try:
-                with open(os.path.join(layout.wals, name), encoding="ascii") as file:
+                with open(os.path.join(layout.wals, name), encoding="ascii", opener=files.at_once) as file:
                     found[number] = Lineage.of(number, timeline.parse_history(number, file.read()))
             except (OSError, ValueError):
                 found[number] = None

@@ -33,6 +33,11 @@ def replace(path: str, data: bytes, *, mode: int = 0o640, temporary: str = "", f
     sync_directory(directory)
 
 
+def at_once(path: str, flags: int) -> int:
+    """Open for reading without waiting, as a named pipe in a file's place would have one wait: it reads as empty."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, however many calls that takes."""
     view = memoryview(data)

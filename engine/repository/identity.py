@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import CellarmanError
-from engine.repository.files import replace
+from engine.repository.files import at_once, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def system_id(layout: Layout) -> int | None:
     Raises IdentityError when the file cannot be understood, CellarmanError when this account may not read it.
     """
     try:
-        with open(layout.identity, encoding="utf-8") as file:
+        with open(layout.identity, encoding="utf-8", opener=at_once) as file:
             text = file.read(65536)
     except FileNotFoundError:
         return None
@@ -36,7 +36,7 @@ def system_id(layout: Layout) -> int | None:
 def major(layout: Layout) -> int | None:
     """Return the major version of PostgreSQL that identity.json states, None when it states none that can be read."""
     try:
-        with open(layout.identity, encoding="utf-8") as file:
+        with open(layout.identity, encoding="utf-8", opener=at_once) as file:
             words = file.read(65536).split()
     except (OSError, UnicodeDecodeError):
         return None

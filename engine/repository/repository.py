@@ -117,7 +117,7 @@ def load(layout: Layout, backup_id: str) -> BackupInfo:
     """
     for path in (layout.backup_info(backup_id), layout.old_backup_info(backup_id)):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=files.at_once) as file:
                 data = file.read(_BIGGEST_INFO + 1)
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -248,7 +248,7 @@ def facts(layout: Layout, backup_id: str) -> dict[str, Any]:
     import json
 
     try:
-        with open(layout.own_facts(backup_id), encoding="utf-8") as file:
+        with open(layout.own_facts(backup_id), encoding="utf-8", opener=files.at_once) as file:
             found = json.load(file)
     except (OSError, ValueError):
         return {}

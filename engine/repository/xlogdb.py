@@ -12,7 +12,7 @@ from collections import namedtuple
 
 from engine.faults import step
 from engine.postgres import segment
-from engine.repository.files import replace, write_all
+from engine.repository.files import at_once, replace, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read(layout: Layout) -> Index:
     """Read the server's index under either of its names; a missing one is empty."""
     for path in (layout.xlogdb, layout.old_xlogdb):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=at_once) as file:
                 return parse(file.read().decode("utf-8", "replace"))
         except FileNotFoundError:
             continue
@@ -98,7 +98,7 @@ def lacking(layout: Layout, names: Iterable[str]) -> list[str]:
     data = b"\n"
     for path in (layout.xlogdb, layout.old_xlogdb):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=at_once) as file:
                 data = b"\n" + file.read()
             break
         except FileNotFoundError:
@@ -202,7 +202,7 @@ def rebuild(layout: Layout, sniff: Callable[[bytes], str]) -> list[Line]:
 
 def line_of(path: str, sniff: Callable[[bytes], str]) -> Line:
     """Return the line that an archived file should have."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=at_once) as file:
         kind = sniff(file.read(HEAD))
         facts = os.fstat(file.fileno())
     encrypted = kind == "pgp"

@@ -72,7 +72,7 @@ def read(layout: Layout) -> list[Accepted]:
     Raises CellarmanError when the file cannot be understood: a gap must not begin to alarm, or cease to, unnoticed.
     """
     try:
-        with open(path(layout), encoding="utf-8") as file:
+        with open(path(layout), encoding="utf-8", opener=files.at_once) as file:
             rows = json.loads(file.read(_BIGGEST))
         return [_parse(row) for row in rows]
     except FileNotFoundError:

@@ -11,6 +11,7 @@ import os
 import sys
 
 from engine.errors import CellarmanError
+from engine.repository.files import at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def decompress(data: bytes, limit: int = LARGEST_PLAIN) -> bytes:
 
 def read_stored(path: str, limit: int = LARGEST_PLAIN) -> bytes:
     """Return a WAL file's bytes as they are stored, at most one more than `limit`; raises OSError."""
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=at_once) as file:
         return file.read(limit + 1)
 
 
@@ -207,7 +208,7 @@ def _pieces(data: bytes, limit: int) -> Iterator[bytes | memoryview]:
 
 def read_head(path: str, count: int = 8192) -> bytes:
     """Return the first `count` plain bytes of a WAL file, or fewer if it is shorter, reading only its beginning."""
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=at_once) as file:
         first = file.read(max(count, 32))
         codec = sniff(first)
         if codec == "none":

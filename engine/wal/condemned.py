@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from engine.repository.files import write_all
+from engine.repository.files import at_once, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _SIGNED = (1 << 63) - 1
 def reason(layout: Layout, name: str) -> str:
     """Return what is wrong with an archived segment, "" when nothing is known against it."""
     try:
-        with open(_path(layout, name), "rb", buffering=0) as file:
+        with open(_path(layout, name), "rb", buffering=0, opener=at_once) as file:
             about, _, why = file.read(_LONGEST).decode("utf-8", "replace").partition("\n")
         found = os.stat(layout.wal(name))
     except OSError:

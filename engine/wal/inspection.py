@@ -12,6 +12,7 @@ from collections import namedtuple
 from engine.errors import CellarmanError
 from engine.postgres import segment, timeline, walfile
 from engine.repository import identity, xlogdb
+from engine.repository.files import at_once
 from engine.wal import codec
 from engine.wal.refusal import Alien, Damaged, Foreign
 
@@ -71,7 +72,7 @@ def may_be_whole(path: str, size: int) -> bool:
 
 
 def _first(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=at_once) as file:
         return file.read(32)
 
 
@@ -178,7 +179,7 @@ def _of_backups(layout: Layout) -> int | None:
     found += [layout.old_backup_info(name) for name in _names(layout.base)]
     for path in sorted(found, key=os.path.basename, reverse=True):
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=at_once) as file:
                 lines = file.read(1 << 20).splitlines()
         except (FileNotFoundError, NotADirectoryError):
             continue

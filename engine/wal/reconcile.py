@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.postgres import segment
 from engine.repository import locks, xlogdb
-from engine.repository.files import replace
+from engine.repository.files import at_once, replace
 from engine.repository.layout import Layout
 from engine.wal import codec
 from engine.wal.temporary import remove_stale
@@ -105,7 +105,7 @@ def _add(layout: Layout, names: tuple[str, ...]) -> None:
 def _remembered(path: str) -> dict[str, Any]:
     """Return what the last pass saw; nothing when that cannot be read, so that everything is looked at."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=at_once) as file:
             document = json.load(file)
     except (OSError, ValueError):
         return {}

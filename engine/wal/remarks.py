@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.repository import xlogdb
+from engine.repository.files import at_once
 from engine.repository.layout import Layout
 from engine.wal import codec
 from engine.wal.inventory import Inventory, Names, listed
@@ -199,7 +200,7 @@ def _stale_catalogue(layout: Layout, names: Names, inventory: Inventory, server:
 
 def _count_lines(path: str) -> int:
     count, last = 0, b"\n"
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=at_once) as file:
         while chunk := file.read(_CHUNK):
             count += chunk.count(b"\n")
             last = chunk
@@ -219,11 +220,11 @@ def _all(names: Names, inventory: Inventory) -> list[str]:
 def _compared(layout: Layout, path: str, names: Names) -> tuple[list[str], list[str]]:
     """Return the files without a line, and the lines without a file, by the directories whose numbers differ."""
     lines: Counter[str] = Counter()
-    with open(path, encoding="ascii", errors="replace") as file:
+    with open(path, encoding="ascii", errors="replace", opener=at_once) as file:
         lines.update(line[:16] for line in file)
     differ = {name for name in {*lines, *names.directories} if lines[name] != _files_in(names, name)}
     lined: set[str] = set()
-    with open(path, encoding="ascii", errors="replace") as file:
+    with open(path, encoding="ascii", errors="replace", opener=at_once) as file:
         lined.update(line.split(None, 1)[0] for line in file if line[:16] in differ and line.strip())
     present = {name for name in names.root if segment.kind_of(name) == segment.HISTORY}
     for directory in differ:

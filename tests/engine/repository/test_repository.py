@@ -59,6 +59,7 @@ def test_garbage_does_not_kill_the_list(tmp_path: Path) -> None:
         if "/" not in backup_id:
             Path(layout.backup_info(backup_id)).write_bytes(data)
     Path(layout.meta, "20261105T000000-backup.info").mkdir()
+    os.mkfifo(layout.backup_info("20261109T000000"))  # would have a plain open wait for ever
     Path(layout.meta, "20261106T000000-backup.info.tmp").write_bytes(b"status=DONE\n")
     Path(layout.meta, "notes.txt").touch()
     Path(layout.base, "lost+found").mkdir()
@@ -68,8 +69,13 @@ def test_garbage_does_not_kill_the_list(tmp_path: Path) -> None:
     found = repository.catalogue(layout)
     assert [info.id for info in found.backups] == ["odd name", "20261122T094816", "20261122T094702"]
     reasons = {broken.id[6:8]: broken.reason for broken in found.unreadable}
-    assert list(reasons) == ["07", "05", "04", "03", "02", "01"]
-    assert "full disk" in reasons["01"] and "UTF-8" in reasons["02"] and "BOGUS" in reasons["03"]
+    assert list(reasons) == ["09", "07", "05", "04", "03", "02", "01"]
+    assert (
+        "full disk" in reasons["01"]
+        and "full disk" in reasons["09"]
+        and "UTF-8" in reasons["02"]
+        and "BOGUS" in reasons["03"]
+    )
     assert "bigger" in reasons["04"] and "Is a directory" in reasons["05"] and "no backup.info" in reasons["07"]
     with pytest.raises(BackupInfoError, match="BOGUS"):
         repository.find(layout, "20261103T000000")
