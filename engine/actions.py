@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from engine import permission, trail
 from engine.config import Config, Server
 from engine.errors import Busy, CellarmanError, Refused, UsageError
-from engine.event import SILENT, Reporter
 from engine.postgres import dsn
 from engine.repository import annotations as marks
 from engine.repository import locks, repository
@@ -27,7 +26,6 @@ from engine.repository.backupinfo import BackupInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.postgres.lsn import Lsn
-    from engine.wal.healing import Healed
 
 LABEL = "label"
 """The key of a backup's label among our own facts."""
@@ -189,20 +187,6 @@ class Actions:
                     pg.switch_wal(connection)
             acting.detail = f"at {lsn}"
             return Marked(name, lsn, switch)
-
-    def fetch_missing(self, server_name: str, *, report: Reporter = SILENT) -> tuple[list[Healed], tuple[str, ...]]:
-        """Archive what lacks or is bad from wherever a good copy is left; returns what became of it, and what is not
-        known."""
-        from engine.wal.healing import heal
-
-        server = self.config.server(server_name)
-        with self.acting("fetch", server, "", "wal", "fetch-missing", server.name) as acting:
-            self.require("fetch", server)
-            found, unknown = heal(server, report=report)
-            fetched = sum(each.count for each in found if each.state == "fetched")
-            left = sum(each.count for each in found if each.open)
-            acting.detail = f"{fetched} segments archived, {left} still lack"
-            return found, unknown
 
     def accept_gap(self, server_name: str, first: str, last: str, reason: str) -> None:
         """Write down that a gap is borne, and why; it alarms no more, and still bounds what can be recovered."""

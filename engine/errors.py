@@ -9,12 +9,16 @@
     │   └── NotFound                no such server, backup, job, restore point
     ├── Refused             exit 3  will not, with the reason; nothing was touched
     ├── Busy                exit 4  somebody else holds the lock; named
+    ├── Unproven            exit 4  done to its end, and what was to be shown is not so; holds what was found
     └── Cancelled           exit 4  the operator stopped it
 
 Kept free of imports: the light WAL client loads it.
 """
 
 from __future__ import annotations
+
+CANCELLED = "cancelled by the operator"
+"""Why what a job made is not finished, where the operator stopped it."""
 
 
 class CellarmanError(Exception):
@@ -67,6 +71,15 @@ class Refused(CellarmanError):
 
 class Busy(CellarmanError):
     """Another process holds what this one needs; the message names it."""
+
+
+class Unproven(CellarmanError):
+    """The work was done to its end, and what it was to show is not so."""
+
+    def __init__(self, what: str, why: str = "", fix: str = "", **found: object) -> None:
+        """`found`: JSON-ready, what a job's result holds beside the error."""
+        super().__init__(what, why, fix)
+        self.found = found
 
 
 class Cancelled(CellarmanError):

@@ -69,7 +69,7 @@ class Progress:
     @property
     def counts(self) -> str:
         """What `files_done` counts: WAL segments in the phases that go through WAL, else files."""
-        return "segments" if self.phase in ("wal", "index") else "files"
+        return "segments" if self.phase in ("wal", "index", "fetch") else "files"
 
 
 @dataclass(frozen=True, slots=True)

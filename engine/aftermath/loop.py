@@ -9,18 +9,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from engine import permission
 from engine.aftermath import delivery, marker, report, sandbox
 from engine.aftermath.marker import Marker
 from engine.aftermath.report import Report, Step
 from engine.check import facts as facts_
 from engine.config import Config, Server
-from engine.errors import CellarmanError, Refused
+from engine.errors import CellarmanError, Refused, Unproven
 from engine.event import Note, Progress, Reporter
 from engine.job import follow, launch
 from engine.job import spec as spec_
@@ -32,8 +31,20 @@ from engine.wal.ingest import ingest
 
 T = TypeVar("T")
 
+PHASES = {
+    "reach the server": "server",
+    "write a marker": "marker",
+    "archive it": "archive",
+    "plan the restore": "plan",
+    "start it": "start",
+    "read the marker back": "read back",
+}
+"""What a step is called as a phase of the job, where it has a longer name in the report."""
+
 SMALL = 256 << 20
 """Bytes of a cluster that is backed up anew for every proof; a larger one's last good backup is proven."""
+PATIENCE = 120.0
+"""Seconds that a WAL lane may take, unless said otherwise."""
 
 
 @dataclass
@@ -54,7 +65,6 @@ class Loop:
 
     def run(self) -> Report:
         """Prove the loop and keep the report. Raises Refused before anything is touched; what fails later is a step."""
-        permission.require("aftermath", self.server.name, read_only=self.config.read_only)
         self._refuse()
         began = datetime.now(timezone.utc)
         os.makedirs(report.directory(self.server.layout), mode=0o750, exist_ok=True)
@@ -95,9 +105,12 @@ class Loop:
             written = self._step("write a marker", lambda: marker.write(link, found, stamp), _written)
             stack.enter_context(marker.removed_afterwards(self.server, written.oid))
             self.report.phase("lanes", written.segment)
-            self.steps += delivery.watch(link, self.server, written.segment, str(written.lsn), self.patience)
+            for step in delivery.watch(link, self.server, written.segment, str(written.lsn), self.patience):
+                self._remember(step)
             self._step(
-                "archive it", lambda: ingest(self.server, self.report), lambda done: f"{len(done.stored)} archived"
+                "archive it",
+                lambda: ingest(self.server, _Within(self.report)),
+                lambda done: f"{len(done.stored)} archived",
             )
             return self._restore(stack, found, written)
 
@@ -108,18 +121,18 @@ class Loop:
         if self.take_backup is False or (self.take_backup is None and usable and not small):
             if not usable:
                 raise Refused("there is no good backup", "--no-backup leaves nothing to restore", "leave it out")
-            self.steps.append(Step("backup", "skip", 0.0, f"the last good one is proven: {usable[0].id}"))
+            self._remember(Step("backup", "skip", 0.0, f"the last good one is proven: {usable[0].id}"))
             return
         self._step("backup", self._take_backup, lambda backup: f"{backup}, kept as any other")
 
     def _take_backup(self) -> str:
         job = launch.launch(self.config, spec_.make(self.config, "backup", self.server.name))
-        state = follow.find(self.config.state_directory, job)
-        for event in follow.follow(state.directory):
-            if isinstance(event, Progress):
-                self.report.progress(event.done_bytes, event.total_bytes, event.files_done, event.files_total)
-            elif isinstance(event, Note):
-                self.report.note(event.text, event.level)
+        try:
+            self._follow(follow.find(self.config.state_directory, job).directory)
+        except KeyboardInterrupt:
+            with suppress(CellarmanError):
+                launch.cancel(self.config, job)
+            raise
         state = follow.find(self.config.state_directory, job)
         if state.status != "done":
             error = state.result.get("error", {})
@@ -129,6 +142,13 @@ class Loop:
                 error.get("fix", ""),
             )
         return repository.catalogue(self.server.layout).usable[0].id
+
+    def _follow(self, job_directory: str) -> None:
+        for event in follow.follow(job_directory):
+            if isinstance(event, Progress):
+                self.report.progress(event.done_bytes, event.total_bytes, event.files_done, event.files_total)
+            elif isinstance(event, Note):
+                self.report.note(event.text, event.level)
 
     def _restore(self, stack: ExitStack, found: ServerFacts, written: Marker) -> bool:
         server = self.server
@@ -143,11 +163,13 @@ class Loop:
         assert agreed.info is not None
         self.backup = agreed.info.id
         self._step(
-            "restore", lambda: sandbox.bring(server, agreed, root, self.report), lambda _: f"backup {self.backup}"
+            "restore",
+            lambda: sandbox.bring(server, agreed, root, _Within(self.report)),
+            lambda _: f"backup {self.backup}",
         )
         verdict = self._step(
             "start it",
-            lambda: stack.enter_context(sandbox.started(server, agreed, self.report)),
+            lambda: stack.enter_context(sandbox.started(server, agreed, _Within(self.report))),
             lambda verdict: verdict.summary,
         )
         text = self._step("read the marker back", lambda: sandbox.read_back(server, verdict, written.oid), str)
@@ -189,15 +211,66 @@ class Loop:
 
     def _step(self, name: str, work: Callable[[], T], say: Callable[[T], str] = lambda _: "") -> T:
         """Do one step and remember how it went; a failure is remembered and raised."""
-        self.report.phase(name)
+        self.report.phase(PHASES.get(name, name))
         began = time.monotonic()
         try:
             result = work()
         except CellarmanError as error:
-            self.steps.append(Step(name, "fail", time.monotonic() - began, "\n".join(error.lines())))
+            self._remember(Step(name, "fail", time.monotonic() - began, "\n".join(error.lines())))
             raise
-        self.steps.append(Step(name, "ok", time.monotonic() - began, say(result)))
+        self._remember(Step(name, "ok", time.monotonic() - began, say(result)))
         return result
+
+    def _remember(self, step: Step) -> None:
+        """Keep how a step went for the report, and tell it."""
+        self.steps.append(step)
+        detail = f": {' '.join(step.detail.split())}" if step.detail else ""
+        how = {"ok": f"done in {step.seconds:.1f} s", "fail": "failed", "skip": "left out"}[step.status]
+        self.report.note(f"{step.name} {how}{detail}", "error" if step.status == "fail" else "info")
+
+
+class _Within:
+    """Tells what a step says of itself without its phases: those of the proof are its steps."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self.note = report.note
+        self.progress = report.progress
+
+    def backup(self, backup_id: str) -> None:
+        """Nothing: which backup is restored is in the report."""
+
+    def phase(self, name: str, detail: str = "") -> None:
+        self._report.note(f"{name} {detail}".rstrip())
+
+
+def work(
+    config: Config,
+    server: Server,
+    report: Reporter,
+    *,
+    job: str,
+    take_backup: bool | None = None,
+    sandbox: str = "",
+    patience: float = PATIENCE,
+) -> dict[str, Any]:
+    """Prove the loop as a job; the arguments are those of `Loop`. Raises Unproven when the marker did not come back."""
+    del job
+    done = Loop(config, server, report, take_backup, sandbox, patience).run()
+    found = done.to_json()
+    failed = [step for step in done.steps if step.status == "fail"]
+    if not done.proven:
+        step = failed[-1]
+        raise Unproven(
+            f"the loop of {server.name} is not proven: {step.name} failed",
+            step.detail.splitlines()[0] if step.detail else "",
+            f"cellarman check {server.name}",
+            good=False,
+            report=found,
+        )
+    which = f"what was written at {done.began:%H:%M:%S} UTC came back from backup {done.backup}"
+    but = f"; but {', '.join(step.name for step in failed)} failed" if failed else ""
+    return {"good": done.good, "report": found, "summary": f"{server.name} is proven: {which}{but}"}
 
 
 def _written(written: Marker) -> str:

@@ -23,7 +23,7 @@ from engine.backup.bracket import Begun, Bracket
 from engine.backup.copying import Copying
 from engine.backup.inventory import Inventory, Part, Root
 from engine.backup.rsyncpreflight import Ready
-from engine.config import Server
+from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.faults import step
@@ -370,7 +370,7 @@ def _mib(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB"
 
 
-def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
+def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Take a backup as a job; `arguments` are those of `take`."""
     info = take(server, report=report, job=job, **arguments)
     own = repository.facts(server.layout, info.id)

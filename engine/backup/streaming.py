@@ -15,7 +15,7 @@ from engine.backup import basebackup, label, preflight, run, syncing
 from engine.backup.basebackup import Call, Tick
 from engine.backup.monitor import ARCHIVING, Monitor
 from engine.backup.preflight import Ready
-from engine.config import Server
+from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.faults import step
@@ -193,6 +193,6 @@ class _Progress:
             )
 
 
-def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
+def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Take a backup as a job; `arguments` are those of `take`."""
     return run.outcome(server, take(server, report=report, job=job, **arguments))

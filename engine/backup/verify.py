@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from engine.backup import contents
 from engine.backup.contents import Finding, Reading
-from engine.config import Server
+from engine.config import Config, Server
 from engine.errors import CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import local
@@ -223,7 +223,7 @@ def _too_short(info: BackupInfo, facts: SegmentFacts, *, last: bool) -> str:
     return f"its records end at {facts.end_lsn}: {facts.ended_by}"
 
 
-def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
+def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Verify as a job; argument `backup`: the backup's id."""
     info = repository.find(server.layout, str(arguments["backup"]))
     verdict = verify(server, info, report)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import textwrap
-from types import FrameType
+from datetime import datetime
+from typing import Any
 
-from engine.aftermath.loop import Loop
-from engine.aftermath.report import Report
-from engine.cli import output
-from engine.cli.narration import Lines
+from engine.cli import following, output
 from engine.config import Config
-from engine.errors import CellarmanError
+from engine.job import spec as spec_
+from engine.job.state import JobState
 from engine.setup import lanes
 
 
@@ -25,31 +24,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sandbox", default="", metavar="DIR", help="where the copy is made (default: /var/tmp)")
     parser.add_argument("--patience", type=float, default=120.0, metavar="SECONDS", help="for each WAL lane (120)")
+    parser.add_argument("--detach", action="store_true", help="print the job's id and leave")
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
     """Return 0 when all went well, 1 when the marker came back and something else failed, 4 when it did not."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    loop = Loop(config, config.server(args.server), Lines(), args.backup, args.sandbox, args.patience)
-    report = loop.run()
-    output.json_out(report.to_json()) if args.json else _print(report)
-    if not report.proven:
-        return CellarmanError.exit_code
-    return 0 if report.good else 1
+    sandbox = os.path.abspath(args.sandbox) if args.sandbox else ""
+    server = config.server(args.server)
+    order = {"take_backup": args.backup, "sandbox": sandbox, "patience": args.patience}
+    spec = spec_.make(config, "aftermath", server.name, **order)
+    if args.detach:
+        return following.start(config, spec, detach=True, as_json=args.json)
+
+    def show(job: JobState) -> None:
+        report = job.result.get("report")
+        if report:
+            output.json_out(report) if args.json else _print(report)
+
+    return following.report(config, spec, show)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Take SIGTERM as Ctrl-C, so that the sandbox is removed."""
-    raise KeyboardInterrupt
-
-
-def _print(report: Report) -> None:
-    print(f"{report.server}: {'proven' if report.proven else 'NOT proven'}, {output.when(report.began)}")
-    width = max(len(step.name) for step in report.steps)
-    for step in report.steps:
-        lines = step.detail.splitlines() or [""]
-        print(f"  {step.status:<4}  {step.name:<{width}}  {step.seconds:7.2f} s  {output.printable(lines[0])}".rstrip())
+def _print(report: dict[str, Any]) -> None:
+    began = output.when(datetime.fromisoformat(report["began"]))
+    print(f"{report['server']}: {'proven' if report['proven'] else 'NOT proven'}, {began}")
+    width = max(len(step["name"]) for step in report["steps"])
+    for step in report["steps"]:
+        lines = step["detail"].splitlines() or [""]
+        took = f"{step['seconds']:7.2f} s"
+        print(f"  {step['status']:<4}  {step['name']:<{width}}  {took}  {output.printable(lines[0])}".rstrip())
         for line in lines[1:]:
             print(f"{'':{width + 21}}{output.printable(line)}")
     print()
-    print("\n".join(textwrap.wrap(f"{lanes.QUESTION} {report.answer}", 100)))
+    print("\n".join(textwrap.wrap(f"{lanes.QUESTION} {report['answer']}", 100)))

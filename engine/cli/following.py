@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from engine import event as ev
@@ -33,10 +34,28 @@ def start(config: Config, spec: spec_.JobSpec, *, detach: bool, as_json: bool) -
     return 0
 
 
+def report(config: Config, spec: spec_.JobSpec, show: Callable[[JobState], object]) -> int:
+    """Launch a job, follow it on standard error, and have `show` print what it found on standard output.
+
+    Returns the exit code that its outcome means; Ctrl-C leaves it running.
+    """
+    job = follow.find(config.state_directory, launch.launch(config, spec, say=output.warn))
+    ended = _to_its_end(config, job, Narrator(job, sums=False))
+    if ended is None:
+        return INTERRUPTED
+    show(ended)
+    return conclude(ended)
+
+
 def watch(config: Config, ref: str, *, as_json: bool) -> int:
     """Follow a job to its end and return the exit code that its outcome means; Ctrl-C leaves it running."""
     job = follow.find(config.state_directory, ref)
-    narrator: Narrator | JsonLines = JsonLines() if as_json else Narrator(job)
+    ended = _to_its_end(config, job, JsonLines() if as_json else Narrator(job))
+    return INTERRUPTED if ended is None else conclude(ended)
+
+
+def _to_its_end(config: Config, job: JobState, narrator: Narrator | JsonLines) -> JobState | None:
+    """Tell a job to its end, and return how it ended; None when Ctrl-C left it running."""
     ended: JobState | None = None
     try:
         for event in follow.follow(job.directory):
@@ -49,9 +68,9 @@ def watch(config: Config, ref: str, *, as_json: bool) -> int:
         print(f"detached: job {job.id} goes on without this terminal", file=sys.stderr)
         print(f"follow it with: cellarman job follow {job.id}", file=sys.stderr)
         print(f"stop it with:   cellarman job cancel {job.id}", file=sys.stderr)
-        return INTERRUPTED
+        return None
     narrator.close()
-    return conclude(ended or follow.find(config.state_directory, job.id))
+    return ended or follow.find(config.state_directory, job.id)
 
 
 def conclude(job: JobState) -> int:
@@ -87,8 +106,9 @@ class JsonLines:
 class Narrator:
     """Tells a job on standard error: a line for what happens, and on a terminal one that shows how far it is."""
 
-    def __init__(self, job: JobState) -> None:
-        self._job = job
+    def __init__(self, job: JobState, *, sums: bool = True) -> None:
+        """`sums`: whether it says on standard output what came out, when all went well."""
+        self._job, self._sums = job, sums
         self._tty = sys.stderr.isatty()
         self._drawn = False
 
@@ -106,7 +126,8 @@ class Narrator:
             self._draw(f"  {event.phase} …")
         if isinstance(event, ev.Ended) and event.status == "done":
             self._clear()
-            print(summary(self._job, event.result))
+            if self._sums:
+                print(summary(self._job, event.result))
 
     def _draw(self, text: str) -> None:
         sys.stderr.write(f"\r{text}\x1b[K")

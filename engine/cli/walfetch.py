@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from engine.actions import Actions
-from engine.cli import output
+from engine.cli import following, output
 from engine.cli.narration import Lines
 from engine.config import Config, Server
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from engine.wal.healing import Healed
+from engine.job import fetching
+from engine.job import spec as spec_
+from engine.job.state import JobState
 
 _WORDS = {
     "fetched": "archived",
@@ -28,7 +25,9 @@ _WORDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="look for copies and verify them; archive nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="look for copies and verify them; archive nothing")
+    how.add_argument("--detach", action="store_true", help="print the job's id and leave")
 
 
 def run(args: argparse.Namespace, config: Config, server: Server) -> int:
@@ -37,49 +36,39 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
         from engine.wal.healing import heal
 
         found, unknown = heal(server, dry_run=True, read_only=config.read_only, report=Lines())
-    else:
-        found, unknown = Actions(config, say=output.warn).fetch_missing(server.name, report=Lines())
-    if args.json:
-        output.json_out(document(server.name, found, unknown, dry_run=args.dry_run))
-    else:
-        _show(found)
-        for sentence in unknown:
-            print(f"unknown: {output.printable(sentence)}", file=sys.stderr)
-    return 1 if any(each.open for each in found) else 0
+        document = fetching.document(server.name, found, unknown, dry_run=True)
+        _print(document, as_json=args.json)
+        return 1 if document["left"] else 0
+    spec = spec_.make(config, "fetch", server.name)
+    if args.detach:
+        return following.start(config, spec, detach=True, as_json=args.json)
+
+    def show(job: JobState) -> None:
+        if job.status == "done":
+            _print(fetching.read(job.directory), as_json=args.json)
+
+    return following.report(config, spec, show)
 
 
-def document(server: str, found: Sequence[Healed], unknown: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
-    """Return what was found as JSON has it."""
-    return {
-        "server": server,
-        "dry_run": dry_run,
-        "fetched": sum(each.count for each in found if each.state == "fetched"),
-        "left": sum(each.count for each in found if each.open),
-        "segments": [
-            {
-                "state": each.state,
-                "first": each.first,
-                "last": each.last,
-                "count": each.count,
-                "source": each.source or None,
-                "why": each.why,
-                "fix": each.fix,
-            }
-            for each in found
-        ],
-        "unknown": list(unknown),
-    }
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.json_out(document)
+        return
+    _show(document["segments"])
+    for sentence in document["unknown"]:
+        print(f"unknown: {output.printable(sentence)}", file=sys.stderr)
 
 
-def _show(found: Sequence[Healed]) -> None:
+def _show(found: list[dict[str, Any]]) -> None:
     if not found:
         print("nothing lacks")
         return
     for each in found:
-        names = each.first if each.count == 1 else f"{each.first} to {each.last}, {each.count} segments"
-        print(f"{_WORDS[each.state]}: {names}" + (f" from {output.printable(each.source)}" if each.source else ""))
-        label = "was" if each.state in ("fetched", "would_fetch") else "why"
-        rows = [(label, each.why)] + [("now", line) for line in each.fix.splitlines()]
+        first, last, count, source = each["first"], each["last"], each["count"], each["source"]
+        names = first if count == 1 else f"{first} to {last}, {count} segments"
+        print(f"{_WORDS[each['state']]}: {names}" + (f" from {output.printable(source)}" if source else ""))
+        label = "was" if each["state"] in ("fetched", "would_fetch") else "why"
+        rows = [(label, each["why"])] + [("now", line) for line in each["fix"].splitlines()]
         for word, text in rows:
             if text:
                 print(f"  {word:<4} {output.printable(text)}")

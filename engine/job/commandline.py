@@ -19,6 +19,8 @@ def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_
 
     >>> command("backup", "main", {"name": "before upgrade", "immediate": False})
     "cellarman backup main --name 'before upgrade' --spread-checkpoint"
+    >>> command("aftermath", "main", {"take_backup": False, "sandbox": "/srv"})
+    'cellarman aftermath main --no-backup --sandbox /srv'
     >>> command("delete", "main", {"backup": "20261122T135801"})
     'cellarman delete main 20261122T135801 --yes 20261122T135801'
     """
@@ -28,14 +30,24 @@ def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_
         known = {"destination": "", "target": {"kind": "end"}, **arguments, "config_file": config_file}
         return Order.from_arguments(server, known).command()
     backup = str(arguments.get("backup", ""))
-    words = ["cellarman", *(["--config", config_file] if config_file else []), kind, server]
+    verb = {"fetch": ["wal", "fetch-missing"]}.get(kind, [kind])
+    words = ["cellarman", *(["--config", config_file] if config_file else []), *verb, server]
     words += [backup] if backup else []
     if kind == "backup":
         words += ["--name", str(arguments["name"])] if arguments.get("name") else []
         words += ["--spread-checkpoint"] if arguments.get("immediate") is False else []
     if kind == "delete":
         words += ["--yes", backup]
+    if kind == "aftermath":
+        words += _aftermath(arguments)
     return shlex.join(words)
+
+
+def _aftermath(arguments: Mapping[str, Any]) -> list[str]:
+    take, sandbox, patience = (arguments.get(key) for key in ("take_backup", "sandbox", "patience"))
+    words = [] if take is None else ["--backup" if take else "--no-backup"]
+    words += ["--sandbox", str(sandbox)] if sandbox else []
+    return words + (["--patience", f"{patience:g}"] if patience else [])
 
 
 def subject(spec: JobSpec) -> str:

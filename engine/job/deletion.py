@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.config import Server
+from engine.config import Config, Server
 from engine.event import Reporter
 from engine.repository import deletion
 
 
-def work(server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
+def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Delete a backup as a job; argument `backup`: its id."""
     gone = deletion.delete(
         server.layout,

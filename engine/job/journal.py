@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from engine import event as ev
-from engine.errors import Cancelled, CellarmanError
+from engine.errors import Cancelled, CellarmanError, Unproven
 from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.spec import JobSpec
@@ -121,7 +121,8 @@ class JournalReporter:
         if isinstance(error, CellarmanError):
             words = {"what": error.what, "why": error.why, "fix": error.fix}
             clean = {key: redact(text, self._secrets) for key, text in words.items()}
-            result = {**self.result, "error": {**clean, "exit_code": error.exit_code}}
+            found = error.found if isinstance(error, Unproven) else {}
+            result = {**self.result, **found, "error": {**clean, "exit_code": error.exit_code}}
             status: ev.Outcome = "cancelled" if isinstance(error, Cancelled) else "failed"
             reason = f"{clean['what']}: {clean['why']}" if clean["why"] else clean["what"]
             return ev.Ended(_now(), status, reason, clean["fix"], result)

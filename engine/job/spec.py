@@ -19,11 +19,13 @@ from typing import Any, Literal, cast, get_args
 from engine.config import Config
 from engine.errors import CellarmanError
 
-JobKind = Literal["backup", "restore", "verify", "delete"]
+JobKind = Literal["backup", "restore", "verify", "delete", "fetch", "aftermath"]
 
 PHASES: Mapping[str, tuple[str, ...]] = {
     "backup": ("checkpoint", "copy", "sync", "wal"),
     "verify": ("files", "wal"),
+    "fetch": ("look", "fetch", "index"),
+    "aftermath": ("server", "backup", "marker", "lanes", "archive", "plan", "restore", "start", "read back"),
 }
 """The phases that a kind of job goes through, in order, where they are always the same."""
 

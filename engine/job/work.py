@@ -1,4 +1,4 @@
-"""Which function does which kind of job: `work(server, report, job=…, **arguments) -> dict` of the kind's module."""
+"""Which function does which kind of job: `work(config, server, report, job=…, **arguments)` of the kind's module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from engine.config import Server
+from engine.config import Config, Server
 from engine.config.values import BackupMethod
 from engine.event import Reporter
 from engine.job.spec import JobKind, JobSpec
@@ -15,7 +15,9 @@ from engine.job.spec import JobKind, JobSpec
 class Work(Protocol):
     """Does one kind of job; `arguments` are the spec's. Returns JSON-ready facts of what came out."""
 
-    def __call__(self, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]: ...
+    def __call__(
+        self, config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any
+    ) -> dict[str, Any]: ...
 
 
 _MODULES: Mapping[JobKind, str] = {
@@ -23,6 +25,8 @@ _MODULES: Mapping[JobKind, str] = {
     "verify": "engine.backup.verify",
     "restore": "engine.recovery.restore",
     "delete": "engine.job.deletion",
+    "fetch": "engine.job.fetching",
+    "aftermath": "engine.aftermath.loop",
 }
 _OTHER_METHODS: Mapping[BackupMethod, str] = {"rsync": "engine.backup.rsync", "local-rsync": "engine.backup.rsync"}
 """Where a server's backup_method is not pg_basebackup's."""
@@ -34,10 +38,11 @@ def _module(kind: JobKind, server: Server) -> str:
     return _MODULES[kind]
 
 
-def run(spec: JobSpec, server: Server, report: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec, config: Config, report: Reporter) -> dict[str, Any]:
     """Do the work and return JSON-ready facts of what came out; raises CellarmanError when it failed.
 
     The room of a kind is imported only when it is needed, since a worker's memory is counted.
     """
+    server = config.server(spec.server)
     work = cast(Work, importlib.import_module(_module(spec.kind, server)).work)
-    return work(server, report, job=spec.id, **spec.arguments)
+    return work(config, server, report, job=spec.id, **spec.arguments)

@@ -1,7 +1,8 @@
 """The process that does a job: `python -m engine.job.worker DIRECTORY LOCK_FD`.
 
 It needs no console: its own session, SIGHUP ignored, working directory /, standard streams in files. It holds the
-job's lock for life. SIGTERM raises Cancelled, once; what cleans up is not interrupted again.
+job's lock for life. SIGTERM interrupts the work as Ctrl-C would, once, which nothing that minds an error takes for
+one; what cleans up is not interrupted again.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 from engine import config as config_
 from engine import trail
-from engine.errors import Cancelled, CellarmanError
+from engine.errors import CANCELLED, Cancelled, CellarmanError
 from engine.job import commandline, work
 from engine.job import spec as spec_
 from engine.job.journal import JournalReporter
@@ -36,16 +38,22 @@ def main() -> int:
         # The trail's line is written first: whoever reads of the end in the journal finds it in the trail too.
         with journal, _acting(state_directory, spec, journal) as acting:
             acting.job = spec.id
-            _on_sigterm()
-            config = config_.load(spec.config_file or None)
-            server = config.server(spec.server)
-            journal.result.update(work.run(spec, server, journal))
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            journal.result.update(_work(spec, journal))
             acting.detail = str(journal.result.get("summary", ""))
     except CellarmanError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _work(spec: spec_.JobSpec, journal: JournalReporter) -> dict[str, Any]:
+    try:
+        _on_sigterm()
+        result = work.run(spec, config_.load(spec.config_file or None), journal)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return result
+    except KeyboardInterrupt:
+        raise Cancelled(CANCELLED) from None
 
 
 def _acting(state_directory: str, spec: spec_.JobSpec, journal: JournalReporter) -> trail.Acting:
@@ -71,7 +79,7 @@ def _sign(lock: int) -> None:
 def _on_sigterm() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Cancelled("cancelled by the operator")
+        raise KeyboardInterrupt(CANCELLED)
 
     signal.signal(signal.SIGTERM, stop)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from engine.config import Server
+from engine.config import Config, Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter, Silent
 from engine.faults import step
@@ -31,9 +31,9 @@ _LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
 
 
-def work(server: Server, report: Reporter, *, job: str = "", **arguments: Any) -> dict[str, Any]:
+def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
     """Do the restore that a job's arguments order (`Order.to_arguments`, and "planned" to hold it to a plan)."""
-    del job
+    del config, job
     return execute(arguments, server, report)
 
 

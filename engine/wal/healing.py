@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
@@ -64,18 +64,37 @@ def heal(
     With `dry_run` copies are read and verified, and nothing is archived; `read_only` needs that.
     """
     must_be_there(server.layout)
+    report.phase("look", "where copies may be")
     made = gather(
         server, now=datetime.now(timezone.utc), ask_server=True, read_only=read_only, selected=(), told=report
     )
     if not made.cases:
         return [], made.unknown
     case = made.cases[0]
+    lacking = wanted(case)
+    if lacking:
+        report.phase("fetch", f"{len(lacking)} segment{'' if len(lacking) == 1 else 's'} that lack or are bad")
     with Copies(server, case) as copies:
         healer = Healer(server, case, copies, dry_run)
-        found = list(_joined(healer.heal(key, state) for key, state in wanted(case)))
+        found = list(_joined(_one_by_one(healer, lacking, case.archive.segment_size, report)))
     if any(each.state == "fetched" for each in found):
         index.catch_up(server.layout, budget=_INDEX_BUDGET, report=report)
     return found, made.unknown
+
+
+def _one_by_one(
+    healer: Healer, lacking: Sequence[tuple[Key, str]], segment_size: int, report: Reporter
+) -> Iterator[Healed]:
+    """Heal one after the other, and tell of each as soon as that is done."""
+    total = len(lacking)
+    for done, (key, state) in enumerate(lacking, 1):
+        each = healer.heal(key, state)
+        report.progress(done * segment_size, total * segment_size, done, total)
+        if each.state == "fetched":
+            report.note(f"{each.first} is archived, from {each.source}")
+        elif each.open:
+            report.note(f"{each.first} still lacks: {each.why}", "warn")
+        yield each
 
 
 def wanted(case: Case) -> list[tuple[Key, str]]:

@@ -10,6 +10,7 @@ from engine import trail
 from engine.actions import Actions, label_of
 from engine.cli import main as cli
 from engine.errors import Busy, CellarmanError, Refused, UsageError
+from engine.job import launch, spec
 from engine.recovery import choices
 from engine.repository import repository
 from tests.engine.recovery.scene import scene
@@ -58,13 +59,14 @@ def test_read_only_forbids_and_that_is_written_down(fleet: Fleet) -> None:
         lambda: actions.label("main", "latest", "x"),
         lambda: actions.switch_wal("main"),
         lambda: actions.restore_point("main", "x"),
-        lambda: actions.fetch_missing("main"),
+        lambda: launch.launch(fleet.config, spec.make(fleet.config, "fetch", "main"), read_only=True),
+        lambda: launch.launch(fleet.config, spec.make(fleet.config, "aftermath", "main"), read_only=True),
         lambda: actions.accept_gap("main", "0" * 24, "0" * 24, "x"),
     ):
         with pytest.raises(Refused, match="read-only"):
             act()
     assert {outcome for _, outcome in outcomes(fleet)} == {"refused"}
-    assert len(outcomes(fleet)) == 6
+    assert len(outcomes(fleet)) == 7
 
 
 def test_what_cannot_be_is_refused_with_its_reason(fleet: Fleet) -> None:

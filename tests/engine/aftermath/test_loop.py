@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.job import follow
+from engine.job.happenings import happenings
 from tests.support import cluster
 from tests.support.programs import BIN
 from tests.support.site import Site, eventually, gone, processes, site
@@ -129,13 +131,56 @@ def test_no_lane_delivers(place: Site) -> None:
 
 def test_killed_in_the_middle_the_next_one_clears_up(place: Site) -> None:
     box = place.root / "box"
-    process = place.start("aftermath", "main", "--no-backup", "--sandbox", str(box))
+    place.run("aftermath", "main", "--no-backup", "--sandbox", str(box), "--detach")
     [pid] = eventually(lambda: processes("postgres", "-D", str(box)), "the copy runs", 60)[:1]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    worker = place.jobs()[0]["pid"]
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: gone(worker), "the worker is dead")
+    assert place.jobs()[0]["status"] == "died"
     assert left(place) != []
     done = prove(place, "--no-backup")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "removing what an interrupted run left" in done.stderr
     eventually(lambda: gone(pid), "the copy that was left ends")
     assert left(place) == []
+
+
+def test_cancelled_it_leaves_nothing_and_says_so(place: Site) -> None:
+    box = place.root / "box"
+    follower = place.start("aftermath", "main", "--no-backup", "--sandbox", str(box))
+    eventually(lambda: processes("postgres", "-D", str(box)), "the copy runs", 60)
+    job = place.jobs()[0]
+    assert (job["kind"], job["status"], job["server"]) == ("aftermath", "running", "main")
+    done = place.run("job", "cancel", job["id"])
+    assert done.returncode == 0, done.stderr
+    assert follower.communicate(timeout=20)[1].strip().endswith("cancelled by the operator")
+    assert follower.returncode == 4
+    assert place.jobs()[0]["status"] == "cancelled"
+    assert left(place) == []
+
+
+def test_cancelled_it_takes_the_backup_that_it_began_with_it(place: Site) -> None:
+    usual = place.path.read_text()
+    place.path.write_text(usual + "bandwidth_limit = 512\n")
+    try:
+        place.run("aftermath", "main", "--backup", "--sandbox", str(place.root / "box"), "--detach")
+        eventually(lambda: any(j["kind"] == "backup" and j["phase"] == "copy" for j in running(place)), "it copies", 60)
+        [proof] = [job["id"] for job in running(place) if job["kind"] == "aftermath"]
+        assert place.run("job", "cancel", str(proof)).returncode == 0
+        assert running(place) == []
+        assert [job["status"] for job in place.jobs()[:2]] == ["cancelled", "cancelled"]
+        assert left(place) == []
+    finally:
+        place.path.write_text(usual)
+
+
+def running(place: Site) -> list[dict[str, object]]:
+    return [job for job in place.jobs() if job["status"] == "running"]
+
+
+def test_it_is_in_the_trail_once_with_how_it_ended(place: Site) -> None:
+    assert prove(place, "--no-backup").returncode == 0
+    told = happenings(place.config.state_directory, follow.jobs(place.config.state_directory))
+    last = next(each for each in told if each.action == "aftermath")
+    assert last.status == "done" and "main is proven" in last.detail
+    assert last.command.endswith(f"aftermath main --no-backup --sandbox {place.root / 'box'} --patience 120")

@@ -302,7 +302,7 @@ def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: 
         # What is linked into the next backup is as bad there, though it is not read again.
         second, _ = take(where)
         assert repository.facts(where.server.layout, second.id)["bad_pages"] == [bad]
-        result = rsync.work(where.server, Heard(), job="")
+        result = rsync.work(where.config, where.server, Heard(), job="")
         assert "1 bad page" in result["summary"] and result["bad_pages"] == [bad]
 
 

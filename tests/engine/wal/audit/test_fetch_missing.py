@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from engine.config import Server
+from engine.job import follow
 from engine.repository import repository
 from engine.wal import archive, condemned, fetch, healing
 from engine.wal.audit import audit
@@ -284,6 +285,11 @@ def test_what_nobody_has_is_said(place: Place) -> None:
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert (document["fetched"], document["left"]) == (0, 3)
+    [job] = follow.jobs(str(place.root / "state"))
+    assert (job.kind, job.status, job.result["good"]) == ("fetch", "done", False)
+    assert job.result["summary"] == "no good copy of what main lacks was found; 3 still lack"
+    assert [note.level for note in job.log if "still lacks" in note.text] == ["warn"] * 3
+    assert job.progress is not None and (job.progress.files_done, job.progress.files_total) == (3, 3)
 
 
 def run(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
