@@ -17,7 +17,7 @@ from typing import Any
 from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet
 from tui.app import Console
-from tui.screens import room
+from tui.screens import prompting
 
 SIZES = ((80, 24), (160, 45))
 
@@ -100,7 +100,7 @@ def main() -> int:
     """Write every picture to the folder given, by default screenshots/ of the checkout."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "screenshots"
     folder.mkdir(exist_ok=True)
-    room.FLASH_SECONDS = 0.1
+    prompting.FLASH_SECONDS = 0.1
     wanted = sys.argv[2:] or list(PICTURES)
     with tempfile.TemporaryDirectory(prefix="cellarman-") as root, fleet_.standing(Path(root)) as fleet:
         for name in wanted:

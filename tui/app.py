@@ -12,11 +12,12 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.message import Message
 from textual.screen import Screen
+from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.worker import Worker, WorkerState
 
 from engine.errors import CellarmanError, Refused
@@ -24,6 +25,7 @@ from tui import commands, glyphs, operators, remembered, themes
 from tui.format import counted, listed, plain
 from tui.inspection import Inspector
 from tui.memory import History
+from tui.places import Places
 from tui.snapshot import Snapshot, minute_of, utc_now
 from tui.terminal import Departure
 from tui.watch import STATUS_PAUSE, Watch
@@ -31,7 +33,6 @@ from tui.watch import STATUS_PAUSE, Watch
 if TYPE_CHECKING:
     from engine.config import Config
     from engine.job.spec import JobKind
-    from tui.commands import Command, Place
     from tui.remembered import Remembered
     from tui.screens.room import Room
     from tui.settings import Settings
@@ -44,6 +45,13 @@ READY = 0.5
 """Seconds from the first look until the other rooms are prepared."""
 ROOMS = ("server", "restore", "job", "jobs", "backup_form")
 """The modules of those that are opened most."""
+
+
+class PlainBars(ScrollBarRender):
+    """Scroll bars of coloured blanks, whose ends are whole cells."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "]
+    HORIZONTAL_BARS: ClassVar[list[str]] = [" "]
 
 
 class Looked(Message):
@@ -69,7 +77,7 @@ class Prepared(Message):
     """The modules of the other rooms are loaded."""
 
 
-class Console(App[None]):
+class Console(Places):
     """The console on one configuration."""
 
     TITLE = "cellarman"
@@ -115,17 +123,15 @@ class Console(App[None]):
         self.crashed: list[str] = []
         self.departure = Departure()
         self._ui = ui
-        self._trail: list[str] = []
-        self._trail_at = -1
         self._uncollected = not gc.isenabled()
         """Whether what is loaded is kept from garbage collection, which would make keys wait to go through it."""
-        self._home_at = 0
-        """Which screen of the stack is home."""
         self.lookout = self._watch()
         self.inspector = self._inspector()
         for known in themes.THEMES.values():
             self.register_theme(known)
         self.theme = chosen
+        self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
+        ScrollBar.renderer = PlainBars if self.glyphs is glyphs.ASCII else ScrollBarRender
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict(themes.CELLAR.variables)
@@ -157,11 +163,6 @@ class Console(App[None]):
             gc.freeze()
             gc.enable()
         self.lookout.start()
-
-    @property
-    def home(self) -> Screen[Any]:
-        """The first screen."""
-        return self.screen_stack[self._home_at]
 
     def get_default_screen(self) -> Room:
         """Return the first screen."""
@@ -275,164 +276,8 @@ class Console(App[None]):
                 screen.repaint()
                 return
 
-    def been_at(self, address: str) -> None:
-        """Remember a place for `[` and `]`."""
-        if address and (self._trail_at < 0 or self._trail[self._trail_at] != address):
-            del self._trail[self._trail_at + 1 :]
-            self._trail.append(address)
-            self._trail_at = len(self._trail) - 1
-
-    def can_go(self, by: int) -> bool:
-        """Tell whether there is a place that many steps along."""
-        return 0 <= self._trail_at + by < len(self._trail)
-
-    def go_along(self, by: int) -> None:
-        """Go to the place that many steps along the way that was come."""
-        self._trail_at += by
-        self.obey(self._trail[self._trail_at])
-
-    def obey(self, line: str) -> None:
-        """Do what a `:` line says, or say why not."""
-        from tui import commandline
-        from tui.screens.room import Room
-
-        room = next((s for s in reversed(self.screen_stack) if isinstance(s, Room)), None)
-        order = commandline.parse(line, room.ROOM if room else "servers")
-        if isinstance(order, str):
-            self.say(order)
-        elif order.place is not None:
-            self._open(order.place, order.about, order.kept)
-        elif order.command is not None and room is not None:
-            self._command(room, order.command, order.about)
-
-    def _command(self, room: Room, command: Command, about: str) -> None:
-        """Run a command here, or in the server's own room when it is about another server."""
-        if about and about not in self.config.servers:
-            self.say(f"There is no server {about}.")
-        elif about and about != room.subject:
-            self.open_server(about)
-            self.call_after_refresh(lambda: self.obey(command.verb))
-        else:
-            room.action_command(command.id)
-
-    def _open(self, place: Place, about: str, kept: str) -> None:
-        from tui.screens.room import Room
-
-        if place.takes == "server" and not about and not place.optional:
-            room = next((s for s in reversed(self.screen_stack) if isinstance(s, Room) and s.subject), None)
-            about = room.subject if room else ""
-        if place.takes == "server" and (about or not place.optional) and about not in self.config.servers:
-            self.say(f"There is no server {about}." if about else f":{place.word} needs a server.")
-            return
-        argument = [about] if place.takes else []
-        getattr(self, f"open_{place.word}")(*argument)
-        if kept and isinstance(self.screen, Room):
-            self.screen.call_after_refresh(self.screen.keep_only, kept)
-
-    def _back_to(self, address: str) -> bool:
-        """Close screens until the room with this address is open; tell whether there is one."""
-        from tui.screens.room import Room
-
-        if not any(isinstance(screen, Room) and screen.address == address for screen in self.screen_stack):
-            return False
-        while not (isinstance(self.screen, Room) and self.screen.address == address):
-            self.pop_screen()
-        return True
-
-    def open_servers(self) -> None:
-        """Show all servers."""
-        while self.screen is not self.home:
-            self.pop_screen()
-
-    def open_server(self, server: str, tab: str = "") -> None:
-        """Show a server, one of its tabs."""
-        from tui.screens.server import ServerRoom
-
-        open_rooms = [s for s in self.screen_stack if isinstance(s, ServerRoom) and s.subject == server]
-        if open_rooms:
-            while self.screen is not open_rooms[-1]:
-                self.pop_screen()
-            room = open_rooms[-1]
-        else:
-            room = ServerRoom(server, tab or ServerRoom.TABS[0])
-            self.push_screen(room)
-        if tab and tab != room.tab:
-            room.open_tab(tab)
-
-    def open_overview(self, server: str) -> None:
-        """Show how a server stands."""
-        self.open_server(server, "overview")
-
-    def open_backups(self, server: str) -> None:
-        """Show a server's backups."""
-        self.open_server(server, "backups")
-
-    def open_wal(self, server: str) -> None:
-        """Show a server's WAL archive."""
-        self.open_server(server, "wal")
-
-    def open_timeline(self, server: str) -> None:
-        """Show a server's timelines."""
-        self.open_server(server, "timeline")
-
-    def open_config(self, server: str) -> None:
-        """Show a server's settings."""
-        self.open_server(server, "config")
-
-    def open_jobs(self, server: str = "") -> None:
-        """Show the jobs of all servers, or of one."""
-        from tui.screens.jobs import Jobs
-
-        if not self._back_to(f"jobs {server}".strip()):
-            self.push_screen(Jobs(server))
-
     def on_unmount(self) -> None:
         self.inspector.stop()
-
-    def open_job(self, job_id: str) -> None:
-        """Show a job, by its id or as `latest`."""
-        from tui.screens.job import JobRoom
-
-        if job_id == "latest" and self.snapshot.jobs:
-            job_id = self.snapshot.jobs[0].id
-        if not self._back_to(f"job {job_id}"):
-            self.push_screen(JobRoom(job_id))
-
-    def open_events(self, server: str = "") -> None:
-        """Show who did what, on all servers or on one."""
-        from tui.screens.events import Events
-
-        if not self._back_to(f"events {server}".strip()):
-            self.push_screen(Events(server))
-
-    def open_restore(self, server: str, target: datetime | None = None, backup: str = "auto") -> None:
-        """Show the wizard of a restore: of a server, to a moment, from a backup."""
-        from tui.screens.restore import RestoreRoom
-
-        self.push_screen(RestoreRoom(server, target, backup))
-
-    def open_check(self, server: str) -> None:
-        """Show what the checks say of a server."""
-        from tui.screens.check import CheckRoom
-
-        if not self._back_to(f"check {server}"):
-            self.push_screen(CheckRoom(server))
-
-    def open_add(self) -> None:
-        """Show the form that adds a server."""
-        from tui.screens.add_server import AddServer
-
-        if self.read_only:
-            self.say("No server is added: this console is read-only.")
-        else:
-            self.push_screen(AddServer())
-
-    def open_keys(self) -> None:
-        """Show every key of the room that is open."""
-        from tui.screens.room import Room
-
-        if isinstance(self.screen, Room):
-            self.screen.do_help()
 
     def open_theme(self, name: str) -> None:
         """Change the colours, and say so."""
@@ -525,6 +370,13 @@ class Console(App[None]):
         from tui.screens.leave import Leave
 
         self.push_screen(Leave(running, demo=bool(self.banner)))
+
+    def action_command_palette(self) -> None:
+        """Open the palette, once."""
+        from textual.command import CommandPalette
+
+        if not CommandPalette.is_open(self):
+            self.push_screen(CommandPalette(placeholder="a command by its words", id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer the registry's commands in the palette."""

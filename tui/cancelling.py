@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from tui.app import Console
 
 EFFECT = {
+    "fetch": "What was archived so far stays: each segment is whole.",
+    "aftermath": "Its copy and its marker are removed, and a backup that it is taking is stopped.",
+    "verify": "Nothing is changed by stopping it; the backup counts as not verified.",
+    "delete": "What is gone stays gone; the backup counts as deleted, and maintenance finishes it.",
     "backup": "What was copied so far is removed. The WAL archive and older backups stay as they are.",
     "restore": "The destination is left half-made and cannot be started.",
 }

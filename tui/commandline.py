@@ -11,7 +11,6 @@ from tui.commands import Command, Place
 
 if TYPE_CHECKING:
     from tui.app import Console
-    from tui.screens.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +45,23 @@ def parse(line: str, room: str) -> Order | str:
         if not about and place.takes and not place.optional and place.takes != "server":
             return f":{place.word} needs a {place.takes}."
         return Order(place, None, about, kept.strip())
-    command = next((c for c in commands.of(room) if c.verb == word), None)
+    command = _command(word, room)
     if command is not None:
         return Order(None, command, about, kept.strip())
     return f"There is no word {word}; tab shows those there are."
 
 
-def completer(room: Room) -> Callable[[str], Sequence[str]]:
+def _command(word: str, room: str) -> Command | None:
+    """Return the command that a word means in a room: one of its own, or one about servers, which all rooms have."""
+    known = [*commands.of(room), *commands.of_servers()]
+    return next((c for c in known if word == c.verb or word in c.also), None)
+
+
+def completer(app: Console, room: str) -> Callable[[str], Sequence[str]]:
     """Return what completes lines typed in a room."""
 
     def complete(typed: str) -> Sequence[str]:
-        return completions(typed, room.app, room.ROOM)
+        return completions(typed, app, room)
 
     return complete
 
@@ -66,16 +71,27 @@ def completions(typed: str, app: Console, room: str) -> list[str]:
     word, gap, about = typed.lstrip(" :").partition(" ")
     if not gap:
         words = [place.word for place in commands.PLACES]
-        words += [c.verb for c in commands.of(room) if c.verb not in words and c.verb not in _BY_KEY_ALONE]
+        words += [c.verb for c in [*commands.of(room), *commands.of_servers()] if c.verb not in _BY_KEY_ALONE]
+        words = list(dict.fromkeys(words))
         return [known for known in words if known.startswith(word)]
     place = commands.place(word)
-    if place is None or "/" in about:
-        return []
-    return [f"{word} {known}" for known in _abouts(place, app) if known.startswith(about.lstrip())]
+    command = None if place else _command(word, room)
+    known = _abouts(place, app) if place else _subjects(command, about, app) if command else []
+    return [] if "/" in about else [f"{word} {each}" for each in known if each.startswith(about.lstrip())]
 
 
 _BY_KEY_ALONE = {"command", "escape", "interrupt", "filter", "back"}
 """Verbs that mean nothing when they are typed."""
+
+
+def _subjects(command: Command, about: str, app: Console) -> list[str]:
+    """Return the servers that a command can be about, or a server's backups once it is typed."""
+    if not command.takes:
+        return []
+    server = app.snapshot.server(about.strip().partition(" ")[0])
+    if command.takes == "server" or server is None or " " not in about.lstrip():
+        return sorted(app.config.servers)
+    return [f"{server.name} {ref}" for ref in ("latest", "oldest", *(i.id for i in server.backups if i.usable))]
 
 
 def _abouts(place: Place, app: Console) -> list[str]:

@@ -32,6 +32,10 @@ class Command:
     shown: str = ""
     """How the key is written, where it is not its own name."""
     footer: bool = True
+    takes: Literal["", "server", "backup"] = ""
+    """What the command line may name behind the word: a server, or a server and one of its backups."""
+    also: tuple[str, ...] = ()
+    """Other words for it on the command line."""
     weight: int = 5
     """What leaves the footer first when it is narrow: the highest."""
 
@@ -53,14 +57,14 @@ COMMANDS = (
     Command(
         "servers.open", "enter", "open", "Open the server: its backups and what they reach.", shown="enter", weight=1
     ),
-    Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", weight=1),
+    Command("servers.backup", "b", "backup", "Back the server up now; asks once.", "backup", takes="server", weight=1),
     Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", weight=2),
     Command("servers.wal", "w", "wal", "See the server's WAL archive and its gaps.", weight=6),
     Command("servers.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
     Command("servers.jobs", "j", "jobs", "See running and past jobs of all servers.", weight=2),
     Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
     Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
-    Command("server.backup", "b", "backup", "Back this server up now; asks once.", "backup", weight=1),
+    Command("server.backup", "b", "backup", "Back this server up now; asks once.", "backup", takes="server", weight=1),
     Command(
         "server.restore", "r", "restore…", "Get the server back to a moment, as a copy: asks for each step.", weight=2
     ),
@@ -72,27 +76,92 @@ COMMANDS = (
         shown="enter",
         weight=1,
     ),
-    Command("server.left", "left", "left", "The moment or cell before; idle time is passed over.", footer=False),
-    Command("server.right", "right", "move", "The next moment or cell.", shown="arrows", weight=3),
+    Command("server.left", "left,h", "left", "The moment or cell before; idle time is passed over.", footer=False),
+    Command("server.right", "right,l", "move", "The next moment or cell.", shown="arrows", weight=3),
     Command("server.closer", "plus,equals_sign", "closer", "See less, more closely.", shown="+", weight=4),
     Command("server.wider", "minus", "wider", "See more at once.", shown="-", weight=4),
     Command("server.next", "n", "next", "The next gap; on the axis the next backup or gap.", weight=3),
     Command("server.previous", "N", "before", "The gap, backup or end before.", weight=5),
     Command("server.form", "m", "map list gaps", "Show the WAL as a map, as a list, or only its gaps.", weight=3),
     Command("server.turn", "t", "timeline", "Show the WAL of the next timeline.", weight=4),
-    Command("server.fetch", "f", "fetch…", "Look for the WAL that lacks, everywhere; asks first.", "fetch", weight=2),
+    Command(
+        "server.fetch",
+        "f",
+        "fetch…",
+        "Look for the WAL that lacks, everywhere; asks first.",
+        "fetch",
+        takes="server",
+        also=("fetch-missing",),
+        weight=2,
+    ),
+    Command(
+        "server.aftermath",
+        "o",
+        "prove…",
+        "Prove the loop: a marker through each WAL lane, a restore in a sandbox, the marker read back.",
+        "aftermath",
+        takes="server",
+        also=("prove",),
+        weight=7,
+    ),
     Command("server.accept", "A", "accept…", "Bear a gap: it alarms no more. Asks for a reason.", "accept", weight=3),
-    Command("server.verify", "v", "verify", "Read every byte of the backup against its manifest.", "verify", weight=2),
+    Command(
+        "server.verify",
+        "v",
+        "verify",
+        "Read every byte of the backup against its manifest.",
+        "verify",
+        takes="backup",
+        weight=2,
+    ),
     Command("server.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
-    Command("server.keep", "p", "keep…", "Keep the backup from retention, or let it go again.", "keep", weight=5),
-    Command("server.label", "a", "label…", "Write a line about the backup, for people.", "label", weight=7),
     Command(
-        "server.delete", "D", "delete…", "Delete the backup and WAL that only it needs; its id is typed.", "delete"
+        "server.keep",
+        "p",
+        "keep…",
+        "Keep the backup from retention, or let it go again.",
+        "keep",
+        takes="backup",
+        weight=5,
     ),
     Command(
-        "server.switch", "W", "switch WAL…", "End the current WAL segment, so that it is archived.", "switch", weight=8
+        "server.label",
+        "a",
+        "label…",
+        "Write a line about the backup, for people.",
+        "label",
+        takes="backup",
+        also=("annotate",),
+        weight=7,
     ),
-    Command("server.point", "P", "restore point…", "Give this moment a name to restore to.", "restore-point", weight=8),
+    Command(
+        "server.delete",
+        "D",
+        "delete…",
+        "Delete the backup and WAL that only it needs; its id is typed.",
+        "delete",
+        takes="backup",
+    ),
+    Command(
+        "server.switch",
+        "W",
+        "switch WAL…",
+        "End the current WAL segment, so that it is archived.",
+        "switch",
+        takes="server",
+        also=("switch-wal",),
+        weight=8,
+    ),
+    Command(
+        "server.point",
+        "P",
+        "restore point…",
+        "Give this moment a name to restore to.",
+        "restore-point",
+        takes="server",
+        also=("restore-point",),
+        weight=8,
+    ),
     Command("server.copy", "y", "copy", "Copy what is under the cursor to the clipboard.", weight=6),
     Command("server.wal", "w", "wal", "See the WAL archive and its gaps.", weight=5),
     Command("server.jobs", "j", "jobs", "See this server's jobs.", weight=6),
@@ -208,14 +277,16 @@ PLACES = (
 """In the order in which the palette shows them."""
 
 MOVES = (
-    ("up", "up", "The row above.", ""),
-    ("down", "down", "The row below.", ""),
+    ("up", "up,k", "The row above.", "up"),
+    ("down", "down,j", "The row below.", "down"),
     ("page_up", "pageup,ctrl+u", "A page up.", "page up"),
     ("page_down", "pagedown,ctrl+d", "A page down.", "page down"),
-    ("first", "home,g", "The first row.", "g"),
-    ("last", "end,G", "The last row.", "G"),
+    ("first", "home,g", "The first row.", "home"),
+    ("last", "end,G", "The last row.", "end"),
 )
 """Verb, keys, help and shown key of what moves in a list."""
+_TOGETHER = {"j", "k"}
+"""Letters that move only where the room gives neither another meaning: one alone would mislead."""
 
 
 _moved: dict[str, str] = {}
@@ -241,6 +312,20 @@ def of(room: str) -> list[Command]:
     return own + [c for c in known if c.room == "every" and not taken.intersection(c.keys.split(","))]
 
 
+def of_servers() -> list[Command]:
+    """Return what the command line does to a server, or to one of its backups, from any room."""
+    return [c for c in _known() if c.room == "server" and c.takes]
+
+
+def moves(room: str) -> list[tuple[str, str, str, str]]:
+    """Return what moves in a room's lists, as MOVES has it, without the letters that mean something else there."""
+    taken = {key for command in of(room) for key in command.keys.split(",")}
+    gone = _TOGETHER if taken & _TOGETHER else set()
+    return [
+        (verb, ",".join(k for k in keys.split(",") if k not in gone), say, shown) for verb, keys, say, shown in MOVES
+    ]
+
+
 def named(command_id: str) -> Command:
     """Return the command with this id."""
     return next(c for c in _known() if c.id == command_id)
@@ -252,7 +337,7 @@ def bindings(room: str) -> list[BindingType]:
     for command in of(room):
         action = f"command({command.id!r})"
         found.append(Binding(command.keys, action, command.help, show=False, id=f"{room}:{command.id}"))
-    for verb, keys, say, _ in MOVES:
+    for verb, keys, say, _ in moves(room):
         found.append(Binding(keys, f"move({verb!r})", say, show=False, id=f"{room}:move.{verb}"))
     for number in range(1, 10):
         found.append(Binding(str(number), f"tab({number})", "That tab.", show=False, id=f"{room}:tab.{number}"))

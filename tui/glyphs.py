@@ -26,7 +26,7 @@ class Glyphs:
     hand: str = "▌"
     rule: str = "─"
     bar: str = "━"
-    bar_rest: str = "━"
+    bar_rest: str = "╌"
     line: str = "━"
     lost: str = "┄"
     broken: str = "╳"

@@ -21,6 +21,7 @@ from tui.format import (
     stopwatch,
     version,
     when,
+    width_of,
 )
 from tui.glyphs import Glyphs
 from tui.widgets.axis import Mark, Stretch
@@ -45,7 +46,11 @@ DOING = {
     "restore": "Restoring",
     "verify": "Verifying a backup of",
     "delete": "Deleting a backup of",
+    "fetch": "Looking for the WAL that lacks of",
+    "aftermath": "Proving the whole loop of",
 }
+NOUNS = {"fetch": "search for missing WAL", "aftermath": "proof"}
+"""What a kind of job is called, where that is not its own word."""
 PHASE_WORDS = {"wal": "wal to stop", "files": "every byte", "checkpoint": "checkpoint"}
 
 
@@ -60,10 +65,17 @@ def health_cell(health: Health, glyphs: Glyphs) -> Line:
     return ((f"{sign} {health}", role),)
 
 
-def job_sign(status: str, glyphs: Glyphs) -> Span:
-    """Return the sign of a job's status."""
+def job_sign(job: JobState, glyphs: Glyphs) -> Span:
+    """Return the sign of how a job stands; one that is done and found something wrong has that of a warning."""
     signs = {"running": glyphs.running, "done": glyphs.ok, "cancelled": glyphs.warning}
-    return signs.get(status, glyphs.critical), JOB_ROLE[status]
+    if found_wrong(job):
+        return glyphs.warning, "soon"
+    return signs.get(job.status, glyphs.critical), JOB_ROLE[job.status]
+
+
+def found_wrong(job: JobState) -> bool:
+    """Tell whether a job is done, and what it looked at is not well."""
+    return job.status == "done" and job.result.get("good") is False
 
 
 def type_of(info: BackupInfo) -> str:
@@ -101,7 +113,7 @@ def verdict(server: ServerStatus, now: datetime) -> Line:
     if begin is None or end is None:
         if any(job.kind == "backup" for job in server.jobs):
             return name, ("  cannot be restored yet: ", "text"), ("a backup is being taken", "moving")
-        if not server.backups:
+        if all(info.cancelled for info in server.backups):
             return name, ("  has no backup yet", "soon")
         return name, ("  cannot be restored: ", "bad"), ("no backup is good", "text")
     exposed = server.exposure(now)
@@ -158,7 +170,7 @@ def wal_cell(server: ServerStatus) -> Line:
     if server.gaps:
         return ((counted(server.gaps, "gap"), "bad"),)
     if server.wal.refused:
-        return ((f"{server.wal.refused:,} refused", "soon"),)
+        return ((f"{len(server.wal.refused):,} refused", "soon"),)
     if server.wal.queued:
         return ((f"{server.wal.queued:,} queued", "soon" if server.health == "warning" else "text"),)
     return (("no gaps", "good"),) if server.wal.newest else (("none yet", "quiet"),)
@@ -217,7 +229,7 @@ def marks(server: ServerStatus) -> list[Mark]:
     found = []
     for info in server.backups:
         at = info.end_time or info.begin_time
-        if at is not None and info.status in ("DONE", "FAILED", "WAITING_FOR_WALS"):
+        if at is not None and info.status in ("DONE", "FAILED", "WAITING_FOR_WALS") and not info.cancelled:
             found.append(Mark(at, type_of(info) == "full", info.status == "DONE"))
     return found
 
@@ -230,7 +242,19 @@ def backup_state(info: BackupInfo, running: JobState | None, glyphs: Glyphs) -> 
         return glyphs.ok, "good"
     if info.status == "WAITING_FOR_WALS":
         return glyphs.warning, "soon"
+    if info.cancelled:
+        return glyphs.warning, "quiet"
     return glyphs.critical, "bad"
+
+
+def remark(job: JobState) -> str:
+    """Return what a list says of a job that has ended otherwise than well."""
+    return job.reason or (str(job.result.get("summary", "")) if found_wrong(job) else "")
+
+
+def state_word(info: BackupInfo) -> str:
+    """Return the word for how a backup stands."""
+    return "cancelled" if info.cancelled else info.status.lower().replace("_", " ")
 
 
 def job_title(job: JobState) -> str:
@@ -243,13 +267,29 @@ def job_sentence(job: JobState) -> Line:
     took = (job.ended - job.started).total_seconds() if job.ended and job.started else 0
     if job.status == "running":
         return ((f"{job_title(job)}.", "strong"),)
-    what = f"{capital(job.kind)} of {plain(job.server)}"
+    what = f"{capital(NOUNS.get(job.kind, job.kind))} of {plain(job.server)}"
+    if found_wrong(job):
+        return (
+            (f"{what} is done", "strong"),
+            (f" in {stopwatch(took)}, ", "text"),
+            ("and found something wrong.", "soon"),
+        )
     if job.status == "done":
         return (f"{what} is done", "strong"), (f" in {stopwatch(took)}.", "text")
     if job.status == "cancelled":
         return (f"{what} was cancelled", "strong"), (f" after {stopwatch(took)}.", "soon")
     word = "died" if job.status == "died" else "failed"
     return (f"{what} {word}", "strong"), (f" after {stopwatch(took)}.", "bad")
+
+
+def outcome(job: JobState) -> list[Line]:
+    """Return what came out of a job that is done, and each step of a proof that went wrong."""
+    said = str(job.result.get("summary", ""))
+    lines: list[Line] = [((f"{capital(plain(said))}.", "soon" if found_wrong(job) else "text"),)] if said else []
+    for step in (job.result.get("report") or {}).get("steps", ()):
+        if step["status"] == "fail":
+            lines.append(((f"{plain(step['name'])}  ", "soon"), (plain(" ".join(step["detail"].split())), "text")))
+    return lines
 
 
 def made(job: JobState) -> int | None:
@@ -260,22 +300,30 @@ def made(job: JobState) -> int | None:
     return job.progress.done_bytes if job.progress is not None else None
 
 
-def phases(job: JobState, known: Sequence[str], glyphs: Glyphs) -> Line:
-    """Return the phases of a job: past, present, to come."""
+def phases(job: JobState, known: Sequence[str], width: int, glyphs: Glyphs) -> Line:
+    """Return the phases of a job: past, present, to come; where they are too wide, the first that are past as one."""
     order = list(known) + [phase for phase in dict.fromkeys(job.phases_seen) if phase not in known]
-    seen = set(job.phases_seen)
-    line: list[Span] = []
-    for phase in order:
-        word = PHASE_WORDS.get(phase, phase)
-        if job.status == "done" or (phase in seen and phase != job.phase):
-            span = (f"{glyphs.ok} {word}", "good")
-        elif phase == job.phase and phase in seen:
-            sign, role = job_sign(job.status, glyphs)
-            span = (f"{sign} {word}", "moving!" if role == "moving" else role)
-        else:
-            span = (f"{glyphs.waiting} {word}", "faint")
-        line += [span, ("   ", "text")]
-    return tuple(line[:-1])
+    spans = [_phase(job, phase, glyphs) for phase in order]
+    merged = 0
+    while merged < len(spans) - 1 and spans[merged][1] == "good":
+        head = len(f"{glyphs.ok} {merged} done   ") if merged else 0
+        if head + width_of(spans[merged:]) + 3 * (len(spans) - merged - 1) <= width:
+            break
+        merged += 1
+    if merged:
+        spans = [(f"{glyphs.ok} {merged} done", "good"), *spans[merged:]]
+    return tuple(part for span in spans for part in (span, ("   ", "text")))[:-1]
+
+
+def _phase(job: JobState, phase: str, glyphs: Glyphs) -> Span:
+    word = PHASE_WORDS.get(phase, phase)
+    seen = phase in job.phases_seen
+    if job.status == "done" or (seen and phase != job.phase):
+        return f"{glyphs.ok} {word}", "good"
+    if phase == job.phase and seen:
+        sign, role = job_sign(job, glyphs)
+        return f"{sign} {word}", "moving!" if role == "moving" else role
+    return f"{glyphs.waiting} {word}", "faint"
 
 
 def backup_facts(info: BackupInfo, now: datetime) -> str:

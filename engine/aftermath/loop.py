@@ -270,7 +270,7 @@ def work(
         )
     which = f"what was written at {done.began:%H:%M:%S} UTC came back from backup {done.backup}"
     but = f"; but {', '.join(step.name for step in failed)} failed" if failed else ""
-    return {"good": done.good, "report": found, "summary": f"{server.name} is proven: {which}{but}"}
+    return {"good": done.good, "report": found, "summary": f"the loop of {server.name} is proven: {which}{but}"}
 
 
 def _written(written: Marker) -> str:

@@ -143,12 +143,12 @@ def refused(facts: Facts) -> CheckResult:
     name = "refused WAL"
     if isinstance(facts.storage, Unknown):
         return skip(name, facts.storage.what)
-    wrong = [n for n in facts.storage.errors if not n.endswith(".reason.txt")]
-    if wrong:
-        shown = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
-        fix = f"read the reasons in {facts.server.layout.errors}/*.reason.txt; then move the files away"
-        return warn(name, f"{len(wrong)} in errors/: {shown}", fix)
-    return ok(name, "none")
+    open_ = facts.storage.refused
+    if open_:
+        shown = ", ".join(f"{each.name} ({each.why})" if each.why else each.name for each in open_[:3])
+        return warn(name, f"{len(open_)} in errors/: {shown}{', …' if len(open_) > 3 else ''}", open_[0].fix)
+    kept = sum(not each.endswith(".txt") for each in facts.storage.errors)
+    return ok(name, f"{kept} in errors/, and good copies in the archive" if kept else "none")
 
 
 def wal_age(facts: Facts) -> CheckResult:
@@ -232,7 +232,7 @@ def failed(facts: Facts) -> CheckResult:
     if isinstance(facts.home, Unknown):
         return skip(name, facts.home.what)
     backups = facts.home.catalogue.backups
-    bad = [info for info in backups if info.status == "FAILED" and not info.deleting]
+    bad = [info for info in backups if info.status == "FAILED" and not info.deleting and not info.cancelled]
     good = next((info.id for info in backups if info.usable), "")
     recent = [info for info in bad if info.id > good]
     if recent:

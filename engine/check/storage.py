@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 
 from engine.postgres import segment
 from engine.repository.layout import Layout
+from engine.wal import refused
+from engine.wal.refused import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Storage:
     streaming: Queue
     errors: tuple[str, ...]
     """Names in errors/, sorted."""
+    refused: tuple[Refused, ...]
+    """Those that no good copy in the archive has settled."""
     newest_wal: datetime | None
     """When the newest segment of the archive was written by PostgreSQL."""
     last_maintenance: datetime | None
@@ -77,6 +81,7 @@ def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Sto
         _queue(layout.incoming),
         _queue(layout.streaming),
         tuple(sorted(_names(layout.errors))),
+        tuple(refused.unsettled(layout)),
         _newest_wal(layout),
         _modified(layout.lock("cron")),
     )

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from engine.config import Server
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
+from engine.postgres.segment import segment_before
 from engine.postgres.timeline import Lineage
-from engine.recovery.planner import restorable
+from engine.recovery.candidates import Run, open_run
+from engine.recovery.facts import Base
+from engine.recovery.planner import bases, restorable, sound
 from engine.recovery.target import EndOfArchive, LsnTarget, NameTarget, Target, TimeTarget, XidTarget
-from engine.repository import repository
+from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import index
 from engine.wal.gaps import Archive
 from engine.wal.indexschema import DROP, RESTORE_POINT, Event
-from engine.wal.listing import scan
 
 Kind = Literal["end", "drop", "restore_point", "backup"]
 MOST = 200
@@ -46,6 +48,8 @@ class Ready:
     """Of the transaction that dropped something."""
     repeated: bool = False
     """Another restore point has this name too, so this one is reached by its LSN."""
+    reachable: bool = True
+    """Whether some backup gets there; False for what lies in a gap of the WAL, or before the first backup."""
 
 
 def ready(server: Server, *, most: int = MOST) -> list[Ready]:
@@ -57,7 +61,8 @@ def ready(server: Server, *, most: int = MOST) -> list[Ready]:
     backups = [info for info in repository.catalogue(layout).backups if restorable(info)]
     if not backups:
         return []
-    archive = scan(layout, backups[0].xlog_segment_size)
+    system = next((info.systemid for info in backups if info.systemid), None) or identity.system_id(layout)
+    archive = sound(layout, backups, system, keep=False)
     line = newest_lineage(archive)
     since = min(_stop(info) for info in backups)
     events = [
@@ -68,8 +73,19 @@ def ready(server: Server, *, most: int = MOST) -> list[Ready]:
     events.sort(key=lambda event: int(event.lsn), reverse=True)
     names = Counter(event.name for event in events if event.kind == RESTORE_POINT)
     taken = {f"barman_{info.id}": info for info in backups}
-    found = [_ready(event, names, taken) for event in events]
+    reached = _reached(
+        bases(layout, [i for i in backups if i.xlog_segment_size == archive.segment_size], system), archive
+    )
+    found = [replace(_ready(event, names, taken), reachable=reached(event)) for event in events[:most]]
     return [_end(server, archive, line), *found][:most]
+
+
+def _reached(starts: Sequence[Base], archive: Archive) -> Callable[[Event], bool]:
+    """Return what tells whether some backup can be replayed to the end of an event's record."""
+    runs = [run for run in (open_run(base, "latest", archive) for base in starts) if isinstance(run, Run)]
+    spans = [(int(run.base.stop), run.reach.last or 0) for run in runs]
+    size = archive.segment_size
+    return lambda event: any(stop <= event.lsn and segment_before(event.lsn, size) <= last for stop, last in spans)
 
 
 def catch_up(server: Server) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple
 
-from engine.errors import CellarmanError
+from engine.errors import CANCELLED, CellarmanError
 from engine.postgres import segment
 from engine.postgres.lsn import Lsn
 
@@ -87,6 +87,11 @@ class BackupInfo:
     """A deletion has begun: the backup is as good as gone. From the annotation."""
     raw: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Every key as it was found, so that a rewrite keeps what it does not change."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the operator stopped it before it was whole."""
+        return self.status == "FAILED" and self.error == CANCELLED
 
     @property
     def usable(self) -> bool:

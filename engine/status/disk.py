@@ -18,7 +18,7 @@ from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.status.values import Wal, Window
-from engine.wal import accepted, condemned, listing
+from engine.wal import accepted, condemned, listing, refused
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
 from engine.wal.judgement.values import Finding as WalFinding
 
@@ -111,7 +111,7 @@ class Reader:
             usual_pause=max(pauses) if len(pauses) >= LATEST // 2 else None,
             queued=len(queued),
             queued_since=min(since) if since else None,
-            refused=sum(1 for name in _listed(self.layout.errors) if not name.endswith(".txt")),
+            refused=tuple(refused.unsettled(self.layout)),
             receiving=locks.holder(self.layout.lock("receive-wal")) is not None,
         )
 

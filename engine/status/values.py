@@ -9,6 +9,7 @@ from typing import Literal
 from engine.job.state import JobState
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Unreadable
+from engine.wal.refused import Refused
 
 Health = Literal["critical", "warning", "unknown", "running", "ok"]
 Severity = Literal["critical", "warning", "note"]
@@ -51,8 +52,8 @@ class Wal:
     queued: int = 0
     """Whole files in incoming/ and streaming/."""
     queued_since: datetime | None = None
-    refused: int = 0
-    """Files in errors/."""
+    refused: tuple[Refused, ...] = ()
+    """Files in errors/ that no good copy in the archive has settled."""
     receiving: bool = False
     """pg_receivewal runs for it."""
 

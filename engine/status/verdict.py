@@ -94,7 +94,7 @@ def _about_backups(
     if not good:
         if any(job.kind == "backup" for job in jobs):
             yield Finding("note", "no good backup yet", "one is being taken")
-        elif not backups:
+        elif all(info.cancelled for info in backups):
             yield Finding("warning", "no backup yet", "until one ends nothing can be restored", take, "backup")
         else:
             yield Finding("critical", "no good backup", "without one nothing can be restored", take, "backup")
@@ -145,8 +145,9 @@ def _names(judged: WalFinding) -> str:
 
 def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
     if wal.refused:
-        what = f"{wal.refused} WAL file{'' if wal.refused == 1 else 's'} refused"
-        yield Finding("warning", what, "kept in errors/ with the reason", f"cellarman check {server.name}")
+        first, more = wal.refused[0], len(wal.refused) - 1
+        what = f"{first.name} was refused" + (f", and {more} more file{'' if more == 1 else 's'}" if more else "")
+        yield Finding("warning", what, first.why or "no reason was written down", first.fix)
     if wal.queued and wal.queued_since is not None and now - wal.queued_since > STUCK_QUEUE:
         what = f"{wal.queued} WAL files wait for {_ago(now - wal.queued_since)}"
         yield Finding("warning", what, "nobody takes them in", "cellarman agent (or cellarman cron every minute)")
@@ -170,7 +171,7 @@ def _about_catalogue(
         more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         yield Finding("warning", f"backup {entry.id}{more} cannot be read", entry.reason)
     worked_on = {job.backup for job in jobs}
-    newest = next((info for info in backups if info.id not in worked_on), None)
+    newest = next((info for info in backups if info.id not in worked_on and not info.cancelled), None)
     if newest is not None and newest.status == "FAILED":
         yield Finding("warning", f"the last backup failed ({newest.id})", newest.error or "", command="jobs")
     elif newest is not None and newest.status == "WAITING_FOR_WALS":

@@ -23,6 +23,7 @@ ACCEPTED = 2
 WAITING = 4
 """On its way: queued, or about to be pushed or streamed."""
 UNKNOWN = 8
+"""Not in the archive, and whether a copy is left is not known: a server that may have it was not asked."""
 FETCHABLE = 16
 """Not in the archive, and a copy is known."""
 BAD = 32
@@ -175,7 +176,9 @@ def _lacking(case: Case, line: Line) -> Iterator[tuple[int, int, int]]:
     for first, last in holes(line, size):
         following = next(line.good.within(last + 1, None), (None,))[0]
         for timeline, begin, end in line.pieces(first, last):
-            yield from ((_OF_STATE[s], a, b) for s, a, b in states.split(timeline, begin, end, following))
+            for state, a, b in states.split(timeline, begin, end, following):
+                asked = not case.unasked or (timeline, a) in case.kept
+                yield UNKNOWN if state == where.LOST and not asked else _OF_STATE[state], a, b
             bad = sorted(n for t, n in case.archive.invalid if t == timeline and begin <= n <= end)
             yield from ((BAD, number, number) for number in bad if case.archive.present(timeline, number))
             yield from ((ACCEPTED, a, b) for a, b in _accepted(case, timeline, begin, end))

@@ -17,6 +17,7 @@ import pytest
 
 from engine import event as ev
 from engine.config import Server
+from engine.errors import CANCELLED
 from engine.repository import repository
 from engine.status import ServerStatus, Statuses, statuses
 from tests.support.fleet import NOW, Fleet, every, segment_bytes, write_config
@@ -143,8 +144,19 @@ def test_refused_wal_is_a_warning_and_its_reason_is_not_counted(fleet: Fleet) ->
     server = well(fleet)
     (Path(server.layout.errors) / "000000010000000000000071.20261122T140000Z.alien").write_bytes(b"x")
     (Path(server.layout.errors) / "000000010000000000000071.20261122T140000Z.alien.reason.txt").write_text("why")
-    assert the_status(fleet).wal.refused == 1
-    assert "1 WAL file refused" in whats(the_status(fleet))
+    assert len(the_status(fleet).wal.refused) == 1
+    assert "000000010000000000000071 was refused" in whats(the_status(fleet))
+    [found] = [each for each in the_status(fleet).findings if "refused" in each.what]
+    assert found.why == "why" and "whose archive_command sends its WAL here" in found.fix
+
+
+def test_a_refusal_is_settled_when_a_good_copy_is_archived_unless_the_archive_held_another_one(fleet: Fleet) -> None:
+    server = well(fleet)
+    archived = next(Path(server.layout.wals).rglob("0000000100000000000000??")).name
+    (Path(server.layout.errors) / f"{archived}.20261122T140000Z.damaged").write_bytes(b"x")
+    assert the_status(fleet).wal.refused == () and the_status(fleet).health == "ok"
+    (Path(server.layout.errors) / f"{archived}.20261122T140000Z.duplicate").write_bytes(b"x")
+    assert f"{archived} was refused" in whats(the_status(fleet))
 
 
 def test_a_receiver_that_does_not_run_is_a_warning(fleet: Fleet) -> None:
@@ -252,3 +264,17 @@ def test_the_command_line_exits_1_when_one_cannot_be_restored(fleet: Fleet) -> N
 def cellarman(*words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "engine.cli.main", *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_cancelled_backup_is_no_failure_and_the_one_before_it_counts(fleet: Fleet) -> None:
+    server = well(fleet)
+    fleet.backup(server, NOW - MINUTE, 0x61, status="FAILED", error=CANCELLED, minutes=1)
+    assert (the_status(fleet).health, the_status(fleet).findings) == ("ok", ())
+    fleet.backup(server, NOW - 4 * MINUTE, 0x60, status="FAILED", error="the disk is full", minutes=1)
+    assert "the last backup failed" in whats(the_status(fleet))
+
+
+def test_where_every_backup_was_cancelled_there_is_none_yet(fleet: Fleet) -> None:
+    server = fleet.server("main")
+    fleet.backup(server, NOW - MINUTE, 0x61, status="FAILED", error=CANCELLED, minutes=1)
+    assert the_status(fleet).health == "warning" and the_status(fleet).findings[0].what == "no backup yet"

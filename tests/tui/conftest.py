@@ -26,7 +26,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture(autouse=True)
 def what_is_said_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what a room says above its keys, however slow the machine is."""
-    monkeypatch.setattr("tui.screens.room.FLASH_SECONDS", 3600.0)
+    monkeypatch.setattr("tui.screens.prompting.FLASH_SECONDS", 3600.0)
 
 
 @contextlib.asynccontextmanager

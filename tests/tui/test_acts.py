@@ -19,6 +19,7 @@ from tests.support import fleet as fleet_
 from tests.support.cluster import Install
 from tests.support.fleet import Fleet, write_config
 from tests.tui.conftest import console, screen_text, until
+from tui import commandline
 from tui.app import Console
 from tui.screens.check import CheckRoom
 from tui.snapshot import utc_now
@@ -179,3 +180,58 @@ async def test_marks_are_made_on_a_real_server(postgres: Install) -> None:
         assert "before upgrade" in [ready.name for ready in choices.ready(stage.server)]
         written = trail.read(stage.config.state_directory)
         assert [(entry.action, entry.outcome) for entry in written] == [("switch", "done"), ("restore-point", "done")]
+
+
+async def test_the_loop_of_a_real_server_is_proven_from_the_first_screen(postgres: Install) -> None:
+    with scene(postgres) as stage:
+        stage.insert()
+        async with console(stage.config, now=utc_now) as (app, pilot):
+            await pilot.press(*":prove main", "enter")
+            await until(pilot, lambda: "Prove that main can be restored?" in words(app))
+            await pilot.press("space")
+            await until(pilot, lambda: "aftermath main --backup" in words(app))
+            await pilot.press("enter")
+            await until(pilot, lambda: room(app) == "job")
+            await until(pilot, lambda: "Proof of main is done" in words(app), seconds=90)
+            assert "The loop of main is proven: what was written at" in words(app)
+            assert "read the marker back done in" in words(app)
+        written = [(entry.action, entry.via, entry.outcome) for entry in trail.read(stage.config.state_directory)]
+        assert ("aftermath", "console", "started") in written and ("aftermath", "job", "done") in written
+        assert ("backup", "job", "done") in written
+        assert stage.cluster.value("SELECT count(*) FROM pg_largeobject_metadata") == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (":verify geo latest", "Verif"),
+        (":keep geo oldest", "How long does backup {oldest} stay?"),
+        (":annotate geo {oldest}", "A line about backup {oldest}, for people."),
+        (":delete geo {oldest}", "Delete backup {oldest} of geo?"),
+        (":keep geo nothing", "geo has no backup nothing."),
+        (":keep nobody latest", "There is no server nobody."),
+        (":fetch geo", "Nothing lacks."),
+        (":fetch erp-main", "Look for the WAL that erp-main lacks?"),
+        (":backup geo", "Back up geo now?"),
+        (":switch-wal geo", "End the current WAL segment of geo?"),
+        (":restore-point geo", "Make a restore point on geo."),
+        (":prove geo", "Prove that geo can be restored?"),
+        (":check geo", "geo"),
+    ],
+)
+async def test_every_action_is_a_word_of_the_command_line_in_any_room(own: Fleet, line: str, wanted: str) -> None:
+    usable = [info.id for info in repository.backups(own.servers["geo"].layout) if info.usable]
+    async with console(load(write_config(own))) as (app, pilot):
+        app.open_events()
+        await until(pilot, lambda: room(app) == "events")
+        await pilot.press(*line.format(oldest=usable[-1]), "enter")
+        await until(pilot, lambda: wanted.format(oldest=usable[-1]) in words(app))
+
+
+async def test_a_backup_is_completed_behind_its_server(own: Fleet) -> None:
+    async with console(own.config) as (app, _):
+        assert commandline.completions("ver", app, "events") == ["verify"]
+        assert commandline.completions("verify ge", app, "events") == ["verify geo"]
+        found = commandline.completions("verify geo ", app, "events")
+        assert found[:2] == ["verify geo latest", "verify geo oldest"] and len(found) > 2
+        assert commandline.completions("prove erp", app, "events") == ["prove erp-main"]

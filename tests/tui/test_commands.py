@@ -43,7 +43,7 @@ def test_every_command_of_a_room_can_be_run_there(room: str) -> None:
 @pytest.mark.parametrize("room", commands.ROOMS)
 def test_no_key_means_two_things_in_a_room(room: str) -> None:
     keys = [key for command in commands.of(room) for key in command.keys.split(",")]
-    keys += [key for _, moves, _, _ in commands.MOVES for key in moves.split(",")]
+    keys += [key for _, moves, _, _ in commands.moves(room) for key in moves.split(",")]
     assert len(keys) == len(set(keys))
 
 
@@ -125,3 +125,21 @@ async def test_a_click_on_a_key_presses_it_and_a_second_click_on_a_row_opens_it(
 
 def footer(text: str) -> str:
     return text.splitlines()[-1]
+
+
+async def test_j_and_k_move_where_they_mean_nothing_else_and_h_and_l_along_the_axis(fleet: Fleet) -> None:
+    assert {room for room in commands.ROOMS if "up,k" not in {keys for _, keys, _, _ in commands.moves(room)}} == {
+        "servers",
+        "server",
+    }
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("j")
+        await until(pilot, lambda: getattr(app.screen, "ROOM", "") == "jobs")
+        table = app.screen.moving()
+        await pilot.press("j", "j", "k")
+        assert table.rows[1].key == table.key
+        app.open_wal("erp-main")
+        await until(pilot, lambda: app.screen.ROOM == "server" and app.screen.inspection is not None)
+        at = app.screen.pane.mapped.cursor
+        await pilot.press("l", "l", "h")
+        assert app.screen.pane.mapped.cursor != at

@@ -39,6 +39,16 @@ async def test_the_screen_says_what_it_should(fleet: Fleet, name: str, size: tup
         compare(f"{name}-{size[0]}x{size[1]}", screen_text(app))
 
 
+async def test_no_dialog_needs_more_than_ascii(fleet: Fleet) -> None:
+    async with console(fleet.config, ascii_only=True) as (app, pilot):
+        for key in ("b", "at", "ctrl+p", "q", "e", "question_mark", "r", "c", "l", "j", "colon"):
+            await pilot.press("down", "down", "down", key)
+            await pilot.pause()
+            assert screen_text(app).isascii(), screen_text(app)
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is app.home)
+
+
 async def test_ascii_alone_is_enough(fleet: Fleet) -> None:
     async with console(fleet.config, ascii_only=True) as (app, _):
         text = screen_text(app)

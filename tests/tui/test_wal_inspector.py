@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from engine import trail
 from engine.config import load
 from engine.postgres.segment import segment_name
 from tests.support import pages
@@ -168,14 +169,20 @@ async def test_a_gap_is_accepted_only_with_a_reason(holed: Fleet) -> None:
 
 async def test_what_lacks_is_fetched_from_where_it_was_put_aside(holed: Fleet) -> None:
     put_aside(holed, 90)
-    async with console(holed.config) as (app, pilot):
+    config = load(write_config(holed))
+    async with console(config) as (app, pilot):
         await opened(app, pilot)
         await until(pilot, lambda: "gap 1 of 3" in screen_text(app))
         await pilot.press("f")
         await until(pilot, lambda: "cellarman wal fetch-missing main" in screen_text(app))
         await pilot.press("enter")
-        await until(pilot, lambda: "gap 1 of 2" in screen_text(app), seconds=60)
+        await until(pilot, lambda: "and found something wrong." in " ".join(screen_text(app).split()), seconds=60)
+        assert "1 segment of main is archived; 3 still lack." in " ".join(screen_text(app).split())
         assert archived(holed, 90)
+        await pilot.press("q")
+        await until(pilot, lambda: "gap 1 of 2" in screen_text(app), seconds=60)
+    lines = [(line.action, line.via, line.outcome) for line in trail.read(config.state_directory)]
+    assert sorted(lines) == [("fetch", "console", "started"), ("fetch", "job", "done")]
 
 
 async def test_a_server_that_does_not_answer_delays_nothing_and_is_said(holed: Fleet) -> None:

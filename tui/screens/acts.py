@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tui.format import plain
 
 if TYPE_CHECKING:
+    from engine.job.spec import JobKind
     from engine.repository.backupinfo import BackupInfo
     from engine.status import ServerStatus
     from tui.app import Console
@@ -71,6 +72,40 @@ class Acts:
         from tui.screens.marks import PointForm
 
         self.app.push_screen(PointForm(self.subject))
+
+    def _under_way(self, kind: JobKind) -> str:
+        """Return why a job of a kind is not started while another of it runs on the server."""
+        jobs = self.app.snapshot.running
+        busy = next((job for job in jobs if job.server == self.subject and job.kind == kind), None)
+        article = "An" if kind[0] in "aeiou" else "A"
+        return f"{article} {kind} of {plain(self.subject)} runs already (job {busy.id})." if busy else ""
+
+    def refuse_backup(self) -> str:
+        return self._under_way("backup") if self.subject else "There is no server to back up."
+
+    def do_backup(self) -> None:
+        from tui.screens.backup_form import BackupForm
+
+        self.app.push_screen(BackupForm(self.subject))
+
+    def refuse_fetch(self) -> str:
+        server = self._status()
+        if server is None:
+            return "There is no server."
+        return self._under_way("fetch") or ("" if server.gaps else "Nothing lacks.")
+
+    def do_fetch(self) -> None:
+        from tui.screens.wal_fetch import FetchForm
+
+        self.app.push_screen(FetchForm(self.subject))
+
+    def refuse_aftermath(self) -> str:
+        return self._refuse_unasked() or self._under_way("aftermath")
+
+    def do_aftermath(self) -> None:
+        from tui.screens.proof import ProofForm
+
+        self.app.push_screen(ProofForm(self.subject))
 
     def _refuse_backup_at_hand(self) -> str:
         """Return why there is no finished backup under the cursor."""

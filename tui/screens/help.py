@@ -59,9 +59,13 @@ class Help(Room):
         moves = [
             Row(
                 f"move.{verb}",
-                (((shown or keys.split(",")[0], "hand!"),), (("move", "quiet"),), ((say, "quiet"),)),
+                (
+                    (("  ".join((shown, *(key for key in keys.split(",") if len(key) == 1))), "hand!"),),
+                    (("move", "quiet"),),
+                    ((say, "quiet"),),
+                ),
             )
-            for verb, keys, say, shown in commands.MOVES
+            for verb, keys, say, shown in commands.moves(self._room.ROOM)
         ]
         self.moving().show([*rows, *moves])
         signs = [(f"{getattr(self.glyphs, name)} {meaning}   ", role) for name, role, meaning in SIGNS]

@@ -108,7 +108,9 @@ class JobRoom(Room):
             return
         glyphs = self.glyphs
         self.query_one("#sentence", Lines).show(_said(job, self._programs(job)))
-        self.query_one("#phases", Lines).show([wording.phases(job, PHASES.get(job.kind, ()), glyphs)])
+        self.query_one("#phases", Lines).show(
+            [wording.phases(job, PHASES.get(job.kind, ()), self._figures_width(), glyphs)]
+        )
         self._paint_bar(job)
         self._paint_numbers(job, view)
         self._paint_lanes(job)
@@ -180,7 +182,7 @@ class JobRoom(Room):
 
 
 def _said(job: JobState, programs: str) -> list[Line]:
-    lines = [wording.job_sentence(job), *moments.outcome(job, programs)]
+    lines = [wording.job_sentence(job), *(moments.outcome(job, programs) or wording.outcome(job))]
     if job.status != "running" and job.reason:
         lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
     if job.status != "running" and job.fix:

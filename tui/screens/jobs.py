@@ -153,7 +153,7 @@ def _sentence(jobs: Sequence[JobState], server: str) -> Line:
 
 def _row(job: JobState, screen: int, glyphs: Glyphs) -> Row:
     width = 44 if screen >= 140 else 28 if screen >= 100 else 22
-    sign, role = wording.job_sign(job.status, glyphs)
+    sign, role = wording.job_sign(job, glyphs)
     took = (job.ended - job.started).total_seconds() if job.started and job.ended else None
     progress = job.progress
     far: Line = ()
@@ -165,8 +165,8 @@ def _row(job: JobState, screen: int, glyphs: Glyphs) -> Row:
         )
     elif job.status == "running":
         far = ((job.phase or "starting", "moving"),)
-    elif job.reason:
-        reason = plain(job.reason)
+    elif wording.remark(job):
+        reason = plain(wording.remark(job))
         far = ((reason if len(reason) <= width else reason[: width - 1] + glyphs.ellipsis, "quiet"),)
     return Row(
         job.id,
@@ -187,7 +187,7 @@ def _row(job: JobState, screen: int, glyphs: Glyphs) -> Row:
 def _about(job: JobState, width: int, glyphs: Glyphs) -> list[Line]:
     lines: list[Line] = [(*wording.job_sentence(job), (f"   {job.id}", "quiet"))]
     if job.status == "running":
-        lines.append(wording.phases(job, PHASES.get(job.kind, ()), glyphs))
+        lines.append(wording.phases(job, PHASES.get(job.kind, ()), width, glyphs))
         progress = job.progress
         if progress is not None and progress.rate_bytes is not None:
             how = f"{part_of(progress.done_bytes, progress.total_bytes)}   {rate(progress.rate_bytes)}"

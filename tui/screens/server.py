@@ -17,7 +17,8 @@ from tui.commands import Command
 from tui.format import plain
 from tui.glyphs import ASCII
 from tui.inspection import Answered, BeatsAsked, Inspected, Inspection, MomentAsked, RowsAsked
-from tui.screens.room import Movable, Room
+from tui.screens.prompting import Movable
+from tui.screens.room import Room
 from tui.screens.server_backups import Backups
 from tui.screens.server_config import Settings
 from tui.screens.server_jobs import ServerJobs
@@ -25,6 +26,7 @@ from tui.screens.server_overview import Overview
 from tui.screens.server_pane import Pane
 from tui.screens.server_timelines import Timelines
 from tui.screens.wal import Wal
+from tui.screens.wal_gaps import BEARABLE
 from tui.snapshot import Snapshot
 from tui.widgets.lines import Lines
 from tui.widgets.tabs import Tabs
@@ -37,7 +39,6 @@ HOMES = {
     "verify": "backups",
     "form": "wal",
     "turn": "wal",
-    "fetch": "wal",
     "accept": "wal",
 }
 """The tab on which a verb does something, for those that have only one."""
@@ -197,11 +198,27 @@ class ServerRoom(Room):
         """Open the restore wizard at a moment."""
         self.app.open_restore(self._server_name, target)
 
+    def refuse_fetch(self) -> str:
+        found = self.inspection
+        lacking = found is not None and any(f.kind in BEARABLE for f in found.findings)
+        return self._under_way("fetch") if lacking else super().refuse_fetch()
+
     @property
     def backup(self) -> BackupInfo | None:
         """The backup under the cursor of the tab with the backups, while that is open."""
         pane = self.pane
         return pane.chosen if isinstance(pane, Backups) else None
+
+    def choose(self, backup: str) -> bool:
+        """Put the cursor on a backup of the tab with the backups: an id, a name, latest or oldest; tell if there is
+        one."""
+        usable = [info for info in (self.server.backups if self.server else ()) if info.usable]
+        known = {info.backup_name: info.id for info in reversed(usable) if info.backup_name}
+        known |= {info.id: info.id for info in (self.server.backups if self.server else ())}
+        known |= {"latest": usable[0].id, "oldest": usable[-1].id} if usable else {}
+        if backup in known:
+            self.query_one(Backups).table.point_at(known[backup])
+        return backup in known
 
     do_open, refuse_open = _passed_on("open")
     do_copy, refuse_copy = _passed_on("copy")
@@ -214,5 +231,4 @@ class ServerRoom(Room):
     do_next, refuse_next = _passed_on("next")
     do_previous, refuse_previous = _passed_on("previous")
     do_turn, refuse_turn = _passed_on("turn")
-    do_fetch, refuse_fetch = _passed_on("fetch")
     do_accept, refuse_accept = _passed_on("accept")

@@ -164,6 +164,8 @@ def _row(info: BackupInfo, job: JobState | None, now: datetime, glyphs: Glyphs) 
         progress = job.progress
         done = percent(progress.done_bytes, progress.total_bytes) if progress else ""
         ended, ended_role = f"{job.phase or 'starting'} {done}".rstrip(), "moving"
+    elif info.cancelled:
+        ended, ended_role = "cancelled", "quiet"
     elif info.status == "FAILED":
         ended, ended_role = "failed", "bad"
     elif info.status == "WAITING_FOR_WALS":
@@ -227,6 +229,9 @@ def about(info: BackupInfo, server: ServerStatus, now: datetime, glyphs: Glyphs)
     if info.backup_name:
         head = (*head, (f"   {plain(info.backup_name)}", "hand"))
     lines: list[Line] = [head, ()]
+    if info.cancelled:
+        gone = "the operator stopped it; what was copied is removed, older backups are as they were"
+        return [*lines, (("cancelled  ", "soon"), (gone, "text"))]
     if info.status == "FAILED":
         return [*lines, (("failed  ", "bad"), (plain(info.error or "no reason was recorded"), "text"))]
     facts: list[tuple[str, str, str]] = [("reaches", *_reaches(info, server))]

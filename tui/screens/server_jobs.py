@@ -85,10 +85,10 @@ class ServerJobs(Pane):
 
 
 def _row(job: JobState, glyphs: Glyphs) -> Row:
-    sign, role = wording.job_sign(job.status, glyphs)
+    sign, role = wording.job_sign(job, glyphs)
     took = (job.ended - job.started).total_seconds() if job.started and job.ended else None
     progress = job.progress
-    far: Line = ((plain(job.reason), "quiet"),)
+    far: Line = ((plain(wording.remark(job)), "quiet"),)
     if job.status == "running" and progress and progress.total_bytes:
         done = percent(progress.done_bytes, progress.total_bytes)
         far = (*bar(progress.done_bytes, progress.total_bytes, 14, glyphs), (f"  {job.phase} {done}", "moving"))

@@ -16,7 +16,7 @@ from tui.format import Line, counted, exactly, plain, said_span, size, utc
 from tui.inspection import Answered, BeatsAsked, MomentAsked
 from tui.screens.server_pane import Pane
 from tui.screens.servers import recent_backups, recent_jobs
-from tui.screens.wal import backups_on
+from tui.screens.wal_segments import backups_on
 from tui.snapshot import Snapshot
 from tui.widgets.axis import Branch, Scale, Stretch, closely, following, placed, scale, step, zoomed
 from tui.widgets.frame import Rule
@@ -380,7 +380,7 @@ def empty(server: ServerStatus) -> list[Line]:
     """Return what is said where there is no moment to go to."""
     if any(job.kind == "backup" for job in server.jobs):
         return [(("The first backup is being taken; ", "text"), ("j", "hand!"), (" shows it.", "text"))]
-    if not server.backups:
+    if all(info.cancelled for info in server.backups):
         return [
             ((f"No backup of {plain(server.name)} yet.", "strong"),),
             (("b", "hand!"), (" takes the first one; from its end on every moment can be restored.", "text")),

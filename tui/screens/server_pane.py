@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tui.app import Console
     from tui.glyphs import Glyphs
     from tui.inspection import Answered, Inspection
-    from tui.screens.room import Movable
+    from tui.screens.prompting import Movable
     from tui.screens.server import ServerRoom
     from tui.snapshot import Snapshot
 

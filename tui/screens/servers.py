@@ -233,7 +233,7 @@ def recent_backups(server: ServerStatus, width: int, glyphs: Glyphs) -> list[Lin
     for info in server.backups[:8]:
         job = next((job for job in server.jobs if job.backup == info.id), None)
         sign, role = wording.backup_state(info, job, glyphs)
-        extent = size(info.size) if info.size and info.status == "DONE" else info.status.lower().replace("_", " ")
+        extent = size(info.size) if info.size and info.status == "DONE" else wording.state_word(info)
         name = f"  {plain(info.backup_name)}" if info.backup_name else ""
         line = ((f"{sign} ", role), (info.id, "text"), (f"  {extent:>8}", "quiet"), (name, "hand"))
         lines.append(fit(line, width, glyphs.ellipsis))
@@ -246,7 +246,7 @@ def recent_jobs(jobs: Sequence[JobState], width: int, glyphs: Glyphs, now: datet
         return [(("No job has run yet.", "quiet"),)]
     lines: list[Line] = [(("JOBS", "quiet"),)]
     for job in jobs:
-        sign, role = wording.job_sign(job.status, glyphs)
+        sign, role = wording.job_sign(job, glyphs)
         head: Line = ((f"{sign} ", role), (f"{plain(job.server)}  ", "strong"), (job.kind, "text"))
         progress = job.progress
         if job.status == "running" and progress and progress.total_bytes:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
-from tui.format import Line, Span, counted, exactly, plain, size, utc
-from tui.glyphs import Glyphs
+from tui.format import Line, counted, plain, size
 from tui.inspection import Answered, RowsAsked
 from tui.screens.server_pane import Pane
+from tui.screens.wal_gaps import BEARABLE, COLUMNS, about, gap_row, key_of, no_gap, shown
+from tui.screens.wal_segments import backups_on, commits, logs, span_of, told
 from tui.snapshot import Snapshot
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
-from tui.widgets.table import Column, Row, Table
+from tui.widgets.table import Table
 from tui.widgets.walmap import WORDS, OverChart, SegmentList, SegmentMap, legend, sign, worst_of
 
 if TYPE_CHECKING:
@@ -28,27 +28,14 @@ if TYPE_CHECKING:
     from engine.wal.index import SegmentRow
     from engine.wal.judgement.values import Finding
     from tui.inspection import Inspection
-    from tui.screens.room import Movable
+    from tui.screens.prompting import Movable
 
 Form = Literal["map", "list", "gaps"]
 FORMS: tuple[Form, ...] = ("map", "list", "gaps")
 QUIET = 0.1
 """Seconds that the cursor rests before the index is asked about what is under it."""
-BEARABLE = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
-"""Kinds of finding that can be accepted, as `engine.wal.judgement` names them."""
 _SUMMED = 512
 """Segments of one cell whose commits are added up."""
-_MOST_GAPS = 2000
-SEVERITY = {"critical": "bad", "warning": "soon", "note": "quiet"}
-COLUMNS = (
-    Column("STATE"),
-    Column("WHAT"),
-    Column("FROM"),
-    Column("TO", yields=3),
-    Column("FILES", align="right"),
-    Column("BACKUPS", align="right", yields=2),
-    Column("LOST SINCE (UTC)", yields=1),
-)
 
 
 class Wal(Pane):
@@ -117,7 +104,7 @@ class Wal(Pane):
         if chart is not None and chart.states and not self._placed:
             self._placed = True
             self.mapped.cursor = self.listed.cursor = chart.gaps[0] if len(chart.gaps) else chart.last
-        self.gaps.show([_gap_row(finding, self.glyphs) for finding in shown(inspection)])
+        self.gaps.show([gap_row(finding, self.glyphs) for finding in shown(inspection)])
         self._paint_head(inspection)
         self._paint_detail()
         there = chart.states if chart and self.form != "gaps" else b""
@@ -144,7 +131,7 @@ class Wal(Pane):
                 cell = 1 << self.mapped.level
                 row = self.mapped.per_row / self.mapped.per_log
                 facts += f"   a cell is {cell:,}"
-                facts += f"   a row is {_logs(row)}" if self.app.size.width >= 100 else ""
+                facts += f"   a row is {logs(row)}" if self.app.size.width >= 100 else ""
             line = (*line, (facts, "quiet"))
             if inspection is not None and not inspection.asked:
                 line = (*line, (f"   asking the server{self.glyphs.ellipsis}", "moving"))
@@ -163,7 +150,7 @@ class Wal(Pane):
             finding = self._finding()
             if finding is not None:
                 return about(finding, "", inspection)
-            return _no_gap(inspection)
+            return no_gap(inspection)
         if chart is None or not chart.states:
             return [
                 (("No WAL has been archived yet.", "strong"),),
@@ -190,7 +177,7 @@ class Wal(Pane):
                 (
                     (f"{head}   ", "strong"),
                     (f"{glyph} {WORDS[worst_of(flags)]}   ", role),
-                    (_span(chart, first, last), "text"),
+                    (span_of(chart, first, last), "text"),
                 )
             ]
         return about(finding, head, inspection)
@@ -208,11 +195,11 @@ class Wal(Pane):
         for state in set(chart.states[first - chart.first : last - chart.first + 1]):
             flags |= state
         glyph, role = sign(flags, self.glyphs)
-        head: Line = ((f"{glyph} {WORDS[worst_of(flags)]}   ", role), (_span(chart, first, last), "text"))
+        head: Line = ((f"{glyph} {WORDS[worst_of(flags)]}   ", role), (span_of(chart, first, last), "text"))
         lines: list[Line] = [head, (("begins at    ", "quiet"), (str(chart.start(first)), "text"))]
         rows = [self._rows[n] for n in range(first, min(last, first + _SUMMED) + 1) if n in self._rows]
         if rows:
-            lines.append((("commits      ", "quiet"), (_commits(rows), "text")))
+            lines.append((("commits      ", "quiet"), (commits(rows), "text")))
             stored = sum(row.size for row in rows)
             lines.append((("stored       ", "quiet"), (size(stored), "text")))
         backups = self._needing(first, last)
@@ -238,7 +225,7 @@ class Wal(Pane):
         if isinstance(answer.question, RowsAsked) and isinstance(answer.answer, dict):
             self._rows = answer.answer
             narrow = self.app.size.width < 100
-            self.listed.tell({number: _told(row, narrow=narrow) for number, row in answer.answer.items()})
+            self.listed.tell({number: told(row, narrow=narrow) for number, row in answer.answer.items()})
             if self.room.pane is self:
                 self._paint_detail()
 
@@ -277,7 +264,7 @@ class Wal(Pane):
         if inspection is None:
             return None
         if self.form == "gaps":
-            return next((f for f in shown(inspection) if _key(f) == self.gaps.key), None)
+            return next((f for f in shown(inspection) if key_of(f) == self.gaps.key), None)
         if chart is None or not chart.states:
             return None
         gap = chart.gap_at(self.over.cursor) or (self._gap_in(self.mapped.span()) if self.form == "map" else None)
@@ -426,18 +413,6 @@ class Wal(Pane):
     def do_copy(self) -> None:
         self.room.copy(self._named(), self._named())
 
-    def refuse_fetch(self) -> str:
-        inspection = self.room.inspection
-        if inspection is None:
-            return "The archive is being read."
-        lacking = any(f.kind in BEARABLE for f in inspection.findings)
-        return "" if lacking or (self.chart and self.chart.gaps.runs) else "Nothing lacks."
-
-    def do_fetch(self) -> None:
-        from tui.screens.wal_fetch import Fetch
-
-        self.app.push_screen(Fetch(self.room))
-
     def refuse_accept(self) -> str:
         finding = self._finding()
         if finding is None or finding.kind not in BEARABLE:
@@ -450,162 +425,3 @@ class Wal(Pane):
         finding = self._finding()
         if finding is not None:
             self.app.push_screen(Accept(self.room, finding))
-
-
-def shown(inspection: Inspection | None) -> list[Finding]:
-    """Return what the list of gaps shows: what is wrong, and what was accepted."""
-    found = inspection.findings if inspection else ()
-    return [f for f in found if f.severity != "note" or f.state == "accepted" or f.kind in BEARABLE][:_MOST_GAPS]
-
-
-def backups_on(chart: Chart, server: ServerStatus) -> dict[int, bool]:
-    """Return the segments of a chart in which backups begin, and whether those are full ones."""
-    found = {}
-    for info in server.backups:
-        if info.begin_xlog is not None and info.xlog_segment_size == chart.segment_size and info.timeline is not None:
-            number = info.begin_xlog // chart.segment_size
-            if chart.under(number) == info.timeline:
-                found[number] = info.parent_backup_id is None
-    return found
-
-
-def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
-    """Return cause, effect and repair of a finding."""
-    role = SEVERITY[finding.severity]
-    state = (finding.state or finding.kind).replace("_", " ")
-    kind = finding.kind.replace("_", " ")
-    what = state if kind in (state, "hole") else f"{kind}, {state}"
-    title: list[Span] = [(f"{head}   ", "strong")] if head else []
-    title.append((f"{what}   ", f"{role}!" if role == "bad" else role))
-    if finding.first is not None:
-        title.append((_names(finding.first, finding.last or finding.first), "strong"))
-    if finding.count and inspection.chart is not None and finding.kind in BEARABLE:
-        total = size(finding.count * inspection.chart.segment_size)
-        title.append((f"   {counted(finding.count, 'segment')}, {total}", "quiet"))
-    lines: list[Line] = [tuple(title)]
-    if finding.why:
-        lines.append((("cause        ", "quiet"), (plain(finding.why), "text")))
-    lines += _effect(finding)
-    lines += _repair(finding)
-    return lines
-
-
-_BACKUP = "cellarman backup "
-
-
-def _repair(finding: Finding) -> list[Line]:
-    """Return what to press, and the command where there is another one than those keys run."""
-    keys: list[Span] = []
-    bearable = finding.kind in BEARABLE and finding.state != "accepted"
-    backup: list[Span] = [("b", "hand!"), (" takes a new backup   ", "text")] if _BACKUP in finding.fix else []
-    look: list[Span] = [("f", "hand!"), (" looks for it   ", "text")] if bearable else []
-    keys += [*backup, *look] if finding.fix.startswith(_BACKUP) else [*look, *backup]
-    if bearable:
-        keys += [("A", "hand!"), (" accepts it", "text")]
-    lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
-    of_keys = (_BACKUP, "cellarman wal gaps", *(("cellarman wal fetch-missing",) if bearable else ()))
-    if finding.fix and not finding.fix.startswith(of_keys):
-        lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix), "moving")))
-    return lines
-
-
-def _effect(finding: Finding) -> list[Line]:
-    backups = len(finding.affected_backups)
-    if finding.lost_from is not None and finding.lost_to is not None:
-        said: Line = (
-            ("what was committed from ", "text"),
-            (exactly(finding.lost_from), "bad!"),
-            (" to ", "text"),
-            (exactly(finding.lost_to), "bad!"),
-            (" cannot be restored", "text"),
-        )
-    elif finding.lost_from is not None:
-        who = f"{counted(backups, 'backup')} cannot go past " if backups else "there is no way past "
-        said = ((who, "text"), (exactly(finding.lost_from), "bad!"))
-    elif backups:
-        said = ((f"{counted(backups, 'backup')} cannot get past it", "text"),)
-    else:
-        return []
-    names = ", ".join(finding.affected_backups[:3]) + (f" and {backups - 3} more" if backups > 3 else "")
-    return [(("effect       ", "quiet"), *said, (f"   {plain(names)}" if backups else "", "quiet"))]
-
-
-def _no_gap(inspection: Inspection) -> list[Line]:
-    lines: list[Line] = [(("There is no gap.", "good"),)]
-    return lines + [(("not known    ", "quiet"), (plain(sentence), "quiet")) for sentence in inspection.unknown[:3]]
-
-
-def _names(first: str, last: str) -> str:
-    """Return a range of segments' names, the last one as short as it can be.
-
-    >>> _names("00000003000001A400000017", "00000003000001A400000019")
-    '00000003000001A400000017 .. 19'
-    """
-    if first == last:
-        return first
-    if first[:16] != last[:16]:
-        return f"{first} .. {last}"
-    return f"{first} .. {last[16:].lstrip('0') or '0'}"
-
-
-def _span(chart: Chart, first: int, last: int) -> str:
-    count = last - first + 1
-    many = f"   {counted(count, 'segment')}, {size(count * chart.segment_size)}" if count > 1 else ""
-    return _names(chart.name(first), chart.name(last)) + many
-
-
-def _logs(row: float) -> str:
-    if row < 1:
-        return f"1/{round(1 / row)} of a log"
-    return f"{counted(int(row), 'log')}"
-
-
-def _key(finding: Finding) -> str:
-    return (
-        f"{finding.kind} {finding.timeline} {finding.first} {finding.last} {finding.why if not finding.first else ''}"
-    )
-
-
-def _gap_row(finding: Finding, glyphs: Glyphs) -> Row:
-    role = SEVERITY[finding.severity]
-    mark = {"critical": glyphs.critical, "warning": glyphs.warning}.get(finding.severity, glyphs.dot)
-    lost = f"{utc(finding.lost_from):%m-%d %H:%M:%S}" if finding.lost_from else ""
-    return Row(
-        _key(finding),
-        (
-            ((f"{mark} {(finding.state or finding.severity).replace('_', ' ')}", role),),
-            ((finding.kind.replace("_", " "), "text"),),
-            ((plain(finding.first or ""), "strong"),),
-            (((plain(finding.last) if finding.last != finding.first else "") or "", "quiet"),),
-            ((f"{finding.count:,}" if finding.count else "", "text"),),
-            ((str(len(finding.affected_backups) or ""), "text"),),
-            ((lost, "bad"),),
-        ),
-    )
-
-
-def _told(row: SegmentRow, *, narrow: bool) -> Line:
-    """Return what the list says of a segment that the index knows."""
-    if row.problem:
-        return ((plain(row.problem), "bad"),)
-    if row.min_commit is None or row.max_commit is None:
-        return (("none", "faint"),)
-    begin, end = _moment(row.min_commit), _moment(row.max_commit)
-    if narrow:
-        return ((f"{row.n_commits or 0:>5,} ", "text"), (f"{begin:%m-%d %H:%M}", "quiet"))
-    to = f"{end:%H:%M:%S}" if begin.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S}"
-    return ((f"{row.n_commits or 0:>7,}  ", "text"), (f"{begin:%Y-%m-%d %H:%M:%S} to {to}", "quiet"))
-
-
-def _commits(rows: Sequence[SegmentRow]) -> str:
-    times = [time for row in rows for time in (row.min_commit, row.max_commit) if time is not None]
-    if not times:
-        return "none"
-    total = sum(row.n_commits or 0 for row in rows)
-    return f"{total:,} from {exactly(_moment(min(times)))} to {exactly(_moment(max(times)))}"
-
-
-def _moment(microseconds: int) -> datetime:
-    from engine.postgres.clock import pg_time
-
-    return pg_time(microseconds)

@@ -86,6 +86,8 @@ _TINY = timedelta(microseconds=1)
 CLOSEST = timedelta(seconds=4)
 """The shortest period that one can zoom in to."""
 ZOOM = 4
+_GAP_ROOM = 9
+"""Columns of a gap that has its name in its middle; beside what begins and ends it, the backups' names come first."""
 
 
 def zoomed(view: Scale, at: datetime, whole: Scale, *, closer: bool) -> Scale:
@@ -261,14 +263,16 @@ def _step(to: Scale) -> int:
 
 
 def _names(to: Scale, stretches: Sequence[Stretch], marks: Sequence[Mark], broken: bool) -> Line:
-    breaks = stretches if broken else stretches[:-1]
-    gaps = [(to.column(stretch.end), "gap", "bad") for stretch in breaks if to.shows(stretch.end)]
+    begins = [stretch.begin for stretch in stretches[1:]] + ([to.end] if broken else [])
+    gaps = [to.columns(stretch.end, begin) for stretch, begin in zip(stretches, begins, strict=False)]
+    middles = [((gap.start + gap.stop) // 2 - 1, "gap", "bad") for gap in gaps if len(gap) >= _GAP_ROOM]
+    narrow = [(gap.start, "gap", "bad") for gap in gaps if 0 < len(gap) < _GAP_ROOM]
     named = [
         (to.column(m.at), ("full" if m.full else "incr") if m.good else "failed", "quiet")
         for m in marks
         if to.shows(m.at)
     ]
-    return _placed(gaps + sorted(named, reverse=True), to.width)
+    return _placed([*middles, *sorted(named, reverse=True), *narrow], to.width)
 
 
 def _placed(texts: Sequence[tuple[int, str, str]], width: int) -> Line:

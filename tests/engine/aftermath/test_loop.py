@@ -182,5 +182,5 @@ def test_it_is_in_the_trail_once_with_how_it_ended(place: Site) -> None:
     assert prove(place, "--no-backup").returncode == 0
     told = happenings(place.config.state_directory, follow.jobs(place.config.state_directory))
     last = next(each for each in told if each.action == "aftermath")
-    assert last.status == "done" and "main is proven" in last.detail
+    assert last.status == "done" and "the loop of main is proven" in last.detail
     assert last.command.endswith(f"aftermath main --no-backup --sandbox {place.root / 'box'} --patience 120")

@@ -166,7 +166,8 @@ def test_refused_wal_and_the_newest(setup: Setup) -> None:
     Path(layout.errors, "000000010000000000000001.20261122T000000Z.alien.reason.txt").write_bytes(b"")
     found = check(config)
     assert found["refused WAL"].status == "warn"
-    assert found["refused WAL"].detail.startswith("1 in errors/: 000000010000000000000001.")
+    assert found["refused WAL"].detail == "1 in errors/: 000000010000000000000001"
+    assert "whose archive_command sends its WAL here" in found["refused WAL"].fix
     assert found["newest WAL"].status == "skip"
     wal = Path(layout.wal("000000010000000000000007"))
     wal.parent.mkdir()

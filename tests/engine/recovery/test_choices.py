@@ -13,11 +13,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from engine.errors import CellarmanError, NotFound, UsageError
+from engine.postgres.segment import segment_before, segment_name
 from engine.recovery import choices, planfile, suggest
 from engine.recovery.difference import differences
 from engine.recovery.nearby import nearby
 from engine.recovery.target import LsnTarget, NameTarget, TimeTarget, XidTarget
-from tests.engine.recovery.scene import Scene, scene, value
+from tests.engine.recovery.scene import SEGMENT, Scene, scene, value
 from tests.support.cluster import Install
 from tests.support.programs import until
 
@@ -201,3 +202,23 @@ def test_a_directory_is_suggested_that_a_restore_accepts(stage: Scene) -> None:
     path = suggest.directory(stage.server, info)
     assert path and not os.path.exists(path)
     assert stage.plan(destination=path).refused is None
+
+
+def test_what_lies_behind_a_gap_is_offered_as_out_of_reach_as_the_plan_says(postgres: Install) -> None:
+    with scene(postgres) as stage:
+        stage.backup()
+        for name in ("before", "within", "behind"):
+            stage.cluster.sql(f"SELECT pg_create_restore_point('{name}')")
+            stage.cluster.sql("SELECT pg_switch_wal()")
+            stage.insert()
+        stage.archive_all()
+        choices.catch_up(stage.server)
+        within = next(each for each in choices.ready(stage.server) if each.name == "within")
+        assert within.lsn is not None and within.reachable
+        os.unlink(stage.server.layout.wal(segment_name(1, segment_before(int(within.lsn), SEGMENT), SEGMENT)))
+        found = {each.name: each for each in choices.ready(stage.server) if each.kind == "restore_point"}
+        assert {name: each.reachable for name, each in found.items() if name != "within"} == {
+            "before": True,
+            "behind": False,
+        }
+        assert all(stage.plan(each.target).reachable == each.reachable for each in found.values())
