@@ -251,7 +251,8 @@ class Console(Places):
         others = list(dict.fromkeys(plain(job.user) for job in snapshot.running if job.user not in ("", me)))
         by = f" ({listed(others)} started {'it' if len(snapshot.running) == 1 else 'some'})" if others else ""
         verb = "runs" if len(snapshot.running) == 1 else "run"
-        self.say(f"{counted(len(snapshot.running), 'job')} {verb} already{by}. j shows them.", "text")
+        them = "it" if len(snapshot.running) == 1 else "them"
+        self.say(f"{counted(len(snapshot.running), 'job')} {verb} already{by}. j shows {them}.", "text")
 
     def say(self, text: str, role: str = "soon") -> None:
         """Say something in the room that is open."""

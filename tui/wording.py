@@ -206,6 +206,8 @@ def repair(server: ServerStatus, keys: dict[str, str]) -> Line:
             last = server.last_backup
             about = f" now, about {size(last.size)} in {_took(last)}" if last and last.size and _took(last) else " now"
             return ("the repair is a new backup:  ", "text"), (keys["backup"], "hand!"), (about, "quiet")
+        if finding.command == "fetch":
+            return ("the repair is to look for it:  ", "text"), (keys["fetch"], "hand!"), (" fetch", "quiet")
         if finding.command in keys:
             return ("see what happened:  ", "text"), (keys[finding.command], "hand!"), (f" {finding.command}", "quiet")
         if finding.fix:
@@ -247,6 +249,10 @@ def backup_state(info: BackupInfo, running: JobState | None, glyphs: Glyphs) -> 
     return glyphs.critical, "bad"
 
 
+def _lasted(seconds: float) -> str:
+    return "less than a second" if seconds < 1 else stopwatch(seconds)
+
+
 def remark(job: JobState) -> str:
     """Return what a list says of a job that has ended otherwise than well."""
     return job.reason or (str(job.result.get("summary", "")) if found_wrong(job) else "")
@@ -264,22 +270,22 @@ def job_title(job: JobState) -> str:
 
 def job_sentence(job: JobState) -> Line:
     """Return how a job stands, in one sentence."""
-    took = (job.ended - job.started).total_seconds() if job.ended and job.started else 0
+    took = _lasted((job.ended - job.started).total_seconds() if job.ended and job.started else 0)
     if job.status == "running":
         return ((f"{job_title(job)}.", "strong"),)
     what = f"{capital(NOUNS.get(job.kind, job.kind))} of {plain(job.server)}"
     if found_wrong(job):
         return (
             (f"{what} is done", "strong"),
-            (f" in {stopwatch(took)}, ", "text"),
+            (f" in {took}, ", "text"),
             ("and found something wrong.", "soon"),
         )
     if job.status == "done":
-        return (f"{what} is done", "strong"), (f" in {stopwatch(took)}.", "text")
+        return (f"{what} is done", "strong"), (f" in {took}.", "text")
     if job.status == "cancelled":
-        return (f"{what} was cancelled", "strong"), (f" after {stopwatch(took)}.", "soon")
+        return (f"{what} was cancelled", "strong"), (f" after {took}.", "soon")
     word = "died" if job.status == "died" else "failed"
-    return (f"{what} {word}", "strong"), (f" after {stopwatch(took)}.", "bad")
+    return (f"{what} {word}", "strong"), (f" after {took}.", "bad")
 
 
 def outcome(job: JobState) -> list[Line]:
@@ -301,18 +307,31 @@ def made(job: JobState) -> int | None:
 
 
 def phases(job: JobState, known: Sequence[str], width: int, glyphs: Glyphs) -> Line:
-    """Return the phases of a job: past, present, to come; where they are too wide, the first that are past as one."""
+    """Return the phases of a job: past, present, to come; where they are too wide, some as a number."""
     order = list(known) + [phase for phase in dict.fromkeys(job.phases_seen) if phase not in known]
     spans = [_phase(job, phase, glyphs) for phase in order]
-    merged = 0
-    while merged < len(spans) - 1 and spans[merged][1] == "good":
-        head = len(f"{glyphs.ok} {merged} done   ") if merged else 0
-        if head + width_of(spans[merged:]) + 3 * (len(spans) - merged - 1) <= width:
+    past = to_come = 0
+    while _wide(spans, past, to_come, glyphs) > width:
+        if past < len(spans) - 1 and spans[past][1] == "good":
+            past += 1
+        elif past + to_come < len(spans) - 1 and spans[-1 - to_come][1] == "faint":
+            to_come += 1
+        else:
             break
-        merged += 1
-    if merged:
-        spans = [(f"{glyphs.ok} {merged} done", "good"), *spans[merged:]]
-    return tuple(part for span in spans for part in (span, ("   ", "text")))[:-1]
+    shown = _folded(spans, past, to_come, glyphs)
+    return tuple(part for span in shown for part in (span, ("   ", "text")))[:-1]
+
+
+def _folded(spans: list[Span], past: int, to_come: int, glyphs: Glyphs) -> list[Span]:
+    """Return the phases with so many of the first, and of the last, told by their number alone."""
+    head = [(f"{glyphs.ok} {past} done", "good")] if past else []
+    tail = [(f"{glyphs.waiting} {to_come} to come", "faint")] if to_come else []
+    return [*head, *spans[past : len(spans) - to_come], *tail]
+
+
+def _wide(spans: list[Span], past: int, to_come: int, glyphs: Glyphs) -> int:
+    shown = _folded(spans, past, to_come, glyphs)
+    return width_of(shown) + 3 * (len(shown) - 1)
 
 
 def _phase(job: JobState, phase: str, glyphs: Glyphs) -> Span:

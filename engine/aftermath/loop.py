@@ -226,7 +226,7 @@ class Loop:
         self.steps.append(step)
         detail = f": {' '.join(step.detail.split())}" if step.detail else ""
         how = {"ok": f"done in {step.seconds:.1f} s", "fail": "failed", "skip": "left out"}[step.status]
-        self.report.note(f"{step.name} {how}{detail}", "error" if step.status == "fail" else "info")
+        self.report.note(f"{step.name}, {how}{detail}", "error" if step.status == "fail" else "info")
 
 
 class _Within:

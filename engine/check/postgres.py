@@ -41,7 +41,7 @@ def connection(facts: Facts) -> CheckResult:
         return ok(name, f"{found.version}, {role}, timeline {found.timeline}")
     if not facts.server.active:
         return skip(name, facts.live.what)
-    return fail(name, facts.live.what, facts.live.fix or f'conninfo = "…" in [servers.{facts.server.name}]')
+    return fail(name, facts.live.what, facts.live.fix or f'conninfo = "..." in [servers.{facts.server.name}]')
 
 
 def version(facts: Facts) -> CheckResult:

@@ -146,7 +146,7 @@ def refused(facts: Facts) -> CheckResult:
     open_ = facts.storage.refused
     if open_:
         shown = ", ".join(f"{each.name} ({each.why})" if each.why else each.name for each in open_[:3])
-        return warn(name, f"{len(open_)} in errors/: {shown}{', …' if len(open_) > 3 else ''}", open_[0].fix)
+        return warn(name, f"{len(open_)} in errors/: {shown}{', ...' if len(open_) > 3 else ''}", open_[0].fix)
     kept = sum(not each.endswith(".txt") for each in facts.storage.errors)
     return ok(name, f"{kept} in errors/, and good copies in the archive" if kept else "none")
 

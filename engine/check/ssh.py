@@ -42,7 +42,7 @@ def way_back(facts: Facts) -> CheckResult:
             name,
             f"{back.destination} lets it in, and cellarman-wal, which archive_command calls, is not what answers",
             "on this host: ln -s /PATH/OF/VENV/bin/cellarman-wal /usr/local/bin/; or write its whole path into"
-            ' command="…" of ~/.ssh/authorized_keys',
+            ' command="..." of ~/.ssh/authorized_keys',
         )
     return ok(name, f"{back.destination}: cellarman-wal is not what answers")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -18,7 +18,6 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before
 from engine.postgres.timeline import Lineage
 from engine.recovery.candidates import Run, open_run
-from engine.recovery.facts import Base
 from engine.recovery.planner import bases, restorable, sound
 from engine.recovery.target import EndOfArchive, LsnTarget, NameTarget, Target, TimeTarget, XidTarget
 from engine.repository import identity, repository
@@ -49,7 +48,7 @@ class Ready:
     repeated: bool = False
     """Another restore point has this name too, so this one is reached by its LSN."""
     reachable: bool = True
-    """Whether some backup gets there; False for what lies in a gap of the WAL, or before the first backup."""
+    """Whether some backup gets there; False for what lies in a gap of the WAL, or behind the last one."""
 
 
 def ready(server: Server, *, most: int = MOST) -> list[Ready]:
@@ -73,19 +72,18 @@ def ready(server: Server, *, most: int = MOST) -> list[Ready]:
     events.sort(key=lambda event: int(event.lsn), reverse=True)
     names = Counter(event.name for event in events if event.kind == RESTORE_POINT)
     taken = {f"barman_{info.id}": info for info in backups}
-    reached = _reached(
-        bases(layout, [i for i in backups if i.xlog_segment_size == archive.segment_size], system), archive
-    )
-    found = [replace(_ready(event, names, taken), reachable=reached(event)) for event in events[:most]]
-    return [_end(server, archive, line), *found][:most]
-
-
-def _reached(starts: Sequence[Base], archive: Archive) -> Callable[[Event], bool]:
-    """Return what tells whether some backup can be replayed to the end of an event's record."""
+    starts = bases(layout, [info for info in backups if info.xlog_segment_size == archive.segment_size], system)
     runs = [run for run in (open_run(base, "latest", archive) for base in starts) if isinstance(run, Run)]
-    spans = [(int(run.base.stop), run.reach.last or 0) for run in runs]
     size = archive.segment_size
-    return lambda event: any(stop <= event.lsn and segment_before(event.lsn, size) <= last for stop, last in spans)
+    found = [replace(_ready(event, names, taken), reachable=_reached(event, runs, size)) for event in events[:most]]
+    open_end = any(run.reach.end_kind == "open_end" for run in runs)
+    return [replace(_end(server, archive, line), reachable=open_end), *found][:most]
+
+
+def _reached(event: Event, runs: Sequence[Run], segment_size: int) -> bool:
+    """Tell whether some backup can be replayed to the end of an event's record."""
+    needed = segment_before(event.lsn, segment_size)
+    return any(int(run.base.stop) <= event.lsn and needed <= (run.reach.last or 0) for run in runs)
 
 
 def catch_up(server: Server) -> None:

@@ -28,7 +28,7 @@ class Finding:
     fix: str = ""
     """The command line that mends it."""
     command: str = ""
-    """The console's verb that mends it: backup, jobs, verify."""
+    """The console's verb that mends it: backup, fetch, jobs."""
 
 
 @dataclass(frozen=True, slots=True)

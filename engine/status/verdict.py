@@ -134,7 +134,8 @@ def about(judged: WalFinding) -> Finding:
 
 def _key(fix: str) -> str:
     """Return the command of the console that does what a fix says first; "" when none does."""
-    return "backup" if fix.startswith("cellarman backup ") else ""
+    known = {"cellarman backup ": "backup", "cellarman wal fetch-missing ": "fetch"}
+    return next((key for words, key in known.items() if fix.startswith(words)), "")
 
 
 def _names(judged: WalFinding) -> str:

@@ -73,7 +73,7 @@ def heal(
     case = made.cases[0]
     lacking = wanted(case)
     if lacking:
-        report.phase("fetch", f"{len(lacking)} segment{'' if len(lacking) == 1 else 's'} that lack or are bad")
+        report.phase("fetch", "1 segment that lacks or is bad" if len(lacking) == 1 else f"{len(lacking)} segments")
     with Copies(server, case) as copies:
         healer = Healer(server, case, copies, dry_run)
         found = list(_joined(_one_by_one(healer, lacking, case.archive.segment_size, report)))

@@ -14,6 +14,7 @@ from engine.config import Config
 from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet
 from tui.app import Console
+from tui.widgets.lines import Lines
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +65,8 @@ def screen_text(app: Any) -> str:
     """Return what is on the screen as text, without the blanks at the ends of lines."""
     strips = app.screen._compositor.render_strips()
     return "\n".join(strip.text.rstrip() for strip in strips).rstrip() + "\n"
+
+
+def flash(app: Any) -> str:
+    """Return what is said above the keys, whole."""
+    return " ".join("".join(text for text, _ in line) for line in app.screen.query_one("#flash", Lines).lines)

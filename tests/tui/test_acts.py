@@ -18,7 +18,7 @@ from tests.engine.recovery.scene import scene
 from tests.support import fleet as fleet_
 from tests.support.cluster import Install
 from tests.support.fleet import Fleet, write_config
-from tests.tui.conftest import console, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until
 from tui import commandline
 from tui.app import Console
 from tui.screens.check import CheckRoom
@@ -126,7 +126,7 @@ async def test_read_only_and_other_tabs_refuse_with_the_reason(own: Fleet) -> No
         await at_backups(app, pilot, "geo")
         for key in ("p", "a", "D"):
             await pilot.press(key)
-            await until(pilot, lambda: "read-only" in screen_text(app).splitlines()[-2])
+            await until(pilot, lambda: "read-only" in flash(app))
             assert room(app) == "server"
     async with console(own.config) as (app, pilot):
         app.open_overview("geo")
@@ -194,7 +194,7 @@ async def test_the_loop_of_a_real_server_is_proven_from_the_first_screen(postgre
             await until(pilot, lambda: room(app) == "job")
             await until(pilot, lambda: "Proof of main is done" in words(app), seconds=90)
             assert "The loop of main is proven: what was written at" in words(app)
-            assert "read the marker back done in" in words(app)
+            assert "read the marker back, done in" in words(app)
         written = [(entry.action, entry.via, entry.outcome) for entry in trail.read(stage.config.state_directory)]
         assert ("aftermath", "console", "started") in written and ("aftermath", "job", "done") in written
         assert ("backup", "job", "done") in written

@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import Config, Source
 from tests.support.fleet import Fleet
-from tests.tui.conftest import console, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until
 from tui import clipboard, export
 from tui.app import Console
 from tui.widgets.table import Table
@@ -23,10 +23,6 @@ def room_of(app: Console) -> str:
 
 def names(app: Console) -> list[str]:
     return [row.key for row in app.screen.query_one(Table).rows]
-
-
-def flash(app: Console) -> str:
-    return screen_text(app).splitlines()[-2]
 
 
 async def test_a_filter_narrows_as_it_is_typed_and_escape_shows_all(fleet: Fleet) -> None:
@@ -139,7 +135,7 @@ async def test_an_export_is_the_rows_that_the_filter_keeps(fleet: Fleet, tmp_pat
         path = tmp_path / "out.json"
         app.screen.query_one("#name").value = str(path)  # type: ignore[attr-defined]
         await pilot.press("enter")
-        await until(pilot, lambda: f"Written to {path}"[:60] in flash(app))
+        await until(pilot, lambda: f"Written to {path}" in flash(app))
         document = json.loads(path.read_text())
         assert [row["server"] for row in document["rows"]] == ["erp-main", "crm", "shop-eu"]
         assert document["rows"][0]["wal"] == "1 gap"

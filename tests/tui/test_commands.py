@@ -8,7 +8,7 @@ import pytest
 
 from engine.permission import LEVELS
 from tests.support.fleet import Fleet
-from tests.tui.conftest import console, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until
 from tui import commands
 from tui.screens.room import Room
 
@@ -78,7 +78,7 @@ async def test_read_only_says_so_and_starts_nothing(fleet: Fleet) -> None:
         assert "read-only" in screen_text(app).splitlines()[0]
         await pilot.press("b")
         await pilot.pause()
-        assert "read-only" in screen_text(app).splitlines()[-2]
+        assert "read-only" in flash(app)
         assert len(app.screen_stack) == 1
 
 
@@ -143,3 +143,14 @@ async def test_j_and_k_move_where_they_mean_nothing_else_and_h_and_l_along_the_a
         at = app.screen.pane.mapped.cursor
         await pilot.press("l", "l", "h")
         assert app.screen.pane.mapped.cursor != at
+
+
+async def test_a_long_sentence_above_the_keys_is_read_whole(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        long = "One sentence that is longer than eighty columns are, since it names a path: /var/lib/cellarman/state/x."
+        app.say(long)
+        await pilot.pause()
+        assert long in " ".join(screen_text(app).split())
+        app.say("A short one.")
+        await pilot.pause()
+        assert flash(app).strip() == "A short one."

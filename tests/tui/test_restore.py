@@ -22,7 +22,7 @@ from tests.engine.recovery.scene import Scene, scene, value
 from tests.support.cluster import Install
 from tests.support.fleet import NOW, Fleet
 from tests.support.sshd import sshd
-from tests.tui.conftest import console, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until
 from tests.tui.test_goldens import compare
 from tui.app import Console
 from tui.screens.commits import Commits
@@ -147,7 +147,7 @@ async def test_every_key_of_the_second_step(stage: Scene) -> None:
         await pilot.press(*["backspace"] * 20, *"nonsense/")
         await until(pilot, lambda: "cannot be reached" in screen_text(app) and answered(app))
         await pilot.press("enter")
-        await until(pilot, lambda: "This moment cannot be reached." in screen_text(app).splitlines()[-2])
+        await until(pilot, lambda: "This moment cannot be reached." in flash(app))
         await pilot.press("down")
         assert app.focused is None
         await pilot.press("z")
@@ -294,7 +294,7 @@ async def test_a_plan_that_became_stale_is_shown_again_and_not_started(stage: Sc
             await until(pilot, lambda: app.screen is room)
             assert not [job for job in app.snapshot.running if job.kind == "restore"]
             await pilot.press("enter")
-            await until(pilot, lambda: "the destination" in screen_text(app).splitlines()[-2])
+            await until(pilot, lambda: "the destination" in flash(app))
         finally:
             shutil.rmtree(taken)
 
@@ -338,7 +338,7 @@ async def test_read_only_plans_and_does_not_start(stage: Scene) -> None:
             await until(pilot, lambda: answered(app))
         await until(pilot, lambda: "This will be done" in screen_text(app))
         await pilot.press("enter")
-        await until(pilot, lambda: "read-only" in screen_text(app).splitlines()[-2])
+        await until(pilot, lambda: "read-only" in flash(app))
         assert isinstance(app.screen, RestoreRoom)
 
 
@@ -362,7 +362,7 @@ async def test_what_cannot_be_reached_says_why(fleet: Fleet) -> None:
         assert "This moment cannot be reached." in text and "are missing" in text
         assert "⏎ next" not in text.splitlines()[-1]
         await pilot.press("enter")
-        await until(pilot, lambda: "This moment cannot be reached." in screen_text(app).splitlines()[-2])
+        await until(pilot, lambda: "This moment cannot be reached." in flash(app))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")

@@ -236,6 +236,6 @@ async def test_a_server_without_backup_and_wal_says_what_to_press(tmp_path: Path
 
 async def test_a_key_of_another_tab_says_which(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
-        await pilot.press("enter", "f")
+        await pilot.press("enter", "A")
         await pilot.pause()
         assert "That is for the tab wal (3)." in screen_text(app)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from textual.types import CSSPathType
 
     from engine.config import Config
+    from tui.app import Console
 
 FIELDS = (
     ("name", "name", "yours: letters, digits, - _ ."),
@@ -113,15 +114,15 @@ class AddServer(Dialog):
             self._refuse(CellarmanError(f"the {missing} is missing", "", "fill it in"))
             self.query_one(f"#{missing}", Input).focus()
             return
-        self.app.run_worker(partial(self._add, name, self._table(), home), thread=True, exit_on_error=False)
+        self.app.run_worker(partial(self._add, self.app, name, self._table(), home), thread=True, exit_on_error=False)
 
-    def _add(self, name: str, values: dict[str, str | bool | int], home: str) -> None:
+    def _add(self, app: Console, name: str, values: dict[str, str | bool | int], home: str) -> None:
         try:
-            config = self.app.add_server(self._path, name, values, home)
+            config = app.add_server(self._path, name, values, home)
         except CellarmanError as error:
-            self.app.call_from_thread(self._refuse, error)
+            app.call_from_thread(self._refuse, error)
             return
-        self.app.call_from_thread(self._added, name, config)
+        app.call_from_thread(self._added, name, config)
 
     def _added(self, name: str, config: Config) -> None:
         self.dismiss()

@@ -116,4 +116,4 @@ class Help(Room):
 def _written(key: str, command: commands.Command) -> str:
     if key == command.keys.split(",")[0]:
         return command.key
-    return {"question_mark": "?", "colon": ":", "escape": "esc"}.get(key, key)
+    return {"question_mark": "?", "colon": ":", "escape": "esc", "equals_sign": "="}.get(key, key)

@@ -40,8 +40,10 @@ class JobRoom(Room):
     def __init__(self, job_id: str) -> None:
         super().__init__()
         self._job_id = job_id
-        self._held = False
-        """Whether the view is held still."""
+        self._held = self._seen = False
+        """Whether the view is held still; whether the job was ever found."""
+        self._opened_on: Snapshot | None = None
+        """What was known when this was opened: too old to know a job that has just begun."""
         self._told: list[Line] = []
         """The log's lines so far."""
         self._notes: tuple[ev.Note | ev.Phase, ...] = ()
@@ -103,9 +105,13 @@ class JobRoom(Room):
         if self._held:
             return
         job, view = self._job(snapshot), self._view(snapshot)
+        self._opened_on = self._opened_on or snapshot
         if job is None:
-            self.query_one("#sentence", Lines).show([(("There is no such job any more.", "quiet"),)])
+            reading = not self._seen and snapshot is self._opened_on
+            missing = "Reading its journal." if reading else "There is no such job any more."
+            self.query_one("#sentence", Lines).show([((missing, "quiet"),)])
             return
+        self._seen = True
         glyphs = self.glyphs
         self.query_one("#sentence", Lines).show(_said(job, self._programs(job)))
         self.query_one("#phases", Lines).show(

@@ -17,6 +17,7 @@ from tui.widgets.pick import Pick
 if TYPE_CHECKING:
     from engine.repository.annotations import Keep
     from engine.repository.backupinfo import BackupInfo
+    from tui.app import Console
 
 HOW: tuple[Keep | None, ...] = (None, "full", "standalone")
 WORDS = ("by the policy", "until released", "alone")
@@ -90,12 +91,12 @@ class LabelForm(Form):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.app.run_worker(self._read, thread=True, exit_on_error=False, group="label")
+        self.app.run_worker(partial(self._read, self.app), thread=True, exit_on_error=False, group="label")
 
-    def _read(self) -> None:
-        known = label_of(self.app.config.servers[self._server_name], self._info.id)
+    def _read(self, app: Console) -> None:
+        known = label_of(app.config.servers[self._server_name], self._info.id)
         if known:
-            self.app.call_from_thread(self._known, known)
+            app.call_from_thread(self._known, known)
 
     def _known(self, label: str) -> None:
         if self.is_mounted and not self._text:

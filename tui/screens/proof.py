@@ -12,7 +12,7 @@ from tui.screens.form import Form
 from tui.widgets.pick import Pick
 
 TAKES: tuple[bool | None, ...] = (None, True, False)
-WORDS = ("as needed", "a new one first", "the last good one")
+WORDS = ("as needed", "a new one", "the last good one")
 MEANINGS = (
     "A new backup is taken where none is good yet or the cluster is small; else the last good one is proven.",
     "A new backup is taken first, however large it is, and kept as any other.",
@@ -56,7 +56,9 @@ class ProofForm(Form):
         return MEANINGS[self._place]
 
     def command(self) -> str:
-        return commandline.command("aftermath", self._server_name, self._arguments)
+        files = self.app.config.files
+        named = files[0] if len(files) == 1 else ""
+        return commandline.command("aftermath", self._server_name, self._arguments, config_file=named)
 
     def go(self) -> None:
         self.app.start_job("aftermath", self._server_name, **self._arguments)

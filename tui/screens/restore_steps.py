@@ -101,7 +101,7 @@ class Steps(Reckoning):
             cells = (
                 (*sign, (moments.ready_words(ready), role)),
                 ((when, "text" if ready.reachable else "faint"),),
-                ((past, "quiet") if ready.reachable else ("in a gap", "bad"),),
+                ((past, "quiet") if ready.reachable else ("out of reach", "bad"),),
                 ((which, "quiet"),),
             )
             rows.append(Row(key, cells))

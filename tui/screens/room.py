@@ -92,7 +92,7 @@ class Room(Acts, Prompting, Zooming, Screen[None]):
         yield Lines(id="header")
         yield from self.body()
         with Vertical(id="bottom"):
-            yield Lines((), id="flash")
+            yield Lines((), wrapped=True, id="flash")
             yield Keys(id="keys")
         yield Lines(id="too-small", wrapped=True)
 
@@ -178,6 +178,9 @@ class Room(Acts, Prompting, Zooming, Screen[None]):
             read_only=self.app.read_only,
             protected=bool(known and known.protected),
         )
+        if refused and self.app.read_only:
+            leave = "" if self.app.mode_refusal() else " ! leaves it."
+            return f"This console is read-only: no {command.action} of {server or 'anything'}.{leave}"
         return f"{refused.what} ({refused.why})" if refused else ""
 
     def action_command(self, command_id: str) -> Awaitable[object] | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.widgets import Input
@@ -18,6 +18,9 @@ from engine.recovery import planfile
 from engine.recovery.plan import Plan
 from tui.format import Line, plain
 from tui.screens.form import Form
+
+if TYPE_CHECKING:
+    from tui.app import Console
 
 
 class SavePlan(Form):
@@ -52,10 +55,10 @@ class SavePlan(Form):
         return command_line(self.app.config, "restore", "--plan-file", os.path.expanduser(self._file))
 
     def go(self) -> None:
-        self.app.run_worker(partial(self._save, self._file), thread=True, exit_on_error=False, group="save")
+        self.app.run_worker(partial(self._save, self.app, self._file), thread=True, exit_on_error=False, group="save")
 
-    def _save(self, path: str) -> None:
-        app = self.app
+    def _save(self, app: Console, path: str) -> None:
+        """Write the plan in a thread; by then the dialog is gone, and with it its way to the app."""
         try:
             saved = planfile.save(path, self._plan, now=self._now, by=trail.account())
         except CellarmanError as error:

@@ -14,7 +14,7 @@ from engine.repository.backupinfo import BackupInfo
 from engine.status import ServerStatus
 from tui import commands
 from tui.commands import Command
-from tui.format import plain
+from tui.format import listed, plain
 from tui.glyphs import ASCII
 from tui.inspection import Answered, BeatsAsked, Inspected, Inspection, MomentAsked, RowsAsked
 from tui.screens.prompting import Movable
@@ -35,13 +35,6 @@ if TYPE_CHECKING:
     from textual.types import CSSPathType
 
 PANES: tuple[type[Pane], ...] = (Overview, Backups, Wal, Timelines, ServerJobs, Settings)
-HOMES = {
-    "verify": "backups",
-    "form": "wal",
-    "turn": "wal",
-    "accept": "wal",
-}
-"""The tab on which a verb does something, for those that have only one."""
 
 
 def _passed_on(verb: str) -> tuple[Callable[[ServerRoom], None], Callable[[ServerRoom], str]]:
@@ -52,9 +45,8 @@ def _passed_on(verb: str) -> tuple[Callable[[ServerRoom], None], Callable[[Serve
 
     def refuse(room: ServerRoom) -> str:
         if not hasattr(room.pane, f"do_{verb}"):
-            home = HOMES.get(verb)
-            number = f" ({room.TABS.index(home) + 1})" if home else ""
-            return f"That is for the tab {home}{number}." if home else f"There is nothing to {verb} on this tab."
+            homes = [f"{pane.NAME} ({n})" for n, pane in enumerate(PANES, 1) if hasattr(pane, f"do_{verb}")]
+            return f"That is for the tab{'s' if len(homes) > 1 else ''} {listed(homes)}."
         return str(getattr(room.pane, f"refuse_{verb}", lambda: "")())
 
     return do, refuse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.job import commandline
+from engine.actions import command_line
 from tui.format import Line, plain
 from tui.screens.form import Form
 
@@ -32,7 +32,7 @@ class FetchForm(Form):
         ]
 
     def command(self) -> str:
-        return commandline.command("fetch", self._server_name, {})
+        return command_line(self.app.config, "wal", "fetch-missing", self._server_name)
 
     def go(self) -> None:
         self.app.start_job("fetch", self._server_name)
