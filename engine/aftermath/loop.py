@@ -20,7 +20,7 @@ from engine.aftermath.report import Report, Step
 from engine.check import facts as facts_
 from engine.config import Config, Server
 from engine.errors import CellarmanError, Refused, Unproven
-from engine.event import Note, Progress, Reporter
+from engine.event import Level, Note, Progress, Reporter
 from engine.job import follow, launch
 from engine.job import spec as spec_
 from engine.postgres import connection
@@ -65,7 +65,7 @@ class Loop:
 
     def run(self) -> Report:
         """Prove the loop and keep the report. Raises Refused before anything is touched; what fails later is a step."""
-        self._refuse()
+        refuse(self.server)
         began = datetime.now(timezone.utc)
         os.makedirs(report.directory(self.server.layout), mode=0o750, exist_ok=True)
         with locks.hold(os.path.join(report.directory(self.server.layout), "lock"), what="prove the loop"):
@@ -81,21 +81,6 @@ class Loop:
             done = Report(self.server.name, began, now, proven, tuple(self.steps), self.backup, answer)
             self.report.note(f"report: {report.keep(self.server.layout, done)}")
         return done
-
-    def _refuse(self) -> None:
-        server = self.server
-        if os.geteuid() == 0:
-            raise Refused("the proof starts PostgreSQL", "which refuses root", "run it as the repository's owner")
-        if not server.active or not server.conninfo:
-            raise Refused(
-                f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check"
-            )
-        if not (server.archiver or server.streaming_archiver):
-            raise Refused(
-                f"{server.name} cannot be proven",
-                "no WAL lane is on",
-                f"cellarman setup {server.name}",
-            )
 
     def _prove(self, stamp: str) -> bool:
         with ExitStack() as stack:
@@ -229,16 +214,35 @@ class Loop:
         self.report.note(f"{step.name}, {how}{detail}", "error" if step.status == "fail" else "info")
 
 
+def refuse(server: Server) -> None:
+    """Raise Refused where nothing can be proven: for root, for a server that is not reached, or has no WAL lane."""
+    if os.geteuid() == 0:
+        raise Refused("the proof starts PostgreSQL", "which refuses root", "run it as the repository's owner")
+    if not server.active or not server.conninfo:
+        raise Refused(
+            f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check"
+        )
+    if not (server.archiver or server.streaming_archiver):
+        raise Refused(
+            f"{server.name} cannot be proven",
+            "no WAL lane is on",
+            f"cellarman setup {server.name}",
+        )
+
+
 class _Within:
     """Tells what a step says of itself without its phases: those of the proof are its steps."""
 
     def __init__(self, report: Reporter) -> None:
         self._report = report
-        self.note = report.note
         self.progress = report.progress
 
     def backup(self, backup_id: str) -> None:
         """Nothing: which backup is restored is in the report."""
+
+    def note(self, text: str, level: Level = "info") -> None:
+        """Tell it, a warning as any other line: what it warns of in a restored server does not matter in a sandbox."""
+        self._report.note(text, level if level == "error" else "info")
 
     def phase(self, name: str, detail: str = "") -> None:
         self._report.note(f"{name} {detail}".rstrip())

@@ -8,6 +8,7 @@ import textwrap
 from datetime import datetime
 from typing import Any
 
+from engine.aftermath import loop
 from engine.cli import following, output
 from engine.config import Config
 from engine.job import spec as spec_
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     """Return 0 when all went well, 1 when the marker came back and something else failed, 4 when it did not."""
     sandbox = os.path.abspath(args.sandbox) if args.sandbox else ""
     server = config.server(args.server)
+    loop.refuse(server)  # before there is a journal: root's own would be in the way of the repository's owner
     order = {"take_backup": args.backup, "sandbox": sandbox, "patience": args.patience}
     spec = spec_.make(config, "aftermath", server.name, **order)
     if args.detach:

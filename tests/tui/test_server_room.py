@@ -239,3 +239,14 @@ async def test_a_key_of_another_tab_says_which(fleet: Fleet) -> None:
         await pilot.press("enter", "A")
         await pilot.pause()
         assert "That is for the tab wal (3)." in screen_text(app)
+
+
+async def test_what_an_overview_has_no_room_for_is_scrolled_to(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.inspection is not None and "last kept" in screen_text(app))
+        assert "holds" not in screen_text(app)
+        await pilot.press("G")
+        await until(pilot, lambda: "holds" in screen_text(app))
+        await pilot.press("g")
+        await until(pilot, lambda: "last kept" in screen_text(app))

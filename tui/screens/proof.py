@@ -20,6 +20,12 @@ MEANINGS = (
 )
 
 
+HOW = (
+    "A marker is written on the server and waited for on each WAL lane; a copy that nobody else can reach is restored "
+    "and started, and the marker read there. A dated report stays; marker and copy are removed."
+)
+
+
 class ProofForm(Form):
     """A proof, about to be started as a job."""
 
@@ -33,10 +39,7 @@ class ProofForm(Form):
         return [
             ((f"Prove that {plain(self._server_name)} can be restored?", "strong"),),
             (),
-            (("writes       ", "quiet"), ("a marker on the server, removed again, and ends the WAL segment", "text")),
-            (("waits        ", "quiet"), ("for that segment to come by each WAL lane, and times it", "text")),
-            (("restores     ", "quiet"), ("a copy that nobody else can reach, starts it, reads the marker", "text")),
-            (("leaves       ", "quiet"), ("a dated report; the copy is removed", "text")),
+            ((HOW, "text"),),
             (),
         ]
 

@@ -27,13 +27,13 @@ from tui.screens.prompting import Movable
 from tui.screens.restore_chosen import AUTO, LOOK_AGAIN, OWN, PICKED, STEPS
 from tui.screens.restore_parts import (
     BASES,
-    Page,
     Picked,
     beside_typing,
 )
 from tui.screens.restore_start import Start
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
+from tui.widgets.page import Page
 from tui.widgets.pick import Pick
 from tui.widgets.table import Table
 
@@ -86,8 +86,8 @@ class RestoreRoom(Start):
                     yield Input(placeholder="its own, or a free one", compact=True, max_length=5, id="port")
                 yield Vertical(id="spaces")
                 yield Lines(id="place", wrapped=True)
-            with Vertical(id="confirm"):
-                yield Page(id="page")
+            with Vertical(id="confirm"), Page(id="page"):
+                yield Lines(id="told", wrapped=True)
 
     def crumbs(self) -> Sequence[str]:
         return ["servers", plain(self._server_name), "restore"]

@@ -1,4 +1,4 @@
-"""The pieces of the restore wizard that hold no state of it: messages, the page of a plan, small words."""
+"""The pieces of the restore wizard that hold no state of it: messages, small words."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.message import Message
 
 from engine.recovery.choices import Ready
@@ -17,7 +15,6 @@ from engine.recovery.plan import Order, Plan
 from engine.recovery.target import Target
 from tui.commands import Command
 from tui.format import Line, plain
-from tui.widgets.lines import Lines
 from tui.widgets.table import Column
 
 if TYPE_CHECKING:
@@ -56,24 +53,6 @@ class Picked:
     target: Target
     words: str
     at: datetime | None = None
-
-
-class Page(VerticalScroll, can_focus=False):
-    """Text that may be longer than the screen."""
-
-    def compose(self) -> ComposeResult:
-        yield Lines(id="told", wrapped=True)
-
-    def move(self, by: int) -> None:
-        self.scroll_to(y=self.scroll_offset.y + by, animate=False)
-
-    @property
-    def page(self) -> int:
-        return max(1, self.size.height - 1)
-
-    @property
-    def rows(self) -> Sequence[object]:
-        return range(self.virtual_size.height)
 
 
 def what_is_made(plan: Plan) -> Line:

@@ -88,7 +88,7 @@ class Backups(Pane):
         if job is not None and job.kind == "backup":
             detail = _being_made(job, self.glyphs)
         else:
-            detail = about(info, server, snapshot.minute, self.glyphs) if info else _empty(server)
+            detail = about(info, server, snapshot.minute, self.glyphs) if info else self._without_entry(server)
         found = [line for finding in server.findings[:4] for line in wording.finding_line(finding, self.glyphs)]
         jobs = [job for job in snapshot.jobs if job.server == server.name][:8]
         if self.room.wide:
@@ -98,6 +98,12 @@ class Backups(Pane):
             self.query_one("#events", Lines).show(happening)
         else:
             self.query_one("#detail", Lines).show(detail)
+
+    def _without_entry(self, server: ServerStatus) -> list[Line]:
+        broken = next((entry for entry in server.unreadable if entry.id == self.table.key), None)
+        if broken is None:
+            return _empty(server)
+        return [((plain(broken.id), "strong"),), (), (("cannot be read  ", "soon"), (plain(broken.reason), "text"))]
 
     def _under_cursor(self, server: ServerStatus) -> BackupInfo | None:
         return next((info for info in server.backups if info.id == self.table.key), None)

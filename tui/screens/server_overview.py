@@ -21,6 +21,7 @@ from tui.snapshot import Snapshot
 from tui.widgets.axis import Branch, Scale, Stretch, closely, following, placed, scale, step, zoomed
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines
+from tui.widgets.page import Page
 from tui.widgets.walmap import SegmentMap, legend
 
 if TYPE_CHECKING:
@@ -77,12 +78,16 @@ class Overview(Pane):
         yield Axis(id="axis")
         yield Rule(self.glyphs.rule)
         with Horizontal(id="about"):
-            yield Lines(id="moment", wrapped=True, fixed=True)
+            with Page(id="moment-page"):
+                yield Lines(id="moment", wrapped=True)
             yield Lines(id="recent", fixed=True)
         with Vertical(id="glance"):
             yield Rule(self.glyphs.rule)
             yield Lines(id="glance-head")
             yield SegmentMap(self.glyphs, id="glance-map")
+
+    def moving(self) -> Page:
+        return self.query_one("#moment-page", Page)
 
     def paint(self, snapshot: Snapshot, server: ServerStatus) -> None:
         self.query_one("#sentence", Lines).show([wording.verdict(server, snapshot.minute)])

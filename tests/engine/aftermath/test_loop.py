@@ -146,12 +146,11 @@ def test_killed_in_the_middle_the_next_one_clears_up(place: Site) -> None:
 
 
 def test_cancelled_it_leaves_nothing_and_says_so(place: Site) -> None:
-    box = place.root / "box"
-    follower = place.start("aftermath", "main", "--no-backup", "--sandbox", str(box))
-    eventually(lambda: processes("postgres", "-D", str(box)), "the copy runs", 60)
-    job = place.jobs()[0]
-    assert (job["kind"], job["status"], job["server"]) == ("aftermath", "running", "main")
-    done = place.run("job", "cancel", job["id"])
+    (place.root / "archive").write_text("exit 1\n")  # so that it waits for this lane
+    follower = place.start("aftermath", "main", "--no-backup", "--sandbox", str(place.root / "box"))
+    [job] = eventually(lambda: [job for job in running(place) if job["phase"] == "lanes"], "it waits", 60)
+    assert (job["kind"], job["server"]) == ("aftermath", "main") and left(place) != []
+    done = place.run("job", "cancel", str(job["id"]))
     assert done.returncode == 0, done.stderr
     assert follower.communicate(timeout=20)[1].strip().endswith("cancelled by the operator")
     assert follower.returncode == 4
