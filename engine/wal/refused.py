@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.postgres import segment
 from engine.repository.layout import Layout
+from engine.wal import condemned
 from engine.wal.refusal import Alien, Conflict, Damaged
 
 _NAME = re.compile(r"(.+)\.\d{8}T\d{6}Z\.(\w+)")
 _REASON = ".reason.txt"
+_TOLD = 10
+"""Files whose reasons are read: this is looked at every few seconds."""
 _HEAD = 2000
 """Characters of a reason that are read."""
 
@@ -26,8 +29,8 @@ class Refused:
     """What it was to be called in the archive."""
     word: str
     """As in `engine.wal.refusal`; "" for a file of another make."""
-    why: str
-    """What was written down as the reason, in one line; "" when nothing was."""
+    why: str = ""
+    """What was written down as the reason, in one line; "" when nothing was, and for all but the first few."""
 
     @property
     def fix(self) -> str:
@@ -47,14 +50,14 @@ def unsettled(layout: Layout) -> list[Refused]:
     except OSError:
         return []
     found = [_refused(layout, name) for name in names if not name.endswith(".txt") and not name.startswith(".")]
-    return [each for each in found if not _settled(layout, each)]
+    open_ = [each for each in found if not _settled(layout, each)]
+    return [replace(each, why=_reason(each.path)) for each in open_[:_TOLD]] + open_[_TOLD:]
 
 
 def _refused(layout: Layout, name: str) -> Refused:
-    path = os.path.join(layout.errors, name)
     known = _NAME.fullmatch(name)
     own, word = (known[1], known[2]) if known else (name, "")
-    return Refused(path, own, word, _reason(path))
+    return Refused(os.path.join(layout.errors, name), own, word)
 
 
 def _reason(path: str) -> str:
@@ -68,7 +71,7 @@ def _reason(path: str) -> str:
 
 
 def _settled(layout: Layout, refused: Refused) -> bool:
-    """Tell whether the archive has by now what came damaged. Another content or another cluster's is not settled so."""
+    """Tell whether the archive has it whole by now. Another content or another cluster's is not settled so."""
     if refused.word != Damaged.word or segment.kind_of(refused.name) == segment.FOREIGN:
         return False
-    return os.path.exists(layout.wal(refused.name))
+    return os.path.exists(layout.wal(refused.name)) and not condemned.reason(layout, refused.name)
