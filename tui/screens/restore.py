@@ -25,11 +25,7 @@ from tui.commands import Command
 from tui.format import plain
 from tui.screens.prompting import Movable
 from tui.screens.restore_chosen import AUTO, LOOK_AGAIN, OWN, PICKED, STEPS
-from tui.screens.restore_parts import (
-    BASES,
-    Picked,
-    beside_typing,
-)
+from tui.screens.restore_parts import BASES, Picked, beside_typing
 from tui.screens.restore_start import Start
 from tui.widgets.frame import Rule
 from tui.widgets.lines import Lines

@@ -15,10 +15,7 @@ from engine.recovery.plan import Moment, Order, Plan
 from engine.recovery.spoken import UTC, parse_moment, zones
 from engine.recovery.target import EndOfArchive, Target, TimeTarget
 from tui import moments
-from tui.screens.restore_parts import (
-    Picked,
-    absolute,
-)
+from tui.screens.restore_parts import Picked, absolute
 from tui.screens.room import Room
 from tui.widgets.pick import Pick
 from tui.widgets.table import Table

@@ -18,12 +18,7 @@ from tui import crash
 from tui.format import plain
 from tui.reckoning import Reckoner
 from tui.screens.restore_chosen import AUTO, Chosen
-from tui.screens.restore_parts import (
-    Offered,
-    Reckoned,
-    key_of,
-    space_place,
-)
+from tui.screens.restore_parts import Offered, Reckoned, key_of, space_place
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:

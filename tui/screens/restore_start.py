@@ -12,9 +12,7 @@ from engine.errors import CellarmanError
 from engine.recovery.plan import Plan
 from tui import moments
 from tui.format import Line, plain
-from tui.screens.restore_parts import (
-    what_is_made,
-)
+from tui.screens.restore_parts import what_is_made
 from tui.screens.restore_steps import Steps
 
 
