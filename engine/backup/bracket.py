@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.postgres import connection
+from engine.postgres.conninfo import where
 from engine.postgres.facts import Tablespace, tablespaces
 from engine.postgres.lsn import Lsn
 
@@ -65,6 +66,7 @@ class Bracket:
         self._client = client
         self._stack = contextlib.ExitStack()
         self._next = 0.0
+        self._stage = "before it began"
 
     def __enter__(self) -> Bracket:
         self._conn: Connection = self._stack.enter_context(
@@ -98,6 +100,7 @@ class Bracket:
         """Begin the backup; `waiting` is called now and then while the server makes its checkpoint."""
         minutes = self._ask("SELECT setting::int FROM pg_settings WHERE name = 'checkpoint_timeout'")[0]
         self._limit(2 * minutes + _CHECKPOINT_SLACK)
+        self._stage = "while the server made its checkpoint"
         function = (
             "pg_backup_start(%s, %s)"
             if self._conn.server_version >= _RENAMED
@@ -105,6 +108,7 @@ class Bracket:
         )
         lsn, asked = self._patiently(f"SELECT {function}::text, now()", (label, fast), waiting)
         self._limit(_STOP_TIMEOUT)
+        self._stage = "during the copy"
         ready = self._ask("SELECT clock_timestamp()")[0]
         return Begun(Lsn.parse(lsn), asked.astimezone(timezone.utc), ready.astimezone(timezone.utc))
 
@@ -145,9 +149,29 @@ class Bracket:
         return tuple(str(row[0]) for row in rows)
 
     def _rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        with self._conn.cursor() as cursor:
-            cursor.execute(query, arguments or None)
-            return cursor.fetchall()
+        import psycopg2
+
+        try:
+            with self._conn.cursor() as cursor:
+                cursor.execute(query, arguments or None)
+                return cursor.fetchall()
+        except psycopg2.Error as error:
+            if not self._conn.closed:
+                raise
+            raise self._lost(str(error)) from None
+
+    def _lost(self, words: str) -> connection.ConnectionFailed:
+        """Return the error for a session that is gone, and the backup with it."""
+        server = self._server
+        return connection.ConnectionFailed(
+            f"the database session of the backup was lost {self._stage}: {where(server.conninfo)}",
+            f"{words.strip() or 'it did not answer'}\n"
+            "PostgreSQL wants one session from pg_backup_start to pg_backup_stop: without it the server left backup"
+            " mode by itself, or does within a minute, and what was copied is of no use (basebackup_retry_times is for"
+            " the link that rsync goes by)",
+            f"see to the network between this host and that one, or in the server's log why it ended the session;"
+            f" then: cellarman backup {server.name}",
+        )
 
     def _ask(self, query: str, *arguments: Any) -> tuple[Any, ...]:
         rows = self._rows(query, *arguments)

@@ -21,6 +21,8 @@ from engine.host.rsync import Tick, Transfer
 _PASSING = frozenset(("dropped", "timeout", "no_route", "refused", "unknown_name"))
 """Problems of a link that may be over soon, once it has worked."""
 _LONGEST_PAUSE = 60.0
+_SHORT = 32 << 20
+"""Bytes of a part below which a connection of its own is not worth its handshake."""
 _BIG = 16 << 20
 """Bytes of a file that have come when it begins to be read though it is not whole."""
 
@@ -51,6 +53,8 @@ class Copying:
 
     server: Server
     far: Endpoint | None
+    near: Endpoint | None
+    """The same over a connection that is there, for what is short."""
     compress: str
     report: Reporter
     readers: Readers
@@ -157,7 +161,8 @@ class Copying:
                 self.readers.follow(part.root, os.fsencode(tick.name))
             worker.tick = tick
 
-        transfer = transfer_of(self.server, part.root, self.far, self.compress, len(self._workers))
+        far = self.near if part.coming < _SHORT else self.far
+        transfer = transfer_of(self.server, part.root, far, self.compress, len(self._workers))
         transfer = replace(transfer, files=part.left(), ignore_times=bool(part.root.parent) and not part.kept)
         rsync.move(transfer, tick, stop=self._stop, arrived=came.take)
 

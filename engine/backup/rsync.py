@@ -29,6 +29,7 @@ from engine.event import SILENT, Reporter
 from engine.faults import step
 from engine.host import rsync
 from engine.host.rsync import Entry, Transfer
+from engine.host.shared import Shared
 from engine.postgres import manifestwriter
 from engine.postgres.backuplabel import parse_label
 from engine.postgres.controlfile import read_control
@@ -58,11 +59,12 @@ def take(
     WAITING_FOR_WALS when only WAL is missing.
     """
     run.may_begin(server, name)
-    ready = rsyncpreflight.examine(server, report)
-    with run.place(server, report) as backup_id, reuse.held(server, ready.parent, report):
-        fast = server.immediate_checkpoint if immediate is None else immediate
-        info = run.entry(server, ready.facts, backup_id, name, mode="rsync-concurrent")
-        return _Run(server, ready.facts, report, job, fast, info, ready).run()
+    with Shared(rsyncpreflight.far_of(server)) as shared:
+        ready = rsyncpreflight.examine(server, report, shared)
+        with run.place(server, report) as backup_id, reuse.held(server, ready.parent, report):
+            fast = server.immediate_checkpoint if immediate is None else immediate
+            info = run.entry(server, ready.facts, backup_id, name, mode="rsync-concurrent")
+            return _Run(server, ready.facts, report, job, fast, info, ready).run()
 
 
 @dataclass
@@ -173,7 +175,7 @@ class _Run(run.Run):
                 self._session.beat()
                 self.report.progress(0, self._inventory.bytes, 0, self._inventory.files)
 
-        lost = rsync.listing(root.source, self.ready.far, take, exclude=root.exclude, links="follow")
+        lost = rsync.listing(root.source, self.ready.near, take, exclude=root.exclude, links="follow")
         for text in lost:
             self.report.note(text, "warn" if text.startswith("symlink") else "info")
 
@@ -189,7 +191,7 @@ class _Run(run.Run):
         if self.facts.data_checksums:
             pages = Pages(int(self._begun.lsn), self.ready.page_size, self.ready.segment_pages)
         with Readers(_READERS, pages, inventory.arrive) as readers:
-            work = Copying(server, self.ready.far, self.ready.compress, self.report, readers)
+            work = Copying(server, self.ready.far, self.ready.near, self.ready.compress, self.report, readers)
 
             def look() -> None:
                 self._session.beat()
@@ -257,7 +259,7 @@ class _Run(run.Run):
 
     def _bare(self, root: Root) -> Transfer:
         """Return a transfer of a root without any parent."""
-        transfer = copying.transfer_of(self.server, root, self.ready.far, self.ready.compress, 1)
+        transfer = copying.transfer_of(self.server, root, self.ready.near, self.ready.compress, 1)
         return replace(transfer, link_dest="", copy_dest="")
 
     def _small(self, transfer: Transfer, came: list[bytes]) -> None:
@@ -309,7 +311,7 @@ class _Run(run.Run):
         found = badpages.confirm(
             chain.from_iterable(reader.bad for reader in readers),
             roots,
-            self.ready.far,
+            self.ready.near,
             is_bad,
             self.ready.page_size,
             self.ready.segment_pages,

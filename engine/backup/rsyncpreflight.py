@@ -15,6 +15,7 @@ from engine.host import calls, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.local import ThisHost
 from engine.host.rsync import RsyncVersion
+from engine.host.shared import Shared
 from engine.postgres.controlfile import read_control
 from engine.postgres.facts import ServerFacts
 
@@ -27,6 +28,8 @@ class Ready:
     pgdata: str
     far: Endpoint | None
     """Where PostgreSQL is; None: on this host."""
+    near: Endpoint | None
+    """The same over a connection that is there, for what is short."""
     here: RsyncVersion
     there: RsyncVersion
     compress: str
@@ -37,15 +40,20 @@ class Ready:
     parent: Parent | None
 
 
-def examine(server: Server, report: Reporter) -> Ready:
+def far_of(server: Server) -> Endpoint | None:
+    """Return where the server's files are; None: on this host."""
+    return server.ssh if server.backup_method == "rsync" else None
+
+
+def examine(server: Server, report: Reporter, shared: Shared) -> Ready:
     """Return what the backup needs; raises Refused, HostError, or CellarmanError when the server does not answer."""
     facts = preflight.server_side(server, report)
     preflight.senders(server, facts, wanted=0)
     pgdata = _data_directory(server, facts)
-    far = server.ssh if server.backup_method == "rsync" else None
+    far, near = far_of(server), shared.endpoint()
     here = rsync.version(ThisHost())
-    host = calls.host(far)
-    with ThreadPoolExecutor(1) as beside:  # the host costs a connection for each question
+    host = calls.host(near)
+    with ThreadPoolExecutor(1) as beside:  # the host costs a connection for each question, where none can be shared
         asked = beside.submit(_same_cluster, server, facts, host, pgdata)
         there = here if far is None else rsync.version(host)
         page, pages = asked.result()
@@ -54,7 +62,7 @@ def examine(server: Server, report: Reporter) -> Ready:
     parent = reuse.parent(server, facts)
     needed = 0 if parent is not None and server.reuse_backup == "link" else facts.cluster_size or 0
     preflight.room(server, preflight.HEADROOM + needed)
-    return Ready(facts, pgdata, far, here, there, _compressor(server, here, there), page, pages, parent)
+    return Ready(facts, pgdata, far, near, here, there, _compressor(server, here, there), page, pages, parent)
 
 
 def _data_directory(server: Server, facts: ServerFacts) -> str:

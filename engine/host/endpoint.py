@@ -27,6 +27,8 @@ class Endpoint:
     known_hosts: str = ""
     connect_timeout: int = 10
     """Seconds."""
+    control: str = ""
+    """The socket of a connection that is there already (`engine.host.shared`); "": each command makes its own."""
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.host):

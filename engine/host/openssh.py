@@ -35,7 +35,8 @@ def command(endpoint: Endpoint) -> list[str]:
         f"ServerAliveCountMax={ALIVE_COUNT}",
         f"ConnectTimeout={endpoint.connect_timeout}",
         "ConnectionAttempts=1",
-        "ControlPath=none",  # a shared connection would not have our keepalive
+        # A connection that somebody else shares would not have our keepalive.
+        f"ControlPath={_quoted(endpoint.control) if endpoint.control else 'none'}",
         "ClearAllForwardings=yes",
         "PermitLocalCommand=no",
     ]

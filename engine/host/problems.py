@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from typing import Literal
 
 from engine.errors import CellarmanError
@@ -69,7 +70,7 @@ _WHAT: dict[Kind, str] = {
 
 def fix_for(kind: Kind, endpoint: Endpoint) -> str:
     """Return what to do about a problem with a host, with the exact command."""
-    ssh = shlex.join([*openssh.command(endpoint), openssh.destination(endpoint), "true"])
+    ssh = shlex.join([*openssh.command(replace(endpoint, control="")), openssh.destination(endpoint), "true"])
     match kind:
         case "no_route" | "timeout" | "dropped":
             return f"see to the network and its firewalls, then try it: {ssh}"

@@ -56,6 +56,16 @@ def _against_barman(root: Path, server: cluster.Cluster, far: Far, repeat: int) 
             (lambda: _change(server), lambda: _theirs(theirs)),
         )
         yield ratio("second backup with hard links, after a change of 1 %", us, them, "Barman", 0.6)
+    data, copy = root / "far" / "ours", root / "far" / "theirs"
+    there = far.endpoint
+    on = f"{there.user}@{there.host}:{there.port}"
+    us, them = in_turn(
+        repeat,
+        (lambda: _forget(data), lambda: _restore(ours, data, on)),
+        (lambda: _forget(copy), lambda: _recover(theirs, copy, ssh)),
+    )
+    yield ratio("restore of the second backup over ssh, to its end", us, them, "Barman", 0.6)
+    _forget(data, copy)
     yield at_most("resident memory of its worker", memory.peak / 1e6, 120, "MB")
 
 
@@ -65,6 +75,16 @@ def _ours(ours: programs.Cellarman) -> None:
 
 def _theirs(theirs: barman.Barman) -> None:
     theirs.run("backup", theirs.server, "--wait", "--wait-timeout", "120")
+
+
+def _restore(ours: programs.Cellarman, data: Path, on: str) -> None:
+    ours.run("restore", "main", "latest", str(data), "--on", on, "--to-immediate", "--yes", str(data))
+    assert (data / "PG_VERSION").exists()
+
+
+def _recover(theirs: barman.Barman, data: Path, ssh: str) -> None:
+    theirs.run("recover", "--remote-ssh-command", ssh, "--target-immediate", theirs.server, "latest", str(data))
+    assert (data / "PG_VERSION").exists()
 
 
 def _change(server: cluster.Cluster) -> None:

@@ -53,7 +53,7 @@ def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
         process = where.start("backup", "main")
         eventually(lambda: copying(where), "the copy is under way")
         assert in_backup_mode(cluster) == 1
-        assert far.cut() >= 2
+        assert far.cut() >= 1
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert "taken up again in 1 s (1 of 5)" in err and str(far.endpoint) in err
@@ -157,4 +157,6 @@ def test_a_server_that_goes_away_leaves_a_failed_backup(cluster: Cluster, far: F
         cluster.start()
         assert process.returncode == 4, err
         [info] = where.backups()
-        assert info.status == "FAILED" and info.error is not None and "lost the connection" in info.error
+        assert info.status == "FAILED" and info.error is not None
+        assert "the database session of the backup was lost during the copy" in info.error
+        assert f"port={cluster.port}" in info.error and "left backup mode by itself" in info.error
