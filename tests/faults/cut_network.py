@@ -21,6 +21,7 @@ import psycopg2
 
 from engine.backup import rsync
 from engine.config import Server, load
+from engine.errors import CellarmanError
 from engine.event import Silent
 from engine.host.machine import machine
 from engine.host.problems import LINK, HostError
@@ -29,6 +30,7 @@ from engine.recovery.plan import Order
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive
 from engine.repository import repository
+from tests.support import cluster
 from tests.support.sshd import Far, account, sshd
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
@@ -57,6 +59,12 @@ class Cable:
     def pull(self) -> None:
         """Let every packet vanish, in both directions, without a word to either side."""
         self._set("-A", "down")
+
+    def close(self, port: int) -> None:
+        """Let the packets to and from one port over there vanish, as a firewall does that forgot a connection."""
+        for chain, side in (("INPUT", "--dport"), ("OUTPUT", "--sport")):
+            words = ["-A", chain, "-p", "tcp", side, str(port), "-j", "DROP"]
+            subprocess.run([*self.there, str(FIREWALL), *words], check=True)
 
     def plug(self) -> None:
         self._set("-D", "up")
@@ -170,6 +178,68 @@ def backup(cable: Cable, server: Server) -> dict[str, Any]:
     }
 
 
+class SessionCutter(Silent):
+    """Cuts the database session, and it alone, when the copy is under way."""
+
+    def __init__(self, cable: Cable, port: int) -> None:
+        self.cable, self.port = cable, port
+        self.cut = 0.0
+
+    def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
+        if not self.cut and done_bytes > 1 << 20:
+            self.cable.close(self.port)
+            self.cut = time.monotonic()
+
+
+def session(cable: Cable, far: Far, root: Path) -> dict[str, Any]:
+    """Back up a server over there, whose database session is cut in the middle of the copy while SSH lives on."""
+    installs = cluster.installs()
+    server = cluster.Cluster(installs[max(installs)], root / "pg", cluster.free_port())
+    server.root.mkdir()
+    (root / "barman" / "main" / "incoming").mkdir(parents=True)
+    server.init(archive_mode="on", archive_command=f"cp %p {root}/barman/main/incoming/%f")
+    server.configure(listen_addresses=FAR)
+    with (server.data / "pg_hba.conf").open("a") as hba:
+        hba.write(f"host all all {NEAR}/32 trust\n")
+    program = [str(server.install.bindir / "pg_ctl"), "-D", str(server.data), "-l", str(server.root / "log")]
+    subprocess.run([*cable.there, *program, "-w", "start"], check=True, stdout=subprocess.DEVNULL)
+    try:
+        toml = root / "session.toml"
+        toml.write_text(
+            f'[cellarman]\nbarman_home = "{root}/barman"\nstate_directory = "{root}/state"\n[servers.main]\n'
+            f'conninfo = "host={FAR} port={server.port} user=postgres dbname=postgres"\nbackup_method = "rsync"\n'
+            "archiver = true\nstreaming_archiver = false\nimmediate_checkpoint = true\ncheck_timeout = 5\n"
+            f"bandwidth_limit = 1000\n{far.table()}"
+        )
+        report = SessionCutter(cable, server.port)
+        error: CellarmanError | None = None
+        try:
+            rsync.take(load(str(toml)).server("main"), report=report)
+        except CellarmanError as caught:
+            error = caught
+        failed_after = time.monotonic() - report.cut
+        while _in_backup_mode(server) and time.monotonic() - report.cut < 120:
+            time.sleep(0.2)
+        return {
+            "failed_after": failed_after,
+            "left_after": time.monotonic() - report.cut,
+            "what": error.what if error else "",
+            "why": error.why if error else "",
+            "fix": error.fix if error else "",
+            "status": [info.status for info in repository.backups(load(str(toml)).server("main").layout)],
+        }
+    finally:
+        server.stop("immediate")
+
+
+def _in_backup_mode(server: cluster.Cluster) -> int:
+    """Ask by the socket in the file system, which no firewall cuts."""
+    words = f"host={server.root} port={server.port} user=postgres dbname=postgres"
+    with contextlib.closing(psycopg2.connect(words)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'")
+        return int(cursor.fetchone()[0])
+
+
 def command(cable: Cable, far: Far) -> dict[str, Any]:
     """Let a command of paramiko's connection run while the cable is pulled."""
     with machine(far.endpoint) as host:
@@ -203,6 +273,8 @@ def main() -> int:
         server = load(str(root / "own.toml")).server("main")
         if what == "command":
             seen = command(cable, far)
+        elif what == "session":
+            seen = session(cable, far, root)
         elif what == "backup":
             seen = backup(cable, server)
         else:

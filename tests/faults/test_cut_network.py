@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.engine.recovery.scene import Scene, scene
+from tests.faults.cut_network import FIREWALL
 from tests.support.cluster import Install
 
 _NAMESPACE = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--mount"]
@@ -81,3 +82,13 @@ def test_a_backup_goes_on_when_the_link_is_back_and_fails_when_it_stays_dead(sta
         and f"at {stage.cluster.data}/" in found["what"]
     )
     assert found["in_backup_mode"] == 0 and found["status"] == ["FAILED"]
+
+
+def test_a_cut_database_session_ends_the_backup_with_reasons_and_the_server_leaves_backup_mode(stage: Scene) -> None:
+    if FIREWALL is None:
+        pytest.skip("no iptables here")
+    [found] = seen(stage, "session")
+    assert found["failed_after"] < _SECONDS and found["left_after"] < 70, found
+    assert "the database session of the backup was lost during the copy: host=10.77.0.2" in found["what"]
+    assert "left backup mode by itself" in found["why"] and "cellarman backup main" in found["fix"]
+    assert found["status"] == ["FAILED"]
