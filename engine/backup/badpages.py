@@ -6,7 +6,6 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from engine.backup.arrival import BadPage
 from engine.backup.inventory import Root
@@ -16,6 +15,7 @@ from engine.host.endpoint import Endpoint
 from engine.host.local import ThisHost
 from engine.postgres import connection
 from engine.postgres.pagechecksum import PageCheck
+from engine.repository.repository import BadPage as Page
 
 MOST = 100
 """Pages that are looked at one by one; more than that need no names."""
@@ -24,24 +24,10 @@ _GLOBAL = 1664
 """The oid of pg_global."""
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A bad page, as it is told."""
-
-    file: str
-    """As in the manifest."""
-    block: int
-    relation: str = ""
-    """DATABASE: SCHEMA.NAME; "" when the server does not know."""
-
-    def __str__(self) -> str:
-        return f"{self.file}, block {self.block}" + (f", of {self.relation}" if self.relation else "")
-
-
 def confirm(
     found: Iterable[BadPage], roots: Mapping[int, Root], far: Endpoint | None, is_bad: Callable[[bytes, int], bool],
     page: int, segment_pages: int,
-) -> list[Named]:  # fmt: skip
+) -> list[Page]:  # fmt: skip
     """Return those pages that are bad in the copy and, read again, where they came from; a page that was being written
     while it was read is not one of them, since the WAL holds it whole.
 
@@ -50,7 +36,7 @@ def confirm(
     pages = sorted(set(found))
     if not pages:
         return []
-    certain: list[Named] = []
+    certain: list[Page] = []
     host = calls.host(far)
     for bad in pages:
         root, path = roots[bad.root], os.fsdecode(bad.path)
@@ -61,7 +47,7 @@ def confirm(
             again = _again(host, posixpath.join(root.source, path), offset, page)
             if again and not is_bad(again, bad.block):
                 continue
-        certain.append(Named(os.fsdecode(root.prefix + bad.path), bad.block))
+        certain.append(Page(os.fsdecode(root.prefix + bad.path), bad.block))
     return certain
 
 
@@ -92,17 +78,17 @@ def judge(before: int, page: int) -> Callable[[bytes, int], bool]:
     return is_bad
 
 
-def name(pages: Iterable[Named], conninfo: str, timeout: int) -> list[Named]:
+def name(pages: Iterable[Page], conninfo: str, timeout: int) -> list[Page]:
     """Return the pages with the names of their relations, as far as the server knows and tells them."""
     named: dict[str, str] = {}
-    found: list[Named] = []
+    found: list[Page] = []
     for page in pages:
         if page.file not in named:
             try:
                 named[page.file] = _relation(page.file, conninfo, timeout)
             except CellarmanError:
                 named[page.file] = ""
-        found.append(Named(page.file, page.block, named[page.file]))
+        found.append(Page(page.file, page.block, named[page.file]))
     return found
 
 

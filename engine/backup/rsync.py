@@ -320,7 +320,7 @@ class _Run(run.Run):
         known = {(page.file, page.block) for page in found}
         for file, block in parent.bad if parent else ():
             if (file, block) not in known and self._inventory.is_reused(os.fsencode(file)):
-                found.append(badpages.Named(file, block))
+                found.append(repository.BadPage(file, block))
         named = badpages.name(found[: badpages.MOST], self.server.conninfo, self.server.check_timeout)
         for page in named[:_NAMED]:
             self.report.note(f"bad page: {page}: its checksum does not match, on the server too", "warn")
@@ -328,10 +328,7 @@ class _Run(run.Run):
             self.report.note(f"{len(found)} bad pages in all", "warn")
         self.remember(
             checked_pages=sum(reader.checked_pages for reader in readers),
-            bad_pages=[
-                {"file": page.file, "block": page.block, "relation": page.relation}
-                for page in (*named, *found[len(named) :])
-            ],
+            bad_pages=[page._asdict() for page in (*named, *found[len(named) :])],
         )
 
     def end(self) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from engine.postgres.connection import Identity
 from engine.postgres.pgpass import PasswordFile
 from engine.postgres.programs import Program
 from engine.repository import identity, locks
-from engine.repository.repository import Catalogue, catalogue
+from engine.repository.repository import BadPage, Catalogue, bad_pages, catalogue
+from engine.repository.repository import facts as repository_facts
 from engine.wal import receiver
 from engine.wal.judgement.values import Finding
 
@@ -56,6 +57,8 @@ class Home:
     receiver_said: str
     """The last line of the detached receiver's log."""
     backup: locks.Holder | None
+    bad_pages: Mapping[str, tuple[BadPage, ...]]
+    """Of the usable backups that hold pages whose checksum did not match, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,7 @@ def _home(server: Server) -> Home:
         receiver.alive(layout),
         receiver.last_words(layout, 1),
         locks.holder(layout.lock("backup")),
+        {info.id: bad for info in found.usable if (bad := bad_pages(repository_facts(layout, info.id)))},
     )
 
 

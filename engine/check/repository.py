@@ -278,3 +278,30 @@ def last_backup(facts: Facts) -> CheckResult:
         detail = f"{last.id} has {size(last.size or 0)}, less than {size(server.last_backup_minimum_size)}"
         return fail(name, detail, f"cellarman verify {server.name} {last.id}")
     return ok(name, f"{last.id}, {age(old)} old" + (f", {size(last.size)}" if last.size else ""))
+
+
+def pages(facts: Facts) -> CheckResult:
+    """A backup of what was spoilt already is as good as the server was; an older one may still have what is lost."""
+    name = "page checksums"
+    if isinstance(facts.home, Unknown):
+        return skip(name, facts.home.what)
+    usable, bad = facts.home.catalogue.usable, facts.home.bad_pages
+    if not usable:
+        return skip(name, "there is no good backup")
+    last = usable[0]
+    if last.id not in bad:
+        return ok(name, f"{last.id}: no bad page is known")
+    server, first = facts.server.name, bad[last.id][0]
+    clean = next((info.id for info in usable if info.id not in bad), "")
+    older = (
+        f"keep the newest backup without them: cellarman keep {server} {clean} --full; restored beside the server, it"
+        f" gives back what those pages held: cellarman restore {server} {clean} DIR --start"
+        if clean
+        else "no older backup without them is left"
+    )
+    return warn(
+        name,
+        f"{last.id} holds {count(len(bad[last.id]), 'page')} whose checksum does not match, on the server too: {first}",
+        f"cellarman show {server} {last.id} names them all; look at the server's disk and memory; a bad index is made"
+        f" anew by REINDEX; {older}; then: cellarman backup {server}",
+    )

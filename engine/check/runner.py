@@ -58,6 +58,7 @@ CHECKS: tuple[Check, ...] = (
     repository.failed,
     repository.redundancy,
     repository.last_backup,
+    repository.pages,
 )
 
 

@@ -67,7 +67,8 @@ def standing(server: Server, info: BackupInfo) -> str:
 
 
 def facts(server: Server, info: BackupInfo, verdict: Verdict | None) -> dict[str, Any]:
-    """Return a backup as programs read it."""
+    """Return a backup as programs read it; `bad_pages` is null where its pages were not looked at."""
+    bad = repository.bad_pages(repository.facts(server.layout, info.id))
     return {
         "id": info.id,
         "name": info.backup_name,
@@ -87,7 +88,17 @@ def facts(server: Server, info: BackupInfo, verdict: Verdict | None) -> dict[str
         "parent": info.parent_backup_id,
         "retention": verdict.state if verdict else None,
         "error": info.error,
+        "bad_pages": None if bad is None else len(bad),
     }
+
+
+def bad_pages_text(count: int) -> str:
+    """Return how many bad pages there are.
+
+    >>> bad_pages_text(1), bad_pages_text(3)
+    ('1 bad page', '3 bad pages')
+    """
+    return f"{count} bad page{'' if count == 1 else 's'}"
 
 
 def _text(value: object) -> str | None:
@@ -95,10 +106,11 @@ def _text(value: object) -> str | None:
 
 
 def _row(server: Server, info: BackupInfo, verdict: Verdict | None) -> tuple[object, ...]:
+    bad = repository.bad_pages(repository.facts(server.layout, info.id))
     return (
         info.id,
         info.backup_name,
-        standing(server, info),
+        standing(server, info) + (f", {bad_pages_text(len(bad))}" if bad else ""),
         info.method + (f" {info.compression}" if info.compression else ""),
         output.when(info.end_time),
         output.size(info.size),

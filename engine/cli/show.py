@@ -15,6 +15,9 @@ from engine.repository.backupinfo import BackupInfo, BackupInfoError
 from engine.repository.layout import Layout
 from engine.repository.retention import Verdict
 
+_NAMED = 20
+"""Bad pages that get a line of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wal:
@@ -109,7 +112,7 @@ def _sections(
     server: Server, info: BackupInfo, verdict: Verdict | None, wal: Wal, own: dict[str, Any]
 ) -> list[tuple[str, Rows]]:
     sections: list[tuple[str, Rows]] = [
-        (f"Backup {info.id} of server {server.name}", _about(server, info, verdict)),
+        (f"Backup {info.id} of server {server.name}", _about(server, info, verdict, own)),
         ("Position", _position(info)),
         ("WAL that it needs", _wal_rows(wal)),
         ("Data", _data(server, info)),
@@ -117,16 +120,25 @@ def _sections(
     ]
     if info.tablespaces:
         sections.append(("Tablespaces", [(t.name, f"{t.location} (oid {t.oid})") for t in info.tablespaces]))
-    if own:
-        sections.append(("Cellarman's own facts", [(key, _plain(own[key])) for key in sorted(own)]))
+    if bad := repository.bad_pages(own):
+        sections.append(("Bad pages, on the server too when this backup was taken", _bad_pages(bad)))
+    if rest := sorted(own.keys() - {"bad_pages"}):
+        sections.append(("Cellarman's own facts", [(key, _plain(key, own[key])) for key in rest]))
     return sections
 
 
-def _about(server: Server, info: BackupInfo, verdict: Verdict | None) -> Rows:
+def _bad_pages(bad: tuple[repository.BadPage, ...]) -> Rows:
+    rows: Rows = [(page.file, f"block {page.block}, of {page.relation or 'an unknown relation'}") for page in bad]
+    more = len(bad) - _NAMED
+    return [*rows[:_NAMED], *([("", f"and {more} more: --json has them all")] if more > 0 else [])]
+
+
+def _about(server: Server, info: BackupInfo, verdict: Verdict | None, own: dict[str, Any]) -> Rows:
+    bad = repository.bad_pages(own)
     took = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else None
     return [
         ("name", info.backup_name),
-        ("status", backups.standing(server, info)),
+        ("status", backups.standing(server, info) + (f", {backups.bad_pages_text(len(bad))}" if bad else "")),
         ("error", info.error),
         ("method", info.method),
         ("begun", when(info.begin_time) if info.begin_time else None),
@@ -204,7 +216,22 @@ def version(number: int | None) -> str | None:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def _plain(value: object) -> str:
+def _plain(key: str, value: object) -> str:
+    """Return a fact for people, by what its key says of it.
+
+    >>> _plain("reused_bytes", 3 << 20), _plain("wal_seconds", 0.25), _plain("copy_seconds", 75.1)
+    ('3 MiB', '0.2 s', '1 min 15 s')
+    >>> _plain("settings", {"a": True, "b": ["x", "y"]}), _plain("names", [])
+    ('a = yes, b = x, y', 'none')
+    """
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {part}" for key, part in value.items())
+        return ", ".join(f"{name} = {_plain(name, part)}" for name, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_plain("", part) for part in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and key.endswith("_bytes"):
+        return size(value)
+    if isinstance(value, (int, float)) and key.endswith("_seconds"):
+        return f"{value:.1f} s" if value < 60 else output.duration(value)
     return str(value)

@@ -39,6 +39,20 @@ SHORTCUTS: Mapping[str, Callable[[BackupInfo], bool]] = {
 RESERVED_NAMES = frozenset((*SHORTCUTS, "auto", "none"))
 
 
+class BadPage(NamedTuple):
+    """A page whose checksum did not match when a backup was taken, on the server too."""
+
+    file: str
+    """As in the backup's manifest."""
+    block: int
+    """In its fork, over all segments."""
+    relation: str = ""
+    """DATABASE: SCHEMA.NAME; "" when the server did not know."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, block {self.block}" + (f", of {self.relation}" if self.relation else "")
+
+
 class Unreadable(NamedTuple):
     """A catalogue entry that cannot be understood, and why."""
 
@@ -253,6 +267,17 @@ def facts(layout: Layout, backup_id: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def bad_pages(own: Mapping[str, Any]) -> tuple[BadPage, ...] | None:
+    """Return the bad pages of a backup from our own facts about it; None where its pages were not looked at."""
+    if "checked_pages" not in own:
+        return None
+    try:
+        found = [(page["file"], page["block"], page.get("relation", "")) for page in own["bad_pages"]]
+        return tuple(BadPage(str(file), int(block), str(relation)) for file, block, relation in found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def save_facts(layout: Layout, backup_id: str, document: Mapping[str, Any]) -> None:

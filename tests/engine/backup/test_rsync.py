@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -304,6 +305,16 @@ def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: 
         assert repository.facts(where.server.layout, second.id)["bad_pages"] == [bad]
         result = rsync.work(where.config, where.server, Heard(), job="")
         assert "1 bad page" in result["summary"] and result["bad_pages"] == [bad]
+        # Whoever looks at the catalogue sees it: the list, the backup itself, and check.
+        assert "done, 1 bad page" in where.run("backups", "main").stdout
+        listed = json.loads(where.run("backups", "main", "--json").stdout)["backups"]
+        assert [backup["bad_pages"] for backup in listed] == [1, 1, 1]
+        shown = where.run("show", "main", "latest").stdout
+        assert "done, 1 bad page" in shown and path in shown and "block 5, of shop: public.orders" in shown
+        assert "[{" not in shown and "{'" not in shown
+        checked = json.loads(where.run("check", "main", "--json").stdout)["checks"]
+        [pages] = [check for check in checked if check["name"] == "page checksums"]
+        assert pages["status"] == "warn" and path in pages["detail"] and "cellarman show main" in pages["fix"]
 
 
 def test_pages_are_read_as_postgresql_reads_them(each_postgres: Install, tmp_path: Path) -> None:
