@@ -28,6 +28,8 @@ from engine.wal.ingest import ingest
 Step = Callable[[Server, Reporter], None]
 VERIFY_BUDGET = 15.0
 """Seconds of a pass that may go into reading archived WAL whole, of all servers together."""
+LEFTOVERS_FOR = 86400.0
+"""Seconds after a backup failed in which the server is asked whether it still holds something of it."""
 INDEX_BUDGET = 20.0
 """Seconds of a pass that may go into the index of one server; the next pass goes on."""
 
@@ -153,6 +155,24 @@ def _fail(server: Server, info: BackupInfo, report: Reporter) -> None:
     report.note(f"backup {info.id} of {server.name} is FAILED: {reason}", "warn")
 
 
+def _end_leftovers(server: Server, report: Reporter) -> None:
+    """End what the server still holds of backups that failed here not long ago: it may have been away when they did."""
+    layout, since = server.layout, time.time() - LEFTOVERS_FOR
+    over: dict[str, str] = {}
+    for info in repository.backups(layout):
+        client = repository.facts(layout, info.id).get("client")
+        if info.status == "FAILED" and client and _last_change(layout.backup_info(info.id)) > since:
+            if locks.holder(layout.lock(info.id)) is None:
+                over[str(client)] = info.id
+    if not over or not server.conninfo:
+        return
+    for client, count in ending.release_leftovers(server, over).items():
+        sessions = f"{count} session{'' if count == 1 else 's'}"
+        report.note(
+            f"{server.name}: {sessions} of backup {over[client]}, which is over, ended on the server ({client})"
+        )
+
+
 def _sweep(server: Server, report: Reporter) -> None:
     """Remove our facts about backups that are gone."""
     layout = server.layout
@@ -247,4 +267,4 @@ _WAL_STEPS: tuple[Step, ...] = (_receive, _take_in, _promote, _index)
 def _steps(state: str) -> tuple[Step, ...]:
     """Return the steps of a whole pass; `state` is where the trail of deletions is written."""
     deletions = (partial(step, state=state) for step in (_finish_deletions, _retain))
-    return (_mark_the_dead, _sweep, *_WAL_STEPS, *deletions)
+    return (_mark_the_dead, _end_leftovers, _sweep, *_WAL_STEPS, *deletions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from engine.config import Server
@@ -48,6 +49,21 @@ def discard(server: Server, backup_id: str) -> None:
         os.makedirs(server.layout.data(backup_id), mode=0o755, exist_ok=True)
     except OSError:
         return  # a repository that became read-only: what is left is named FAILED all the same
+
+
+def release_leftovers(server: Server, clients: Collection[str]) -> dict[str, int]:
+    """End the sessions on the server that are called so and came from this host; returns how many of each were ended.
+
+    `clients` are those of backups that are over. Raises CellarmanError when the server does not answer or lets us not.
+    """
+    with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as conn, conn.cursor() as cursor:
+        cursor.execute(
+            "SELECT application_name, count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = ANY (%s) AND client_addr IS NOT DISTINCT FROM"
+            " (SELECT client_addr FROM pg_stat_activity WHERE pid = pg_backend_pid()) GROUP BY 1",
+            (list(clients),),
+        )
+        return dict(cursor.fetchall())
 
 
 def release(server: Server, client: str, report: Reporter) -> None:

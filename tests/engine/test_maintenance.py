@@ -16,6 +16,7 @@ from engine import maintenance, trail
 from engine.backup import streaming
 from engine.errors import CellarmanError, Refused
 from engine.event import Silent
+from engine.postgres import connection
 from engine.repository import annotations, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import condemned, index, receiver
@@ -208,3 +209,25 @@ def test_archived_wal_is_read_whole_and_what_is_bad_is_said_once(cluster: Cluste
         shutil.rmtree(condemned.directory(where.server.layout))
         maintenance.pass_over(replace(where.config, servers={"main": none}))
         assert condemned.names(where.server.layout) == []
+
+
+def test_what_the_server_still_holds_of_a_failed_backup_is_ended_and_nothing_else(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        info = aged(where, 0)
+        layout = where.server.layout
+        client = repository.facts(layout, info.id)["client"]
+        with (
+            connection.connect(cluster.conninfo, application_name=client) as leftover,
+            connection.connect(cluster.conninfo, application_name="cellarman_backup_20200101T000000") as foreign,
+        ):
+            assert maintenance.pass_over(where.config) == []  # it is DONE: nothing is looked for
+            repository.save(layout, replace(info, status="FAILED", error="the link was lost"))
+            notes = Notes()
+            with locks.hold(layout.lock(info.id)):
+                assert maintenance.one_server(where.config, where.server, notes) == []
+            assert not any(client in text for text in notes.texts)  # somebody works on it
+            assert maintenance.one_server(where.config, where.server, notes) == []
+            assert any(f"1 session of backup {info.id}" in text and client in text for text in notes.texts)
+            names = "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'"
+            eventually(lambda: cluster.sql(names) == [("cellarman_backup_20200101T000000",)], "only it is ended")
+            assert not foreign.closed and leftover is not foreign
