@@ -20,6 +20,7 @@ from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.job import pruning
+from engine.postgres.connection import ConnectionFailed
 from engine.repository import deletion, locks, repository, retention
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import audit, auditlog, condemned, index, receiver
@@ -161,16 +162,19 @@ def _end_leftovers(server: Server, report: Reporter) -> None:
     over: dict[str, str] = {}
     for info in repository.backups(layout):
         client = repository.facts(layout, info.id).get("client")
-        if info.status == "FAILED" and client and _last_change(layout.backup_info(info.id)) > since:
-            if locks.holder(layout.lock(info.id)) is None:
-                over[str(client)] = info.id
+        recent = info.status == "FAILED" and _last_change(layout.backup_info(info.id)) > since
+        if client and recent and locks.holder(layout.lock(info.id)) is None:
+            over[str(client)] = info.id
     if not over or not server.conninfo:
         return
-    for client, count in ending.release_leftovers(server, over).items():
+    try:
+        ended = ending.release_leftovers(server, over)
+    except ConnectionFailed:
+        return  # a server that is away: the next pass asks again
+    for client, count in ended.items():
         sessions = f"{count} session{'' if count == 1 else 's'}"
-        report.note(
-            f"{server.name}: {sessions} of backup {over[client]}, which is over, ended on the server ({client})"
-        )
+        what = f"{sessions} of backup {over[client]}, which is over, ended on the server"
+        report.note(f"{server.name}: {what} ({client})")
 
 
 def _sweep(server: Server, report: Reporter) -> None:

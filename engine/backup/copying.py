@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ class Worker:
     """Bytes of this part that came before the link was lost."""
     followed: str = ""
     """The file that is read while it comes."""
+    lost: float = 0.0
+    """When its link was lost, by time.monotonic; 0 while it has none to get back."""
 
     @property
     def lane(self) -> Lane | None:
@@ -137,6 +140,7 @@ class Copying:
                 if error.kind not in _PASSING or tries >= self.server.basebackup_retry_times:
                     raise _given_up(error, worker, part, tries) from error
                 tries += 1
+                worker.lost = worker.lost or time.monotonic()
                 self.report.note(
                     f"{error.what}, at {_at(worker, part)}: taken up again in {pause:g} s"
                     f" ({tries} of {self.server.basebackup_retry_times})",
@@ -154,6 +158,9 @@ class Copying:
 
         def tick(tick: Tick) -> None:
             nonlocal began
+            if worker.lost:
+                self.report.note(f"resumed after {time.monotonic() - worker.lost:.0f} s, at {_at(worker, part)}")
+                worker.lost = 0.0
             if tick.name != began.name:
                 began = tick
             elif tick.done_bytes - began.done_bytes > _BIG and worker.followed != tick.name:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine import amounts
 from engine.backup import basebackup
 from engine.backup.basebackup import Shape
 from engine.config import Server
@@ -235,7 +236,7 @@ def _space(server: Server, facts: ServerFacts, shape: Shape, report: Reporter) -
     free = room(server, HEADROOM + (0 if compressed else size))
     if compressed and free < size:
         report.note(
-            f"{free / 2**20:,.0f} MiB are free; the backup fits only if {size / 2**20:,.0f} MiB shrink to that", "warn"
+            f"{amounts.size(free)} are free; the backup fits only if {amounts.size(size)} shrink to that", "warn"
         )
 
 
@@ -249,7 +250,7 @@ def room(server: Server, need: int) -> int:
     if free < need:
         raise Refused(
             f"the repository has too little room for a backup of {server.name}",
-            f"{free / 2**20:,.0f} MiB are free on the file system of {base}, {need / 2**20:,.0f} MiB are needed",
+            f"{amounts.size(free)} are free on the file system of {base}, {amounts.size(need)} are needed",
             f"cellarman backups {server.name}; then delete what is not needed, or give it a larger file system",
         )
     return free

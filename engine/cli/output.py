@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+from engine import amounts
 
 
 def json_out(document: Any) -> None:
@@ -70,12 +70,7 @@ def size(count: int | None) -> str:
     >>> size(0), size(1536), size(16 * 1024**2), size(None)
     ('0 B', '1.5 KiB', '16 MiB', '-')
     """
-    if count is None:
-        return "-"
-    value, unit = float(count), 0
-    while abs(value) >= 1024 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {UNITS[unit]}" if unit == 0 or value == int(value) else f"{value:.1f} {UNITS[unit]}"
+    return "-" if count is None else amounts.size(count)
 
 
 def iso(moment: datetime | None) -> str | None:

@@ -232,6 +232,7 @@ SERVER_KEYS: Mapping[str, Parser] = {
     "backup_compression_level": _integer(0, 22),
     "backup_compression_workers": _integer(0, 256),
     "bandwidth_limit": _rate,
+    "restore_bandwidth_limit": _rate,
     "tablespace_bandwidth_limit": _limits,
     "reuse_backup": _one_of("off", "copy", "link"),
     "network_compression": _network_compression,

@@ -61,7 +61,9 @@ class Server:
     backup_compression_level: int | None = None
     backup_compression_workers: int | None = None
     bandwidth_limit: int = 0
-    """Kilobytes a second; 0 is unlimited."""
+    """Kilobytes a second of a backup; 0 is unlimited."""
+    restore_bandwidth_limit: int = 0
+    """Kilobytes a second of a restore to another host; 0 is unlimited, whatever a backup's limit is."""
     tablespace_bandwidth_limit: tuple[tuple[str, int], ...] = ()
     """(tablespace, kilobytes a second) where they differ; of a backup by rsync."""
     reuse_backup: ReuseBackup = "off"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from engine import amounts
 from engine.config import Server
 from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
@@ -259,7 +260,20 @@ def _detail(
         free_bytes=ground.destination.free,
         placed=placed,
         leftover=left,
-        steps=tuple(_steps(order, info, choice, placed, wal, content, left, staged, _pg_ctl(server, order, info))),
+        steps=tuple(
+            _steps(
+                order,
+                info,
+                choice,
+                placed,
+                wal,
+                content,
+                left,
+                staged,
+                _pg_ctl(server, order, info),
+                server.restore_bandwidth_limit,
+            )
+        ),
         settings=written,
         warnings=(*warnings, *_warnings(order, choice, found, content)),
         endpoint=other.endpoint if other else None,
@@ -341,7 +355,7 @@ def _space(ground: Ground, parts: Sequence[tuple[Place, int]]) -> list[Refused]:
     return [
         Refused(
             f"there is too little room for {there.path}{on}",
-            f"{need} bytes are needed, {there.free} are free",
+            f"{amounts.size(need)} are needed, {amounts.size(there.free)} are free",
             "free some, or choose a directory on another file system",
         )
         for there, need in needs.values()
@@ -359,12 +373,15 @@ def _steps(
     left: Leftover | None,
     staged: str,
     control: str,
+    limit: int,
 ) -> list[str]:
     where = f"{order.destination} on {order.on}" if order.on else order.destination
     goes_on = order.on and not info.is_tar
     steps = [f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"] if left else []
     how = "extract" if info.is_tar else "copy"
-    amount = f", {content.bytes} bytes" if content else ""
+    amount = f", {amounts.size(content.bytes)}" if content else ""
+    if limit and order.on and not info.is_tar:
+        amount += f", at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
     steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {where}")
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]
     steps += [f"stage the WAL that replay needs, verified, in {staged}"] if staged else []

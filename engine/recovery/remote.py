@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from engine import amounts
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
@@ -194,6 +195,8 @@ def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter)
             _extract(plan.endpoint, tar, directory, meter)
         meter.finish()
         return
+    if limit := server.restore_bandwidth_limit:
+        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
     done = 0
     for transfer in _transfers(server, plan, content):
 
@@ -206,10 +209,14 @@ def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter)
 def _patiently(transfer: Transfer, tick: Callable[[Tick], None], report: Reporter) -> int:
     """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
     name = ""
+    lost = 0.0
 
     def note(now: Tick) -> None:
-        nonlocal name
+        nonlocal name, lost
         name = now.name or name
+        if lost:
+            report.note(f"resumed after {time.monotonic() - lost:.0f} s" + (f", at {name}" if name else ""))
+            lost = 0.0
         tick(now)
 
     for pause in (*_PAUSES, None):
@@ -223,6 +230,7 @@ def _patiently(transfer: Transfer, tick: Callable[[Tick], None], report: Reporte
                 what = f"the restore to {error.host} stopped{at}: {error.what}"
                 raise HostError(error.kind, error.host, what, error.why, error.fix) from error
             report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
+            lost = lost or time.monotonic()
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
 
@@ -241,7 +249,7 @@ def _transfers(server: Server, plan: Plan, content: source.Source) -> list[Trans
         exclude=(*out, *odd),
         checksum=plan.order.checksum,
         delete=plan.delta or plan.leftover is not None,
-        bandwidth_limit=server.bandwidth_limit,
+        bandwidth_limit=server.restore_bandwidth_limit,
     )
     spaces = [
         _but(base, source=server.layout.tablespace(plan.info.id, space.oid), destination=space.directory, exclude=())

@@ -265,7 +265,8 @@ def main() -> int:
     toml, root, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     with hosts(root) as (cable, far):
         text = Path(toml).read_text() + far.table() + "connect_timeout = 3\n"
-        own = "bandwidth_limit = 4000\nbasebackup_retry_sleep = 1\nbasebackup_retry_times = 1\n"
+        own = "bandwidth_limit = 4000\nrestore_bandwidth_limit = 4000\n"
+        own += "basebackup_retry_sleep = 1\nbasebackup_retry_times = 1\n"
         text = text.replace("[servers.main]\n", f"[servers.main]\n{own}", 1)
         if what == "backup":  # the server is in the first network: only its socket in the file system is reached
             text = text.replace("host=127.0.0.1", f"host={Path(toml).parent}/pg").replace("[servers.main]\n", _RSYNC, 1)

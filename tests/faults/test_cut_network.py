@@ -62,6 +62,7 @@ def test_a_restore_goes_on_when_the_link_is_back(stage: Scene) -> None:
     found, rows = seen(stage, "again")
     assert found["pulled"] and found["noticed_after"] < _SECONDS
     assert found["result"]["verdict"] == "open" and rows == {"rows": 200}
+    assert any(note.startswith("resumed after ") for note in found["notes"])
 
 
 def test_a_restore_fails_when_the_link_stays_dead(stage: Scene) -> None:

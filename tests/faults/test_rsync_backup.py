@@ -57,6 +57,7 @@ def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert "taken up again in 1 s (1 of 5)" in err and str(far.endpoint) in err
+        assert "resumed after " in err and f", at {cluster.data}/" in err
         [info] = where.backups()
         assert info.usable and verify.verify(where.server, info).good
         assert in_backup_mode(cluster) == 0

@@ -606,7 +606,7 @@ def test_the_verb(stage: Scene, tmp_path: Path) -> None:
 def test_a_job_that_is_cancelled_leaves_nothing_there(stage: Scene, tmp_path: Path) -> None:
     toml = tmp_path / "slow.toml"
     text = (stage.root / "cellarman.toml").read_text()
-    toml.write_text(text.replace("[servers.main]\n", "[servers.main]\nbandwidth_limit = 1000\n", 1))
+    toml.write_text(text.replace("[servers.main]\n", "[servers.main]\nrestore_bandwidth_limit = 1000\n", 1))
     cellarman, destination = Cellarman(toml), tmp_path / "new"
     words = ["restore", "main", "auto", str(destination), "--on", f"{account()}@127.0.0.1"]
     job = cellarman.run(*words, "--detach").out.split()[-1]
