@@ -8,6 +8,7 @@ are long over go. Each step is tried whatever the others did, and each server wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from engine.job import pruning
 from engine.postgres.connection import ConnectionFailed
 from engine.repository import deletion, locks, repository, retention
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.layout import Layout
 from engine.wal import audit, auditlog, condemned, index, receiver
 from engine.wal.ingest import ingest
 
@@ -35,8 +37,8 @@ INDEX_BUDGET = 20.0
 """Seconds of a pass that may go into the index of one server; the next pass goes on."""
 
 
-def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
-    """Do one pass over all active servers and return what failed, a sentence each.
+def pass_over(config: Config, *, report: Reporter = SILENT, by_hand: bool = False) -> list[str]:
+    """Do one pass over all active servers and return what failed, a sentence each; `by_hand`: somebody called it.
 
     Raises Refused when everything is read-only.
     """
@@ -45,7 +47,7 @@ def pass_over(config: Config, *, report: Reporter = SILENT) -> list[str]:
     problems: list[str] = []
     active = [server for server in config.servers.values() if server.active]
     for server in active:
-        problems += one_server(config, server, report)
+        problems += one_server(config, server, report, by_hand=by_hand)
     problems += _verify(active, report)
     return problems + _prune(config, report)
 
@@ -61,7 +63,9 @@ def _prune(config: Config, report: Reporter) -> list[str]:
     return []
 
 
-def one_server(config: Config, server: Server, report: Reporter = SILENT, *, wal_only: bool = False) -> list[str]:
+def one_server(
+    config: Config, server: Server, report: Reporter = SILENT, *, wal_only: bool = False, by_hand: bool = False
+) -> list[str]:
     """Do one pass over a server and return what failed; a pass that somebody else makes is none of ours.
 
     `wal_only` is the short pass for WAL that has just arrived.
@@ -71,6 +75,7 @@ def one_server(config: Config, server: Server, report: Reporter = SILENT, *, wal
     try:
         repository.prepare(layout)
         with locks.hold(layout.lock("cron"), what=f"maintain {server.name}"):
+            _mark(layout, by_hand)
             for step in _WAL_STEPS if wal_only else _steps(config.state_directory):
                 problems += _try(step, server, report)
     except Busy as busy:
@@ -78,6 +83,12 @@ def one_server(config: Config, server: Server, report: Reporter = SILENT, *, wal
     except CellarmanError as error:
         problems.append(f"{server.name}: {error}")
     return problems
+
+
+def _mark(layout: Layout, by_hand: bool) -> None:
+    """Leave how this pass was begun, for check: only one that nobody began by hand shows that they go on."""
+    with contextlib.suppress(OSError), open(layout.by_hand if by_hand else layout.by_itself, "wb") as file:
+        os.utime(file.fileno())
 
 
 def _verify(servers: Sequence[Server], report: Reporter) -> list[str]:

@@ -181,9 +181,14 @@ def maintenance(facts: Facts) -> CheckResult:
     last = facts.storage.last_maintenance
     if last is None:
         return warn(name, "it never ran", fix)
+    itself = facts.storage.last_by_itself
+    by_itself = "never by itself" if itself is None else f"by itself {age(max(facts.now - itself, timedelta(0)))} ago"
     if facts.now - last > MISSED_MAINTENANCE:
         return warn(name, f"it last ran {age(facts.now - last)} ago", fix)
-    return ok(name, f"last ran {age(max(facts.now - last, timedelta(0)))} ago")
+    if itself is None or facts.now - itself > MISSED_MAINTENANCE:
+        ran = age(max(facts.now - last, timedelta(0)))
+        return warn(name, f"it last ran {ran} ago, from a terminal, and {by_itself}", fix)
+    return ok(name, f"last ran {by_itself}")
 
 
 def retention(facts: Facts) -> CheckResult:

@@ -56,6 +56,8 @@ class Storage:
     """When the newest segment of the archive was written by PostgreSQL."""
     last_maintenance: datetime | None
     """When a maintenance pass last began, ours or Barman's; None: never."""
+    last_by_itself: datetime | None
+    """When one last began that was not called from a terminal; None: never, as far as is known."""
 
 
 def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Storage:
@@ -84,7 +86,16 @@ def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Sto
         tuple(refused.unsettled(layout)),
         _newest_wal(layout),
         _modified(layout.lock("cron")),
+        _by_itself(layout),
     )
+
+
+def _by_itself(layout: Layout) -> datetime | None:
+    """A pass of ours marks how it was begun, after it has taken the lock; one of Barman's leaves the lock alone."""
+    last, ours, by_hand = map(_modified, (layout.lock("cron"), layout.by_itself, layout.by_hand))
+    if last is not None and (by_hand is None or last > by_hand) and (ours is None or last > ours):
+        return last
+    return ours
 
 
 def _unusable(place: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from engine import maintenance
@@ -16,10 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    problems = maintenance.pass_over(config, report=Lines())
+    problems = maintenance.pass_over(config, report=Lines(), by_hand=_at_a_terminal())
     if args.json:
         output.json_out({"problems": problems})
     else:
         for problem in problems:
             print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _at_a_terminal() -> bool:
+    """Tell whether this has a controlling terminal, as what somebody types has and what cron starts has not."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

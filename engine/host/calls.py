@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.errors import CellarmanError
 from engine.host import openssh
 from engine.host.endpoint import Endpoint
 from engine.host.local import ThisHost
 from engine.host.machine import Done
-from engine.host.problems import explain_openssh, host_error
+from engine.host.problems import HostError, explain_openssh, host_error
 
 _ABSENT = 44
 _READ = f'[ -e "$1" ] || exit {_ABSENT}; exec head -c "$2" -- "$1"'
@@ -40,7 +41,7 @@ class Calls:
         except subprocess.TimeoutExpired as error:
             raise host_error("timeout", self.endpoint, f"{argv[0]} had {timeout:g} s") from error
         if done.returncode == 255:
-            raise explain_openssh(self.endpoint, 255, done.stderr.decode(errors="replace"))
+            raise _explained(self.endpoint, done.stderr.decode(errors="replace"))
         return Done(done.returncode, done.stdout, done.stderr)
 
     def read(self, path: str, *, limit: int = 1 << 20) -> bytes:
@@ -52,6 +53,21 @@ class Calls:
             why = done.words if done.status else f"it is longer than {limit} bytes"
             raise CellarmanError(f"{path} on {self.name} cannot be read", why, "let the account there read it")
         return done.out
+
+
+def _explained(endpoint: Endpoint, words: str) -> HostError:
+    """Return what ssh's words mean; of a host key that is not the known one, with the fingerprint of what is shown,
+    which ssh does not tell without a terminal."""
+    error = explain_openssh(endpoint, 255, words)
+    if error.kind not in ("unknown_host_key", "host_key_changed"):
+        return error
+    from engine.host import ssh  # costs memory, which a job that goes well has no need of
+
+    try:
+        ssh.connect(replace(endpoint, control="")).close()
+    except HostError as told:
+        return told if told.kind == error.kind else error
+    return error
 
 
 def host(endpoint: Endpoint | None) -> Calls | ThisHost:

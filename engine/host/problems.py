@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -91,8 +92,7 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
             forget = f"ssh-keygen -R {shlex.quote(known_name(endpoint))} -f {known_hosts_file(endpoint)}"
             return f"ask its owner whether it was installed anew; if not, somebody is in between. If so: {forget}"
         case "key_rejected":
-            copy = shlex.join(["ssh-copy-id", *_port(endpoint), *_identity(endpoint), openssh.destination(endpoint)])
-            return f"put this account's public key there: {copy}"
+            return _let_in(endpoint)
         case "command_missing":
             return "install it there, or put it on the PATH that a shell without terminal has"
         case "noisy_shell":
@@ -151,5 +151,20 @@ def _port(endpoint: Endpoint) -> list[str]:
     return [] if endpoint.port is None else ["-p", str(endpoint.port)]
 
 
-def _identity(endpoint: Endpoint) -> list[str]:
-    return ["-i", f"{endpoint.identity_file}.pub"] if endpoint.identity_file else []
+_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+"""Those of the keys that ssh tries by itself that people have."""
+
+
+def _let_in(endpoint: Endpoint) -> str:
+    """Return what to do where no key of ours is accepted: make one, or have the one that is here let in."""
+    names = [endpoint.identity_file] if endpoint.identity_file else list(_KEYS)
+    key = next((name for name in names if os.path.exists(os.path.expanduser(name))), "")
+    user = endpoint.user or "that account"
+    if not key:
+        make = f"ssh-keygen -t ed25519 -N '' -f {endpoint.identity_file or _KEYS[0]}"
+        return f"there is no key here: {make}; then cellarman setup NAME prints how {user} lets it in"
+    return (
+        f"the key {key} is here, and {user} on {endpoint.host} does not let it in: its ~/.ssh/authorized_keys must have"
+        f" the line that this prints: cat {key}.pub (cellarman setup NAME prints the commands for it)\n"
+        "or another key is meant: identity_file in [servers.NAME.ssh]; sshd's log there says why it refused"
+    )

@@ -17,6 +17,8 @@ class Layout:
 
     __slots__ = (
         "base",
+        "by_hand",
+        "by_itself",
         "errors",
         "home",
         "incoming",
@@ -54,6 +56,9 @@ class Layout:
         self.xlogdb_directory = xlogdb_directory or self.wals
         self.locks = locks or os.path.dirname(home)
         self.own = os.path.join(home, ".cellarman")
+        self.by_itself = os.path.join(self.own, "maintained-by-itself")
+        """Its time is that of the last pass of maintenance that nobody at a terminal began."""
+        self.by_hand = os.path.join(self.own, "maintained-by-hand")
 
     def directories(self) -> list[str]:
         """Return the directories that a server's repository needs, in the order to make them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 
 from engine.check.account import account
 from engine.check.facts import Facts, Unknown
@@ -11,6 +12,7 @@ from engine.check.reach import Reach, backup_host, needs_way_back
 from engine.host import openssh, problems
 from engine.host.endpoint import Endpoint
 from engine.host.local import ThisHost
+from engine.recovery.settings import client_program
 from engine.setup.piece import Piece, State, found
 
 _KEY = "~/.ssh/id_ed25519"
@@ -38,7 +40,7 @@ def there(facts: Facts) -> list[Piece]:
             _authorize(user, public or f"(the line that this prints here: cat {shlex.quote(key)}.pub)", "restrict"),
             "sh",
             found(True if works else False if rejected or not public else None),
-            "" if public else _AGAIN,
+            _why_not(facts, key, public, rejected=rejected),
         ),
     ]
 
@@ -56,7 +58,7 @@ def back(facts: Facts) -> list[Piece]:
     said = reach.back.problem if reach and reach.back else ""
     unknown_key = "host key" in said
     key = theirs or f"(the line that this prints on {endpoint.host}: cat {_KEY}.pub)"
-    bound = f'restrict,command="cellarman-wal only-push --server {facts.server.name}"'
+    bound = f'restrict,command="{_only_push(facts)}"'
     return [
         Piece(f"key of {who}", far, _keygen(_KEY), "sh", found(works or bool(theirs) if reach else None)),
         _known(to, far, found(True if works else False if unknown_key else None), of="here"),
@@ -67,9 +69,33 @@ def back(facts: Facts) -> list[Piece]:
             "sh",
             found(True if works else None if unknown_key or reach is None else False),
             "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key"
+            + (f"\nnow: {' '.join(said.split())}" if said and theirs else "")
             + ("" if theirs else f"\n{_AGAIN}"),
         ),
     ]
+
+
+def _why_not(facts: Facts, key: str, public: str, *, rejected: bool) -> str:
+    """Return why the login does not work, as far as that is known: no key at all, or one that is not let in."""
+    if not public:
+        return f"there is no {key}.pub here; {_AGAIN}"
+    if rejected and isinstance(facts.reach, Unknown):
+        return f"the key is here and is not let in there: {' '.join(facts.reach.what.split())}"
+    return ""
+
+
+_SSHD_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""What sshd's sessions have at least."""
+
+
+def _only_push(facts: Facts) -> str:
+    """Return the one command of a bound key, with its program's whole path where sshd would not find it."""
+    program = client_program()
+    if not program or shutil.which("cellarman-wal", path=_SSHD_PATH):
+        program = "cellarman-wal"
+    words = [program, "only-push", "--server", facts.server.name]
+    words += ["--config", facts.config_file] if facts.config_file else []
+    return shlex.join(words)
 
 
 def _public(path: str) -> str:

@@ -119,7 +119,7 @@ def _by_rsync(facts: Facts) -> tuple[str, str, str]:
 
 def cron(facts: Facts, config: Config) -> list[Piece]:
     """The crontab's line for maintenance, every minute."""
-    last = None if isinstance(facts.storage, Unknown) else facts.storage.last_maintenance
+    last = None if isinstance(facts.storage, Unknown) else facts.storage.last_by_itself
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
     own = [name for name in config.files if not name.startswith("/etc/")]
     named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""

@@ -186,6 +186,13 @@ def test_maintenance_that_stopped(setup: Setup) -> None:
         pass
     os.utime(lock, (NOW.timestamp() - 30,) * 2)
     assert check(config)["maintenance"].status == "ok"
+    Path(config.server("main").layout.by_hand).touch()
+    os.utime(config.server("main").layout.by_hand, (NOW.timestamp() - 29,) * 2)
+    found = check(config)["maintenance"]
+    assert found.status == "warn" and "from a terminal, and never by itself" in found.detail
+    Path(config.server("main").layout.by_itself).touch()
+    os.utime(config.server("main").layout.by_itself, (NOW.timestamp() - 90,) * 2)
+    assert check(config)["maintenance"].detail == "last ran by itself 1 min ago"
     os.utime(lock, (NOW.timestamp() - 3600,) * 2)
     found = check(config)["maintenance"]
     assert found.status == "warn"

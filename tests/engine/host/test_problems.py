@@ -132,7 +132,9 @@ def test_a_revoked_host_key(own: Far) -> None:
 def test_a_key_that_is_not_accepted(own: Far, way: Way) -> None:
     (own.root / "authorized_keys").write_text("")
     error = way(own.endpoint)
-    assert error.kind == "key_rejected" and "ssh-copy-id" in error.fix and str(own.key) in error.fix
+    assert (
+        error.kind == "key_rejected" and f"the key {own.key} is here" in error.fix and f"cat {own.key}.pub" in error.fix
+    )
 
 
 def test_a_key_with_a_passphrase(own: Far) -> None:
@@ -248,3 +250,17 @@ def test_through_another_host_and_a_file_of_settings(own: Far, tmp_path: Path) -
     with pytest.raises(HostError) as caught, connect(Endpoint("behind"), config_file=str(config)):
         pass
     assert caught.value.kind == "key_rejected"
+
+
+def test_no_key_at_all_is_another_matter_than_one_that_is_not_let_in(own: Far, tmp_path: Path) -> None:
+    error = by_openssh(own.but(identity_file=str(tmp_path / "none")))
+    assert error.kind == "key_rejected" and "there is no key here: ssh-keygen" in error.fix
+
+
+def test_a_question_by_openssh_says_of_a_host_key_what_paramiko_says(own: Far) -> None:
+    own.known_hosts.write_text("")
+    with pytest.raises(HostError) as asked:
+        calls.Calls(own.endpoint).run(["true"])
+    told = by_paramiko(own.endpoint)
+    assert (asked.value.what, asked.value.why, asked.value.fix) == (told.what, told.why, told.fix)
+    assert "SHA256:" in told.why and "compare the fingerprint" in told.fix

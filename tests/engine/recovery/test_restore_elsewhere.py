@@ -609,6 +609,7 @@ def test_a_job_that_is_cancelled_leaves_nothing_there(stage: Scene, tmp_path: Pa
     toml.write_text(text.replace("[servers.main]\n", "[servers.main]\nrestore_bandwidth_limit = 1000\n", 1))
     cellarman, destination = Cellarman(toml), tmp_path / "new"
     words = ["restore", "main", "auto", str(destination), "--on", f"{account()}@127.0.0.1"]
+    assert "at most 1000 KiB a second by restore_bandwidth_limit" in cellarman.run(*words, "--plan").out
     job = cellarman.run(*words, "--detach").out.split()[-1]
     until(lambda: (destination / "base").exists(), what="the copy")
     assert (destination / MARKER).exists()

@@ -182,6 +182,9 @@ def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> No
     assert checks["SSH from the server"]["status"] == checks["rsync"]["status"] == "skip"
     login = next(piece for name, piece in pieces(cellarman).items() if name.startswith("login of"))
     assert login["state"] == "missing" and "authorized_keys" in login["text"]
+    assert "the key is here and is not let in there" in login["note"] and "SHA256:" in login["note"]
+    bound = next(piece for name, piece in pieces(cellarman).items() if name.endswith(f"as {far.endpoint}"))
+    assert f'command="{cellarman.wal()[0]} only-push --server main --config {cellarman.config}"' in bound["text"]
     far.stop()
     checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
     assert "refuses the connection" in checks["SSH to the server"]["detail"]
