@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.postgres import connection
-from engine.postgres.conninfo import where
 from engine.postgres.facts import Tablespace, tablespaces
 from engine.postgres.lsn import Lsn
 
@@ -77,6 +76,7 @@ class Bracket:
                 application_name=self._client,
             )
         )
+        self._where = f"{self._conn.info.host}:{self._conn.info.port}"
         for name, value in self._settings().items():
             self._ask("SELECT set_config(%s, %s, false)", name, value)
         return self
@@ -164,11 +164,10 @@ class Bracket:
         """Return the error for a session that is gone, and the backup with it."""
         server = self._server
         return connection.ConnectionFailed(
-            f"the database session of the backup was lost {self._stage}: {where(server.conninfo)}",
+            f"the link to the database on {self._where} was lost {self._stage}, and the backup with it",
             f"{words.strip() or 'it did not answer'}\n"
-            "PostgreSQL wants one session from pg_backup_start to pg_backup_stop: without it the server left backup"
-            " mode by itself, or does within a minute, and what was copied is of no use (basebackup_retry_times is for"
-            " the link that rsync goes by)",
+            "a backup is one session from beginning to end: the server left backup mode by itself, or does within a"
+            " minute, and what was copied is of no use (basebackup_retry_times is for rsync's link)",
             f"see to the network between this host and that one, or in the server's log why it ended the session;"
             f" then: cellarman backup {server.name}",
         )

@@ -16,7 +16,7 @@ from engine.recovery.settings import client_program
 from engine.setup.piece import Piece, State, found
 
 _KEY = "~/.ssh/id_ed25519"
-_AGAIN = "once that key is there, run this again: it then prints the whole line"
+_AGAIN = "once that key is known here, run this again: it then prints the lines that let it in"
 
 
 def there(facts: Facts) -> list[Piece]:
@@ -37,7 +37,7 @@ def there(facts: Facts) -> list[Piece]:
         Piece(
             f"login of {account()} as {user}@{endpoint.host}",
             f"on {endpoint.host}, as root",
-            _authorize(user, public or f"(the line that this prints here: cat {shlex.quote(key)}.pub)", "restrict"),
+            _authorize(user, public, "restrict"),
             "sh",
             found(True if works else False if rejected or not public else None),
             _why_not(facts, key, public, rejected=rejected),
@@ -57,7 +57,6 @@ def back(facts: Facts) -> list[Piece]:
     who, far = endpoint.user or "postgres", f"on {endpoint.host}, as {endpoint.user or 'postgres'}"
     said = reach.back.problem if reach and reach.back else ""
     unknown_key = "host key" in said
-    key = theirs or f"(the line that this prints on {endpoint.host}: cat {_KEY}.pub)"
     bound = f'restrict,command="{_only_push(facts)}"'
     return [
         Piece(f"key of {who}", far, _keygen(_KEY), "sh", found(works or bool(theirs) if reach else None)),
@@ -65,12 +64,12 @@ def back(facts: Facts) -> list[Piece]:
         Piece(
             f"login of {who} as {to}",
             "here, as root",
-            _authorize(to.user or account(), key, bound),
+            _authorize(to.user or account(), theirs, bound),
             "sh",
             found(True if works else None if unknown_key or reach is None else False),
             "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key"
             + (f"\nnow: {' '.join(said.split())}" if said and theirs else "")
-            + ("" if theirs else f"\n{_AGAIN}"),
+            + ("" if theirs or not reach else f"\n{who} on {endpoint.host} has no key yet"),
         ),
     ]
 
@@ -78,7 +77,7 @@ def back(facts: Facts) -> list[Piece]:
 def _why_not(facts: Facts, key: str, public: str, *, rejected: bool) -> str:
     """Return why the login does not work, as far as that is known: no key at all, or one that is not let in."""
     if not public:
-        return f"there is no {key}.pub here; {_AGAIN}"
+        return f"there is no {key}.pub here yet"
     if rejected and isinstance(facts.reach, Unknown):
         return f"the key is here and is not let in there: {' '.join(facts.reach.what.split())}"
     return ""
@@ -130,7 +129,12 @@ def _known(endpoint: Endpoint, where: str, state: State, *, of: str) -> Piece:
 
 
 def _authorize(user: str, key: str, options: str) -> str:
-    """Return the commands, for root, that let a key in; the home is found by the shell, so that it may lie anywhere."""
+    """Return the commands, for root, that let a key in; the home is found by the shell, so that it may lie anywhere.
+
+    Without a key there is nothing to paste but a comment.
+    """
+    if not key:
+        return f"# nothing to paste yet: {_AGAIN}"
     home = (
         f"~{user}"
         if user.replace("-", "").replace("_", "").isalnum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,12 @@ def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> No
     found = pieces(cellarman)
     login = next(piece for name, piece in found.items() if name.startswith("login of") and "as" in name)
     assert login["state"] == "there"
+    bound = next(piece for name, piece in found.items() if name.endswith(f"as {far.endpoint}"))
+    assert bound["text"].startswith("# nothing to paste yet")  # that account has no key
+    (far.home / ".ssh").mkdir()
+    shutil.copy(f"{far.key}.pub", far.home / ".ssh" / "id_ed25519.pub")
+    bound = next(piece for name, piece in pieces(cellarman).items() if name.endswith(f"as {far.endpoint}"))
+    assert f'command="{cellarman.wal()[0]} only-push --server main --config {cellarman.config}"' in bound["text"]
     (far.root / "authorized_keys").write_text("")
     checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
     assert (
@@ -183,8 +190,6 @@ def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> No
     login = next(piece for name, piece in pieces(cellarman).items() if name.startswith("login of"))
     assert login["state"] == "missing" and "authorized_keys" in login["text"]
     assert "the key is here and is not let in there" in login["note"] and "SHA256:" in login["note"]
-    bound = next(piece for name, piece in pieces(cellarman).items() if name.endswith(f"as {far.endpoint}"))
-    assert f'command="{cellarman.wal()[0]} only-push --server main --config {cellarman.config}"' in bound["text"]
     far.stop()
     checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
     assert "refuses the connection" in checks["SSH to the server"]["detail"]

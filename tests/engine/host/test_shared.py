@@ -1,0 +1,48 @@
+"""One SSH connection that several commands go through, over a real sshd."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine.host import rsync
+from engine.host.calls import Calls
+from engine.host.rsync import Transfer
+from engine.host.shared import Shared
+from tests.support.site import eventually
+from tests.support.sshd import Far
+
+
+def connections(far: Far) -> int:
+    """Return how many connections the server has let in since it started."""
+    return far.log.count("Accepted publickey ")
+
+
+def test_many_commands_take_one_connection_and_leave_nothing(far: Far, tmp_path: Path) -> None:
+    before = connections(far)
+    with Shared(far.endpoint) as shared:
+        there = shared.endpoint()
+        assert there is not None and there.control and str(there) == str(far.endpoint)
+        for _ in range(3):
+            assert Calls(there).run(["echo", "heard"]).out == b"heard\n"
+        (far.home / "file").write_text("x")
+        rsync.move(Transfer(str(far.home), str(tmp_path), there, files=[b"file"]), lambda _: None)
+        assert connections(far) == before + 1
+    assert not os.path.exists(os.path.dirname(there.control))
+    eventually(lambda: not far.sessions(), "the connection is closed")
+
+
+def test_a_connection_that_was_lost_is_gone_around(far: Far) -> None:
+    with Shared(far.endpoint) as shared:
+        there = shared.endpoint()
+        assert there is not None and there.control
+        far.cut()
+        eventually(lambda: shared.endpoint() == far.endpoint, "its end is noticed")
+        assert Calls(there).run(["echo", "heard"]).out == b"heard\n"  # whoever knows only the old way
+
+
+def test_a_host_that_is_not_reached_is_told_by_the_command_itself(far: Far) -> None:
+    with Shared(far.but(port=1)) as shared:
+        assert shared.endpoint() == far.but(port=1)
+    with Shared(None) as nothing:
+        assert nothing.endpoint() is None
