@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from engine.host import rsync
 from engine.host.calls import Calls
 from engine.host.rsync import Transfer
 from engine.host.shared import Shared
+from tests.support import sshd as sshd_module
 from tests.support.site import eventually
 from tests.support.sshd import Far
 
@@ -46,3 +50,15 @@ def test_a_host_that_is_not_reached_is_told_by_the_command_itself(far: Far) -> N
         assert shared.endpoint() == far.but(port=1)
     with Shared(None) as nothing:
         assert nothing.endpoint() is None
+
+
+def test_a_host_that_allows_one_session_a_connection_gets_more_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = sshd_module._config
+    monkeypatch.setattr(sshd_module, "_config", lambda far: usual(far) + "MaxSessions 1\n")
+    with sshd_module.sshd(tmp_path / "far") as host, Shared(host.endpoint) as shared, ThreadPoolExecutor(3) as pool:
+        there = shared.endpoint()
+        assert there is not None and there.control
+        words = ["sh", "-c", "sleep 0.5; echo heard"]
+        assert [done.out for done in pool.map(Calls(there).run, [words] * 3)] == [b"heard\n"] * 3
