@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from engine import faults
 from engine.aftermath import delivery, marker, report, sandbox
 from engine.aftermath.marker import Marker
 from engine.aftermath.report import Report, Step
@@ -157,6 +158,7 @@ class Loop:
             lambda: stack.enter_context(sandbox.started(server, agreed, _Within(self.report))),
             lambda verdict: verdict.summary,
         )
+        faults.step("aftermath.started")
         text = self._step("read the marker back", lambda: sandbox.read_back(server, verdict, written.oid), str)
         if text != written.text:
             self.steps[-1] = Step("read the marker back", "fail", 0.0, f"{text!r} is not {written.text!r}")

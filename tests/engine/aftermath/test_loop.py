@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -131,12 +130,10 @@ def test_no_lane_delivers(place: Site) -> None:
 
 def test_killed_in_the_middle_the_next_one_clears_up(place: Site) -> None:
     box = place.root / "box"
-    place.run("aftermath", "main", "--no-backup", "--sandbox", str(box), "--detach")
-    [pid] = eventually(lambda: processes("postgres", "-D", str(box)), "the copy runs", 60)[:1]
-    worker = place.jobs()[0]["pid"]
-    os.kill(worker, signal.SIGKILL)
-    eventually(lambda: gone(worker), "the worker is dead")
-    assert place.jobs()[0]["status"] == "died"
+    crash = {"CELLARMAN_CRASH_AT": "aftermath.started"}
+    place.run("aftermath", "main", "--no-backup", "--sandbox", str(box), "--detach", env=crash)
+    eventually(lambda: place.jobs()[0]["status"] == "died", "the worker is dead", 60)
+    [pid] = processes("postgres", "-D", str(box))[:1]
     assert left(place) != []
     done = prove(place, "--no-backup")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -501,7 +501,7 @@ class TestStorage:
         self.in_order(
             trace,
             rf"fsync\(\d+<{incoming}/\.cellarman-{name}",
-            rf'link\("{incoming}/\.cellarman-{name}\S+", "{incoming}/{name}"\)',
+            rf'link\("{incoming}/\.cellarman-{name}\S+", "{incoming}/{name}"',
             rf"fsync\(\d+<{incoming}>",
         )
 
