@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,12 @@ class Barman:
         self.run("archive-wal", self.server)
 
     def backup(self, *words: str) -> str:
-        """Take a backup with Barman, wait for its WAL, and return its id."""
+        """Take a backup with Barman, wait for its WAL, and return its id, which is its second: Barman writes over a
+        backup that began in the same one."""
+        until(
+            lambda: not (self.streaming.parent / "base" / f"{datetime.now():%Y%m%dT%H%M%S}").exists(),
+            what="the next second",
+        )
         self.run("backup", self.server, "--wait", "--wait-timeout", "60", *words)
         return self.ids()[0]
 
