@@ -39,6 +39,7 @@ _SESSION_WAIT = 60.0
 _DEAD_MS = openssh.ALIVE_INTERVAL * openssh.ALIVE_COUNT * 1000
 _AGENT_PATIENCE = 5.0
 _CHUNK = 1 << 16
+_PROXY_PATIENCE = 1.0
 _MARK = b"cellarman-hears-you"
 _ABSENT, _SHORT = 44, 45
 _READ = f'[ -e "$1" ] || exit {_ABSENT}; exec head -c "$2" -- "$1"'
@@ -242,7 +243,7 @@ class _Link:
             transport.start_client(timeout=timeout)
         except (SSHException, OSError, EOFError) as error:
             words = _text(error)
-            if self._proxy is not None and self._proxy_said is not None and self._proxy.poll() is not None:
+            if self._proxy is not None and self._proxy_said is not None and _has_ended(self._proxy):
                 self._proxy_said.seek(0)
                 words = self._proxy_said.read().decode(errors="replace") or words
                 raise problems.explain_openssh(self.endpoint, self._proxy.returncode, words) from error
@@ -259,6 +260,15 @@ class _Link:
             self._proxy_said = tempfile.TemporaryFile()
             self._proxy = subprocess.Popen(argv, stdin=end, stdout=end, stderr=self._proxy_said)
         return ours
+
+
+def _has_ended(proxy: subprocess.Popen[bytes]) -> bool:
+    """Tell whether the program is over, which closes its end of the socket a moment before."""
+    try:
+        proxy.wait(_PROXY_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _dial(endpoint: Endpoint, settings: Effective, timeout: float) -> socket.socket:
