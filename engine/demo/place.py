@@ -64,9 +64,12 @@ def make(directory: str | None) -> str:
 
 def clear(path: str, patience: float = 8.0) -> list[int]:
     """End every process of the demo in `path`, remove the directory, and return the pids that would not end."""
-    left = _end_all(path, patience)
-    _remove(path)
-    return left
+    end = time.monotonic() + patience
+    while True:
+        left = _end_all(path, patience)
+        if _remove(path) or time.monotonic() > end:
+            return left
+        time.sleep(0.05)
 
 
 def processes(path: str) -> list[int]:
@@ -134,20 +137,25 @@ def _end(pid: int, kill: bool) -> None:
         os.kill(pid, signal.SIGKILL if kill else signal.SIGQUIT if server else signal.SIGTERM)
 
 
-def _remove(path: str) -> None:
+def _remove(path: str) -> bool:
+    """Remove the directory; False when something in it stays, as what a process wrote that was not seen yet."""
     try:
         with open(os.path.join(path, TOKEN)) as token:
             whole = token.read() == "whole\n"
     except OSError:
-        return
+        return True
     for entry in os.scandir(path):
         if entry.name == TOKEN:
             continue
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            os.unlink(entry.path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+    if os.listdir(path) != [TOKEN]:
+        return False
     os.unlink(os.path.join(path, TOKEN))
     if whole:
         with contextlib.suppress(OSError):  # something new in it is not the demo's to remove
             os.rmdir(path)
+    return True
