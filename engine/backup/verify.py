@@ -229,7 +229,7 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
     verdict = verify(server, info, report)
     for finding in verdict.findings[:50]:
         report.note(f"{finding.path}: {finding.problem}", "error")
-    bad = len(repository.facts(server.layout, info.id).get("bad_pages", ()))
+    bad = len(repository.bad_pages(repository.facts(server.layout, info.id)) or ())
     pages = f", with {bad} bad page{'' if bad == 1 else 's'} of the server's own" if bad else ""
     if bad:
         report.note(f"it is as the server was, bad pages included: cellarman show {server.name} {info.id}", "warn")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import stat
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 from engine.errors import CellarmanError
 from engine.event import Reporter
+from engine.repository import files
 
 BUFFER = 256 * 1024
 _REPORT_EVERY = 8 << 20
@@ -108,19 +108,13 @@ def copy_file(item: Item, meter: Meter) -> None:
                 meter.add(count)
                 done += count
                 if done - begun >= _WRITE_OUT:
-                    write_out(writer, begun, done - begun)
+                    files.write_out(writer, begun, done - begun)
                     begun = done
         finally:
             os.close(writer)
     finally:
         os.close(reader)
     meter.add(0, 1)
-
-
-def write_out(fd: int, at: int, count: int) -> None:
-    """Have the kernel begin to write what was just written to a range; a hint, which some file systems do not take."""
-    with contextlib.suppress(OSError):
-        os.posix_fadvise(fd, at, count, os.POSIX_FADV_DONTNEED)
 
 
 def write_all(fd: int, data: memoryview) -> None:

@@ -38,6 +38,14 @@ def at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
+def write_out(fd: int, at: int, count: int) -> None:
+    """Have the kernel begin to write what was just written to a range; a hint, which some file systems do not take."""
+    try:
+        os.posix_fadvise(fd, at, count, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        pass
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, however many calls that takes."""
     view = memoryview(data)
