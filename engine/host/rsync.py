@@ -83,6 +83,8 @@ class Transfer:
     """Follow: what a symbolic link leads to is copied in its place."""
     partial: bool = False
     """Keep what came of a file when the link is lost, under its own name, for the next run to go on with."""
+    largest: int = 0
+    """Bytes of the largest file that is transferred; 0: all are."""
     whole_file: bool = False
     """Send changed files whole rather than what changed in them."""
 
@@ -194,6 +196,7 @@ def argv(transfer: Transfer) -> list[str]:
     if transfer.bandwidth_limit:
         words.append(f"--bwlimit={transfer.bandwidth_limit}")
     words += _compression(transfer)
+    words += [f"--max-size={transfer.largest}"] if transfer.largest else []
     words += ["--checksum"] if transfer.checksum else []
     words += ["--ignore-times"] if transfer.ignore_times else []
     words += ["--delete-delay"] if transfer.delete else []

@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from engine import amounts
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
@@ -23,21 +20,16 @@ from engine.faults import step
 from engine.host import pipe, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
-from engine.host.problems import LINK, HostError
-from engine.host.rsync import Tick, Transfer
 from engine.postgres.controlfile import ControlFile, read_control
-from engine.recovery import farside, source, staging
+from engine.recovery import farside, sending, source, staging
 from engine.recovery.copying import Meter
 from engine.recovery.extraction import TarFile, pieces
 from engine.recovery.furnish import furnish
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
+from engine.recovery.sending import LAST
 from engine.repository import locks, repository
 
-LAST = source.CONTROL + ".cellarman"
-"""pg_control under the name that no server looks for, until the rest is on disk."""
-_PAUSES = (2.0, 5.0, 15.0)
-"""Seconds between tries after a lost link."""
 _OCCUPIED, _RUNS = 46, 47
 
 _BEGIN = (
@@ -93,7 +85,7 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
     repository.load(server.layout, plan.info.id)  # under the lock: it has not been deleted since the plan was made
     content = source.look(server.layout, plan.info, plan.order.destination, plan.placed)
     with machine(plan.endpoint) as far, _alone(server, plan), _making(plan, far, report):
-        _bring(server, plan, content, report)
+        _bring(server, plan, content, far, report)
         step("remote.copied")
         control = _control(server, plan, far)
         facts = repository.facts(server.layout, plan.info.id)
@@ -116,8 +108,8 @@ def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
     size = 0
     lines: list[str] = []
     content = source.look(server.layout, plan.info, plan.order.destination, plan.placed)
-    for transfer in _transfers(server, plan, content):
-        moved = rsync.move(_but(transfer, dry_run=True), lambda tick: None)
+    for transfer in sending.transfers(server, plan, content):
+        moved = rsync.move(replace(transfer, dry_run=True), lambda tick: None)
         size += moved.sent_bytes
         lines += moved.changed
     return size, lines
@@ -185,7 +177,7 @@ def _give_up(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], n
         report.note(f"{left} removes it or goes on with it: {error}", "warn")
 
 
-def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter) -> None:
+def _bring(server: Server, plan: Plan, content: source.Source, far: Machine, report: Reporter) -> None:
     """Send the backup's files."""
     report.phase("copy", f"to {plan.order.destination} on {plan.endpoint}")
     assert plan.endpoint is not None
@@ -195,80 +187,7 @@ def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter)
             _extract(plan.endpoint, tar, directory, meter)
         meter.finish()
         return
-    if limit := server.restore_bandwidth_limit:
-        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
-    done = 0
-    for transfer in _transfers(server, plan, content):
-
-        def tick(now: Tick, before: int = done) -> None:
-            report.progress(before + now.done_bytes, content.bytes)
-
-        done += _patiently(transfer, tick, report)
-
-
-def _patiently(transfer: Transfer, tick: Callable[[Tick], None], report: Reporter) -> int:
-    """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
-    name = ""
-    lost = 0.0
-
-    def note(now: Tick) -> None:
-        nonlocal name, lost
-        name = now.name or name
-        if lost:
-            report.note(f"resumed after {time.monotonic() - lost:.0f} s" + (f", at {name}" if name else ""))
-            lost = 0.0
-        tick(now)
-
-    for pause in (*_PAUSES, None):
-        try:
-            return rsync.move(transfer, note).sent_bytes
-        except HostError as error:
-            if error.kind not in LINK:
-                raise
-            at = f" at {name}" if name else ""
-            if pause is None:
-                what = f"the restore to {error.host} stopped{at}: {error.what}"
-                raise HostError(error.kind, error.host, what, error.why, error.fix) from error
-            report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
-            lost = lost or time.monotonic()
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
-def _transfers(server: Server, plan: Plan, content: source.Source) -> list[Transfer]:
-    """Return the rsync runs that make the directories what the backup holds."""
-    assert plan.info is not None and plan.endpoint is not None
-    odd = [f"/{_literal(path)}" for path in content.odd]
-    out = [f"/{name}" for name in (*sorted(source.LEFT_OUT), LAST, MARKER, staging.INSIDE)]
-    out += [f"/pg_tblspc/{space.oid}" for space in plan.placed]
-    base = Transfer(
-        source.data_directory(server.layout, plan.info),
-        plan.order.destination,
-        plan.endpoint,
-        "destination",
-        exclude=(*out, *odd),
-        checksum=plan.order.checksum,
-        delete=plan.delta or plan.leftover is not None,
-        bandwidth_limit=server.restore_bandwidth_limit,
-    )
-    spaces = [
-        _but(base, source=server.layout.tablespace(plan.info.id, space.oid), destination=space.directory, exclude=())
-        for space in plan.placed
-    ]
-    return [base, *spaces]
-
-
-def _but(transfer: Transfer, **changed: object) -> Transfer:
-    return replace(transfer, **changed)  # type: ignore[arg-type]
-
-
-def _literal(path: str) -> str:
-    r"""Return a path as an rsync pattern that matches it alone; a backslash is one only beside a wildcard.
-
-    >>> print(_literal("a[1]"), _literal("a\\b"))
-    a\[1] a\b
-    """
-    return re.sub(r"([*?\[\\])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
+    sending.send(server, plan, content, far, report)
 
 
 def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> None:

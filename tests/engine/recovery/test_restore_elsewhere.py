@@ -21,7 +21,7 @@ from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
-from engine.recovery import farside, remote, start
+from engine.recovery import farside, sending, start
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order
 from engine.recovery.planner import make_plan
@@ -68,6 +68,12 @@ def stage(postgres: Install, far: Far) -> Iterator[Scene]:
         made.insert()
         made.archive_all()
         yield made
+
+
+@pytest.fixture(autouse=True)
+def small_files_count_as_big(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these small clusters hold comes by one rsync, and by several at once."""
+    monkeypatch.setattr(sending, "_BIG", 1 << 16)
 
 
 def order(stage: Scene, destination: Path | str, target: Target | None = None, **changes: Any) -> Order:
@@ -511,20 +517,21 @@ def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypa
     """The sshd that serves rsync is killed: it is said, tried again, and the rows are there."""
     with sshd(tmp_path / "own") as own:
         server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
-        monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
+        monkeypatch.setattr(sending, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own)
         with removed(stage, destination):
             wanted = order(stage, destination, start=True)
             result = execute(wanted.to_arguments(), server, report)
             assert report.cuts == 1 and any("trying again" in note for note in report.notes)
+            assert report.lanes == server.parallel_jobs == 2
             assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
 
 
 def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sshd(tmp_path / "own") as own:
         server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
-        monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
+        monkeypatch.setattr(sending, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own, stop=True)
         with removed(stage, destination):
@@ -541,8 +548,11 @@ class Cutter(Said):
     def __init__(self, far: Far, *, stop: bool = False) -> None:
         super().__init__()
         self.far, self.stop, self.cuts = far, stop, 0
+        self.lanes = 0
+        """How many files were under way at once."""
 
     def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
+        self.lanes = max(self.lanes, len(more.get("lanes", ())))
         if not self.cuts and done_bytes > 1 << 20:
             self.cuts += 1
             self.far.cut()
