@@ -19,7 +19,7 @@ from engine.backup.inventory import Arrival, Root
 from engine.errors import CellarmanError
 from engine.postgres.pagechecksum import PageCheck, segment_of
 
-_BLOCK = 1 << 20
+_BLOCK = 2 << 20
 _AHEAD = 4096
 """Files that may wait to be read before rsync's words are read on."""
 _LOOK = 0.05

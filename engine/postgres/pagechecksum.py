@@ -18,8 +18,8 @@ _BASES = (
     0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4,
     0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
 )  # fmt: skip
-_AT_ONCE = 128
-"""Pages whose lanes fit into a processor's nearer caches."""
+_AT_ONCE = 256
+"""Pages: with fewer numpy is busy with itself, with more their lanes leave the nearer caches."""
 _RELATION = re.compile(
     rb"(?:base/\d+|global|pg_tblspc/\d+/PG_[^/]+/\d+)/(?P<node>\d+)(?:_(?:fsm|vm|init))?(?:\.(?P<segment>\d+))?"
 )
