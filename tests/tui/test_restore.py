@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -405,3 +406,25 @@ async def test_tablespaces_have_a_place_each(tmp_path: Path) -> None:
         room.query_one("#directory", Input).value = os.path.join(str(tmp_path), "there")
         await until(pilot, lambda: field.value == f"{tmp_path}/there.tablespaces/16400")
         assert room._asked is not None and room._asked.tablespaces == {"fa[s]t": field.value}
+
+
+async def test_a_newer_plan_takes_the_place_of_tablespaces_that_are_just_going(tmp_path: Path) -> None:
+    """The work on one plan's fields is given up for another's at any point of it."""
+    from engine.repository.backupinfo import Tablespace
+
+    fleet = Fleet(tmp_path)
+    fleet.backup(fleet.server("main"), NOW, 3)
+    async with console(fleet.config) as (app, pilot):
+        app.open_restore("main")
+        await until(pilot, lambda: isinstance(app.screen, RestoreRoom) and answered(app))
+        room = wizard(app)
+        spaces = tuple(Tablespace(f"space{n}", 16400 + n, f"/srv/{n}") for n in range(5))
+        for steps in range(12):
+            room._mount_spaces(spaces)
+            await until(pilot, lambda: room._spaces == spaces)
+            worker = room._mount_spaces(())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            worker.cancel()
+            room._mount_spaces(spaces[:1])
+            await until(pilot, lambda: room._spaces == spaces[:1] and len(room.query("#spaces Input")) == 1)

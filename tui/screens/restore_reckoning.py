@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -145,7 +146,7 @@ class Reckoning(Chosen):
     @work(exclusive=True, group="spaces")
     async def _mount_spaces(self, spaces: tuple[Tablespace, ...]) -> None:
         holder = self.query_one("#spaces", Vertical)
-        await holder.remove_children()
+        await asyncio.shield(holder.remove_children())  # given up in the middle, it would take the fields' tasks along
         base = self.query_one("#directory", Input).value.strip() or self._directory
         rows = [
             Horizontal(
