@@ -246,10 +246,10 @@ def _unzstd(data: bytes, limit: int) -> bytes:
         known = zstd.frame_content_size(data)
         if known > limit:
             raise _too_large(limit)
-        if known >= 0:
+        if known >= 0 and len(data) == _frame_size(data):
             plain: bytes = zstd.ZstdDecompressor().decompress(data, max_output_size=limit)
             return plain
-    except zstd.ZstdError as error:
+    except (zstd.ZstdError, IndexError) as error:
         raise Unreadable("compressed WAL is damaged", f"zstd: {error}") from None
     return b"".join(map(bytes, _unzstd_pieces(data, limit)))
 

@@ -64,6 +64,16 @@ def test_every_cut_and_every_flipped_bit_is_noticed(name: str) -> None:
             continue
 
 
+@pytest.mark.parametrize("tail", [b"\0", b"garbage", bytes(8192)])
+@pytest.mark.parametrize("name", ["gzip", "lz4", "zstd"])
+def test_what_was_appended_is_noticed_in_either_way_of_reading(name: str, tail: bytes, tmp_path: Path) -> None:
+    packed = codec.compress(PLAIN, name) + tail
+    with pytest.raises(codec.Unreadable):
+        codec.decompress(packed)
+    with open(tmp_path / "plain", "wb") as file, pytest.raises(codec.Unreadable):
+        codec.pour(packed, file.fileno())
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_plain_size_is_bounded(name: str) -> None:
     with pytest.raises(codec.Unreadable, match="more than 1000 bytes"):
