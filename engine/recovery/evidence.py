@@ -13,7 +13,7 @@ from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
 from engine.wal import codec, contentcheck, index, inspection, soundness
-from engine.wal.gaps import Archive, Key
+from engine.wal.gaps import Archive, Key, goes_on
 from engine.wal.listing import locate
 
 _KEPT = 4
@@ -100,7 +100,7 @@ class WalFacts:
         """Return the segments that satisfy nothing, with the reason; `keys` are in the order of replay.
 
         What the index knows of an unchanged file holds. Other files are read: whole if they are few, else their
-        headers. Only the last may hold less than a whole segment of records.
+        headers. Only the last may hold less than a whole segment of records, and only where nothing tells of more.
         """
         bad: dict[Key, str] = {}
         unknown = 0
@@ -125,7 +125,8 @@ class WalFacts:
                     self.headers_only += 1
                     self._check_header(key)
                     continue
-                if ended_by not in ("end", "switch") and position + 1 < len(keys):
+                followed = position + 1 < len(keys) or goes_on(self._archive, *key)
+                if ended_by not in ("end", "switch") and followed:
                     raise InvalidSegment(key, f"its valid data ends at {Lsn(end or 0)}: {ended_by}")
             except InvalidSegment as invalid:
                 bad[invalid.key] = invalid.reason

@@ -28,7 +28,7 @@ from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.wal import index
-from engine.wal.gaps import Archive, Key, history_holes
+from engine.wal.gaps import Archive, Key, history_holes, with_invalid
 from engine.wal.listing import scan
 from engine.wal.scrutiny import invalid_keys
 
@@ -174,7 +174,7 @@ def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, ke
     """Return the archive with what in it satisfies nothing: by the index, by the audit, or as it is read now."""
     size = infos[0].xlog_segment_size
     cores = [(info.begin_wal, info.end_wal) for info in infos if info.xlog_segment_size == size]
-    return replace(scan(layout, size), invalid=invalid_keys(layout, size, cores, system, keep=keep))
+    return with_invalid(scan(layout, size), invalid_keys(layout, size, cores, system, keep=keep))
 
 
 def _search(

@@ -33,6 +33,8 @@ _RUN = 1
 """The type of a zstd block that is one byte repeated."""
 LARGEST_PLAIN = 1 << 30
 """PostgreSQL's largest segment; nothing in a WAL archive is bigger."""
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".snappy", ".lzma", ".zstd")
+"""Of names that other tools give to compressed segments."""
 SMALL_FILE = 1 << 20
 """Bound for history and backup label files, which are a few hundred bytes."""
 WRITABLE = ("none", "gzip", "lz4", "zstd")

@@ -226,6 +226,13 @@ def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
     if segment.kind_of(name) != segment.SEGMENT:
         os.listdir(layout.wals)  # an archive that cannot be read proves nothing
         return
+    encoded = _encoded(layout, name)
+    if encoded:
+        raise Hole(
+            f"{name} is not in the archive under its own name",
+            f"{encoded} is there, which PostgreSQL does not ask for",
+            f"cellarman wal fetch-missing {layout.name}",
+        )
     later = _next_present(layout, name, system_id)
     if later:
         raise _hole(name, f"{later} is there: the WAL between is missing")
@@ -281,6 +288,12 @@ def _places(layout: Layout, name: str) -> tuple[str, str, str]:
     return layout.wal(name), os.path.join(layout.incoming, name), os.path.join(layout.streaming, name)
 
 
+def _encoded(layout: Layout, name: str) -> str:
+    """Return the file that holds a segment under a name with a codec's suffix, "" when there is none."""
+    paths = (layout.wal(name) + suffix for suffix in codec.SUFFIXES)
+    return next((path for path in paths if os.path.exists(path)), "")
+
+
 def _next_present(layout: Layout, name: str, system_id: int | None) -> str:
     """Return the first segment after `name` on its timeline that is of the same cluster, "" when there is none."""
     for later in sorted(set(_segments(layout, name[:8]))):
@@ -304,15 +317,17 @@ def _is_alien(layout: Layout, name: str, system_id: int | None) -> bool:
 
 
 def _segments(layout: Layout, prefix: str) -> Iterator[str]:
-    """Yield the segments in the archive and its queues whose names begin with a timeline's eight digits."""
+    """Yield the segments in the archive and its queues whose names begin with a timeline's eight digits, those too of
+    which the file has a codec's suffix."""
     for directory in (layout.incoming, layout.streaming, *_directories(layout, prefix)):
         try:
             names = os.listdir(directory)
         except FileNotFoundError:
             continue
         for name in names:
-            if name.startswith(prefix) and segment.kind_of(name) == segment.SEGMENT:
-                yield name
+            bare = name[:24] if name[24:] in codec.SUFFIXES else name
+            if bare.startswith(prefix) and segment.kind_of(bare) == segment.SEGMENT:
+                yield bare
 
 
 def _directories(layout: Layout, prefix: str) -> list[str]:

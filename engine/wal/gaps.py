@@ -160,17 +160,32 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
     older = [t for t in lineage.candidates(at, archive.segment_size) if oldest <= t < timeline]
     if (at == stretch.first or good_last is None) and any(archive.present(t, at) for t in older):
         return Reach(known[0], "branch_hazard", *known[1:], timeline=timeline)
-    if follows or spoilt or _left_later(archive, timeline, at):
+    if follows or spoilt or left_later(archive.histories, archive.segments, timeline, at, archive.segment_size):
         return Reach(known[0], "hole", *known[1:], timeline=timeline)
     return Reach(good_last, "open_end", missing_first=at, timeline=timeline)
 
 
-def _left_later(archive: Archive, timeline: int, number: int) -> bool:
-    """Tell whether a timeline that has WAL left this one in a later segment: then this one went on."""
+def goes_on(archive: Archive, timeline: int, number: int) -> bool:
+    """Tell whether the archive shows that a timeline went on behind a segment: by a later one of it, or by a timeline
+    with WAL that left it later."""
+    numbers = archive.segments.get(timeline, ())
+    later = numbers[bisect_left(numbers, number + 1) :]
+    own = any(not archive.invalid.get((timeline, n), "").startswith("alien") for n in later)
+    return own or left_later(archive.histories, archive.segments, timeline, number, archive.segment_size)
+
+
+def left_later(
+    histories: Mapping[int, tuple[Switch, ...]],
+    segments: Mapping[int, Sequence[int]],
+    timeline: int,
+    number: int,
+    size: int,
+) -> bool:
+    """Tell whether a timeline that has WAL left this one in a segment after `number`: then this one went on."""
     return any(
-        left_after(timeline, number, switches, archive.segment_size)
-        for child, switches in archive.histories.items()
-        if len(archive.segments.get(child, ()))
+        left_after(timeline, number, switches, size)
+        for child, switches in histories.items()
+        if len(segments.get(child, ()))
     )
 
 
@@ -197,6 +212,17 @@ def without_contradicted(archive: Archive) -> Archive:
             )
     good = {timeline: switches for timeline, switches in archive.histories.items() if timeline not in found}
     return replace(archive, histories=good, bad_histories=found)
+
+
+def with_invalid(archive: Archive, invalid: Mapping[Key, str]) -> Archive:
+    """Return the archive with files that satisfy nothing, which count as present."""
+    segments = dict(archive.segments)
+    for timeline in {timeline for timeline, _ in invalid}:
+        held = segments.get(timeline, ())
+        more = {number for own, number in invalid if own == timeline}
+        if not more.issubset(held):
+            segments[timeline] = sorted({*held, *more})
+    return replace(archive, segments=segments, invalid={**archive.invalid, **invalid})
 
 
 def live_segments(archive: Archive, lineage: Lineage, first: int, last: int | None = None) -> Iterator[Key]:

@@ -22,8 +22,6 @@ from engine.wal import codec, inspection
 from engine.wal.gaps import Key
 from engine.wal.runs import Runs, Span, spans_of
 
-SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".snappy", ".lzma", ".zstd")
-"""Of names that other tools give to compressed segments."""
 _TEMPORARY = (".tmp", ".part")
 _MOST_WITHIN = 0x1000
 """Segments that a log can have at most: of 1 MiB."""
@@ -67,6 +65,8 @@ class Inventory:
     partials: Mapping[Key, str] = field(default_factory=dict)
     encoded: Mapping[Key, str] = field(default_factory=dict)
     """Segments only under a name with a codec's suffix, with their paths."""
+    unfinished: Mapping[Key, str] = field(default_factory=dict)
+    """Segments only in a queue, and not whole, with their paths."""
     doubled: tuple[tuple[str, str], ...] = ()
     """(name, path of the second encoding)"""
     oversized: tuple[str, ...] = ()
@@ -139,6 +139,7 @@ def take(layout: Layout, names: Names, size: int) -> Inventory:
     spans: dict[int, list[Span]] = {}
     oversized: list[str] = []
     partials: dict[Key, str] = {}
+    unfinished: dict[Key, str] = {}
     coded: list[tuple[Key, str]] = []
     foreign = [name for name in names.root if _odd_at_root(name)]
     count = sum(1 for name in names.root if segment.kind_of(name) == segment.HISTORY)
@@ -162,7 +163,7 @@ def take(layout: Layout, names: Names, size: int) -> Inventory:
             elif not name.startswith(".") and not name.endswith(_TEMPORARY):
                 foreign.append(f"{directory}/{name}")
     for queue in (layout.incoming, layout.streaming):
-        _queued(queue, size, spans, partials)
+        _queued(queue, size, spans, partials, unfinished)
     segments = {timeline: Runs(own) for timeline, own in spans.items()}
     twice = [(key, path) for key, path in coded if key[1] in segments.get(key[0], ())]
     return Inventory(
@@ -171,6 +172,7 @@ def take(layout: Layout, names: Names, size: int) -> Inventory:
         count,
         {key: path for key, path in partials.items() if key[1] not in segments.get(key[0], ())},
         {key: path for key, path in coded if key[1] not in segments.get(key[0], ())},
+        {key: path for key, path in unfinished.items() if key[1] not in segments.get(key[0], ())},
         tuple((segment.segment_name(*key, size), path) for key, path in twice),
         tuple(sorted(oversized)),
         tuple(sorted(foreign)),
@@ -187,11 +189,13 @@ def _fits(name: str, per_log: int) -> bool:
 
 
 def _encoded(name: str) -> bool:
-    return len(name) > 24 and name[24:] in SUFFIXES and segment.kind_of(name[:24]) == segment.SEGMENT
+    return len(name) > 24 and name[24:] in codec.SUFFIXES and segment.kind_of(name[:24]) == segment.SEGMENT
 
 
-def _queued(directory: str, size: int, spans: dict[int, list[Span]], partials: dict[Key, str]) -> None:
-    """Add what a queue holds: its segments of full size, and its .partial files."""
+def _queued(
+    directory: str, size: int, spans: dict[int, list[Span]], partials: dict[Key, str], unfinished: dict[Key, str]
+) -> None:
+    """Add what a queue holds: its segments of full size, its .partial files, and segments that are not whole."""
     for name in listed(directory):
         kind = segment.kind_of(name)
         if kind not in (segment.SEGMENT, segment.PARTIAL) or not _fits(name, 0x1_0000_0000 // size):
@@ -203,6 +207,8 @@ def _queued(directory: str, size: int, spans: dict[int, list[Span]], partials: d
             continue
         if inspection.may_be_whole(path, size):
             spans.setdefault(timeline, []).append((number, number))
+        else:
+            unfinished[(timeline, number)] = path
 
 
 def listed(directory: str) -> list[str]:

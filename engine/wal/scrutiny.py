@@ -17,7 +17,7 @@ from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.repository.layout import Layout
 from engine.wal import codec, index, inspection, soundness
-from engine.wal.gaps import Key
+from engine.wal.gaps import Key, left_later
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.listing import locate
 from engine.wal.runs import Span
@@ -68,7 +68,7 @@ def examine(
     for name, size, mtime_ns, problem in index.bad_files(layout):
         _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
     for name, size, mtime_ns, why, end in index.short_files(layout):
-        if _followed(name, inventory):
+        if _followed(name, inventory, known):
             problem = f"its valid data ends at {Lsn(end)}: {why}"
             _sort_in(layout, name, (size, mtime_ns), problem, invalid, to_read)
     for name, size, mtime_ns, before, lacks, continues in index.torn_files(layout):
@@ -149,13 +149,17 @@ def _stat(layout: Layout, name: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _followed(name: str, inventory: Inventory) -> bool:
-    """Tell whether the segment after this one is there on its timeline: then recovery has to get through this one."""
+def _followed(name: str, inventory: Inventory, known: Histories) -> bool:
+    """Tell whether recovery has to get through this segment: the next one of its timeline is there, or a timeline with
+    WAL left it later."""
     try:
         timeline, number = segment.parse_segment(name, inventory.segment_size)
     except ValueError:
         return False
-    return number + 1 in inventory.segments.get(timeline, ())
+    segments = inventory.segments
+    return number + 1 in segments.get(timeline, ()) or left_later(
+        known, segments, timeline, number, inventory.segment_size
+    )
 
 
 def unindexed_in(layout: Layout, names: Names, size: int) -> tuple[int, list[str]]:
@@ -202,7 +206,9 @@ def _read(
     for name in names:
         if time.monotonic() > deadline:
             break
-        found[name] = _problem_of(layout, name, system_id, known, followed=_followed(name, inventory), magic=magic)
+        found[name] = _problem_of(
+            layout, name, system_id, known, followed=_followed(name, inventory, known), magic=magic
+        )
     return found
 
 
@@ -231,12 +237,16 @@ def invalid_keys(
     keep: bool,
 ) -> dict[Key, str]:
     """Return the segments of `size` bytes that satisfy nothing, with the reason; `backups` are the first and the last
-    segment that each needs to be consistent, newest first."""
+    segment that each needs to be consistent, newest first. Those are among them of which there is only a file that
+    recovery is never given: they tell that WAL went on."""
     names = list_names(layout, keep=keep)
     inventory = take(layout, names, size)
     known, _, _ = histories(layout, names.root)
     found = examine(layout, names, inventory, matter(backups, inventory), system_id, known)
-    keys: dict[Key, str] = {}
+    keys = {
+        key: f"only {path} is there, a name that PostgreSQL does not ask for" for key, path in inventory.encoded.items()
+    }
+    keys |= {key: f"{path} is not whole" for key, path in inventory.unfinished.items()}
     for name, reason in found.invalid.items():
         if system_id is not None and reason.startswith(f"alien: it belongs to the system {system_id},"):
             continue  # alien to what is archived now, and what is asked about

@@ -24,7 +24,8 @@ class Line:
     primary: bool
     """Where the server is now, or where recovery of the newest backup leads."""
     written: int | None = None
-    """The last segment that the running server wrote on it."""
+    """The last segment that was written on it for sure: by the running server, or as a file whose name has a codec's
+    suffix."""
 
     @property
     def timeline(self) -> int:
@@ -96,14 +97,16 @@ def _server_timeline(case: Case) -> int | None:
 def _line(case: Case, lineage: Lineage, primary: bool) -> Line:
     cuts = tuple(stretches(lineage, case.archive.segment_size))
     bases = [base for base in case.bases if lineage.contains(base.timeline, base.checkpoint)]
-    written = case.live.written if case.live is not None and case.live.timeline == lineage.timeline else None
+    written = [number for timeline, number in case.encoded if timeline == lineage.timeline]
+    if case.live is not None and case.live.timeline == lineage.timeline and case.live.written is not None:
+        written.append(case.live.written)
     return Line(
         lineage,
         cuts,
         good_runs(case.archive, cuts),
         tuple(sorted(bases, key=lambda base: (base.stop, base.id))),
         primary,
-        written,
+        max(written, default=None),
     )
 
 

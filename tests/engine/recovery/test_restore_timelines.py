@@ -7,15 +7,20 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from engine.backup import streaming
 from engine.event import Silent
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import segment_name, segment_of
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.target import TimeTarget
 from engine.repository.backupinfo import BackupInfo
-from tests.engine.recovery.scene import Mark, Scene, scene, value
+from engine.wal.fetch import REFUSED, get
+from engine.wal.findings import report
+from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.support.cluster import Cluster, Install, free_port
 
 
@@ -93,6 +98,29 @@ def test_timeline_1_by_number(failover: Failover) -> None:
     plan = failover.scene.plan(TimeTarget(failover.shared.at), timeline="1", backup=failover.before.id)
     assert plan.reachable and plan.timeline == 1
     assert any("timeline 2 left timeline 1" in warning for warning in plan.warnings)
+
+
+def test_timeline_1_cut_short_where_timeline_2_went_on_from_it(failover: Failover) -> None:
+    """Nothing follows the last segment on timeline 1, and yet it is not the end: timeline 2 left it later."""
+    layout = failover.scene.server.layout
+    wals = Path(layout.wals)
+    whole = failover.scene.root / "whole"
+    shutil.copytree(wals, whole)
+    last = segment_name(1, segment_of(Lsn.parse(failover.shared.lsn), SEGMENT), SEGMENT)
+    path = Path(layout.wal(last))
+    try:
+        for later in wals.glob("00000001*/00000001*"):
+            if len(later.name) == 24 and later.name > last:
+                later.unlink()
+        path.write_bytes(path.read_bytes()[:8192] + bytes(SEGMENT - 8192))
+        plan = failover.scene.plan(timeline="1", backup=failover.before.id)
+        assert plan.refused and last in plan.refused.why
+        found = report(failover.scene.server, ask_server=False).findings
+        assert any(finding.first == last and finding.kind == "invalid" for finding in found), found
+        assert get(layout, last, str(failover.scene.root / "delivered")) == REFUSED
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
 
 
 def test_a_timeline_that_does_not_exist(failover: Failover) -> None:
