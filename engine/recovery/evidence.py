@@ -104,13 +104,14 @@ class WalFacts:
         """
         bad: dict[Key, str] = {}
         unknown = 0
-        open_record = False
-        """Whether a record that begins in a changed file goes on."""
+        changed = open_record = False
+        """Whether the segment before did, and whether a record that begins in a changed one goes on."""
         for position, key in enumerate(keys):
             row = self._indexed(key)
             unchanged = row is not None and self._unchanged(key, row)
-            known = unchanged and not (open_record and row is not None and row.rem_len)
-            open_record = not unchanged or (not known and row is not None and row.last_record_lsn is None)
+            known = unchanged and not changed and not (open_record and row is not None and row.rem_len)
+            changed = not unchanged
+            open_record = changed or (not known and row is not None and row.last_record_lsn is None)
             try:
                 if known and row is not None:
                     end, ended_by = row.end_lsn, row.ended_by

@@ -27,7 +27,7 @@ from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
-from engine.wal import index
+from engine.wal import contentcheck, index
 from engine.wal.gaps import Archive, Key, history_holes, with_invalid
 from engine.wal.listing import scan
 from engine.wal.scrutiny import invalid_keys
@@ -199,11 +199,10 @@ def _search(
 
 
 def _relied_on(result: Choice | list[Miss], archive: Archive) -> list[Key]:
-    """Return the segments that a result stands on."""
+    """Return the segments that a result stands on, and the one behind them, which tells whether the last is its own."""
     if isinstance(result, Choice):
-        return list(
-            keys(result.run, archive, segment_of(result.run.base.start, archive.segment_size), result.stop_segment)
-        )
+        first = segment_of(result.run.base.start, archive.segment_size)
+        return list(keys(result.run, archive, first, result.stop_segment + 1))
     run = next((miss.run for miss in result if miss.kind == "unreachable" and miss.run), None)
     return list(keys(run, archive, segment_of(run.base.start, archive.segment_size))) if run else []
 
@@ -431,6 +430,12 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
                 f"timeline {timeline} left timeline {parent.timeline} at {parent.lsn} and is not followed; "
                 f"--timeline {timeline} follows it"
             )
+    if contentcheck.CONTINUES in run.reach.reason and run.reach.missing_first == choice.stop_segment + 1:
+        last = archive.name(run.lineage.canonical(choice.stop_segment, archive.segment_size), choice.stop_segment)
+        lines.append(
+            f"{archive.name(run.reach.timeline, choice.stop_segment + 1)} does not go on from {last}: one of them is of"
+            f" another history, and if that is {last}, so are the last transactions that are replayed"
+        )
     lines += [f"{t:08X}.history is missing: latest stops below timeline {t}" for t in history_holes(archive)]
     if found.facts.headers_only:
         lines.append(f"of {found.facts.headers_only} WAL segments only the header was read")

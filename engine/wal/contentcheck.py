@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Histories = Mapping[int, tuple[Switch, ...]]
 
+CONTINUES = "it does not continue"
+"""In the reason against a segment that does not go on where the one before it ended."""
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
 _RECORD = 24  # SizeOfXLogRecord
 _LINK = 16
@@ -295,11 +297,11 @@ def _torn(data: bytes, header: SegmentHeader, name: str, ending: Ending) -> str 
     """Return why a segment does not go on where the one before it ended."""
     left = ending.tail.left
     if left != header.rem_len:
-        return f"corrupt: it does not continue {name}: that needs {left} bytes, and it continues {header.rem_len}"
+        return f"corrupt: {CONTINUES} {name}: that needs {left} bytes, and it continues {header.rem_len}"
     link = _first_link(data, header)
     if link is not None and ending.last and link != ending.last:
         return (
-            f"corrupt: it does not continue {name}: its first record follows one at {Lsn(link)}, "
+            f"corrupt: {CONTINUES} {name}: its first record follows one at {Lsn(link)}, "
             f"the last one there is at {Lsn(ending.last)}"
         )
     return None

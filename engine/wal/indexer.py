@@ -216,7 +216,7 @@ class Indexer:
         self, timeline: int, number: int, facts: walfile.SegmentFacts, *, anew: bool
     ) -> list[tuple[str, int, int]]:
         """Return the indexed files that a segment's content says something about: what waited for the end of its last
-        record, what was bad, and what goes on with a record of it, when it is new (`anew`) or filled by that record."""
+        record, what was bad, and what follows, when it is new (`anew`) or filled by a record that goes on there."""
         query = "SELECT name, size, mtime_ns FROM segment WHERE"
         waiting = []
         if facts.carry is not None:
@@ -224,11 +224,11 @@ class Indexer:
                 f"{query} number = ? AND joined = 0 AND first_timeline = ? AND rem_len = ?",
                 (number + 1, timeline, facts.carry.missing),
             ).fetchall()
-        which = (
-            "(problem IS NOT NULL OR rem_len > 0)" if anew or facts.last_record_lsn is None else "problem IS NOT NULL"
-        )
+        which = "1"
+        if not anew:
+            which = "problem IS NOT NULL" + (" OR rem_len > 0" if facts.last_record_lsn is None else "")
         following = self._database.execute(
-            f"{query} timeline = ? AND number = ? AND {which}", (timeline, number + 1)
+            f"{query} timeline = ? AND number = ? AND ({which})", (timeline, number + 1)
         ).fetchall()
         return list(dict.fromkeys([*waiting, *following]))
 

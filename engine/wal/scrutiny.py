@@ -108,7 +108,8 @@ def _queued(layout: Layout, inventory: Inventory) -> list[str]:
 
 
 def _going_on(layout: Layout, changed: Iterable[str], size: int) -> list[str]:
-    """Return the indexed segments in which records of changed ones end: those records are to be checked anew."""
+    """Return the indexed segments that follow changed ones, as far as records of those go on: they are to be held
+    against them anew."""
     found = []
     for name in changed:
         try:
@@ -117,10 +118,10 @@ def _going_on(layout: Layout, changed: Iterable[str], size: int) -> list[str]:
             continue
         for following in range(number + 1, number + _MOST_FILLED):
             row = next(iter(index.rows(layout, timeline, following, following)), None)
-            if row is None or not row.rem_len:
+            if row is None or not (row.rem_len or following == number + 1):
                 break
             found.append(row.name)
-            if row.last_record_lsn is not None:
+            if row.last_record_lsn is not None or not row.rem_len:
                 break
     return found
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.repository.layout import Layout
     from engine.wal.contentcheck import Content, Ending, Histories
 
-_CONTINUES = "corrupt: it does not continue"
+_CONTINUES = f"corrupt: {contentcheck.CONTINUES}"
 
 
 def judge(layout: Layout, name: str, data: bytes, system_id: int | None) -> Content:

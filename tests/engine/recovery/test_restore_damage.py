@@ -6,20 +6,26 @@ import contextlib
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from engine.errors import Refused
 from engine.event import Silent
 from engine.postgres import walfile
-from engine.postgres.segment import parse_segment, segment_name
+from engine.postgres.lsn import Lsn
+from engine.postgres.segment import parse_segment, segment_name, segment_of
+from engine.recovery.planner import make_plan
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
+from engine.recovery.target import LsnTarget
 from engine.repository.layout import Layout
 from engine.wal import codec, findings
 from engine.wal.audit import audit
@@ -294,6 +300,39 @@ def test_damage_at_the_end(life: Life, damage: Damage) -> None:
         if plan.reachable:
             assert plan.kept is not None
             assert rows == max(mark.rows for mark in life.marks if mark.xid <= plan.kept.xid)
+    finally:
+        life.heal()
+
+
+def ended_sooner(data: bytes) -> bytes:
+    """Return a segment as it would be if its server had switched one record earlier: right in itself."""
+    switch = last_record(data)
+    (link,) = struct.unpack_from("<Q", data, switch + 8)
+    at = link - walfile.read_header(data).address
+    head = data[switch : switch + 8] + data[at + 8 : at + 16] + data[switch + 16 : switch + 20]
+    record = head + google_crc32c.value(head).to_bytes(4, "little")
+    return data[:at] + record + bytes(len(data) - at - len(record))
+
+
+@pytest.mark.parametrize("life", [COMPRESSIONS[-1]], indirect=True)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_segment_of_another_history_that_only_the_next_one_speaks_against(life: Life, read_only: bool) -> None:
+    """Nothing is wrong with it by itself: that the next one follows another record has to be seen beforehand."""
+    life.heal()
+    try:
+        reachable_windows(life.scene.server)
+        number = segment_of(Lsn.parse(life.marks[0].lsn), SEGMENT)
+        path = Path(life.layout.wal(segment_name(1, number, SEGMENT)))
+        following = segment_name(1, number + 1, SEGMENT)
+        life.write(path, ended_sooner(life.plain(path)))
+        now = datetime.now(timezone.utc)
+        plan = make_plan(life.scene.server, life.scene.order(), now=now, read_only=read_only)
+        assert plan.refused and following in plan.refused.why, plan.warnings
+        assert findings.report(life.scene.server, ask_server=False).status == "critical"
+        inside = LsnTarget(Lsn(number * SEGMENT + 8192))
+        near = make_plan(life.scene.server, life.scene.order(inside), now=now, read_only=read_only)
+        assert near.reachable and any(f"{following} does not go on from" in warning for warning in near.warnings)
+        assert read_only or "could not restore file" in life.recovered()[0]
     finally:
         life.heal()
 
