@@ -10,7 +10,7 @@ A backup newer than the target time goes unnoticed: choosing it is prevented her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -75,31 +75,44 @@ class Miss:
 Try = Choice | Miss
 
 
-def open_run(base: Base, choice: str, archive: Archive) -> Run | Miss:
-    """Return what a backup can be replayed to when recovery follows `choice`, or why it cannot be replayed."""
+def open_run(base: Base, choice: str, archive: Archive, *, opens: bool = False) -> Run | Miss:
+    """Return what a backup can be replayed to when recovery follows `choice`, or why it cannot be replayed, or, when it
+    `opens` for writing where it stops, why it cannot do that."""
     if base.unusable:
         return Miss("unusable", base, base.unusable)
     lineage = resolve(choice, base.timeline, base.start, archive)
     if isinstance(lineage, NoLineage):
         return Miss("off_branch", base, lineage.why)
-    unreadable = _asked_for(base, archive)
+    unreadable = _asked_for(base, lineage, archive, newer=opens or choice == "latest")
     if unreadable:
         return Miss("bad_history", base, unreadable)
     first, last = core_range(base.start, base.stop, archive.segment_size)
     far = reach(archive, lineage, first)
     if far.last is None or far.last < last:
         return Miss("unusable", base, core_reason(base, archive, lineage, far))
-    return Run(base, lineage, far)
+    return Run(base, lineage, _as_far_as_known(far, lineage, archive))
 
 
-def _asked_for(base: Base, archive: Archive) -> str:
+def _asked_for(base: Base, lineage: Lineage, archive: Archive, *, newer: bool) -> str:
     """Return why a history is bad that recovery from a backup will ask for, "" when there is none.
 
     PostgreSQL fetches those from the backup's timeline to the one that it follows (restoreTimeLineHistoryFiles in
-    timeline.c), and before it promotes, those after it (findNewestTimeLine); and where the archive ends, a later one
-    that cannot be read may tell of WAL that goes on.
+    timeline.c); and those `newer` than that, up to the first that is missing, for `latest` and before it opens for
+    writing (findNewestTimeLine).
     """
-    return next((why for number, why in sorted(archive.bad_histories.items()) if number >= max(2, base.timeline)), "")
+    bad = archive.bad_histories
+    asked = list(range(max(2, base.timeline), lineage.timeline + 1))
+    following = lineage.timeline + 1
+    while newer and (following in archive.histories or following in bad):
+        asked.append(following)
+        following += 1
+    return next((bad[number] for number in asked if number in bad), "")
+
+
+def _as_far_as_known(far: Reach, lineage: Lineage, archive: Archive) -> Reach:
+    """Return how far replay gets, its end open only where no history that cannot be read may tell of more."""
+    unread = [why for number, why in sorted(archive.bad_histories.items()) if number > lineage.timeline]
+    return replace(far, end_kind="bad_history", reason=unread[0]) if unread and far.end_kind == "open_end" else far
 
 
 def core_reason(base: Base, archive: Archive, lineage: Lineage, far: Reach) -> str:
@@ -110,9 +123,9 @@ def core_reason(base: Base, archive: Archive, lineage: Lineage, far: Reach) -> s
     return f"backup {base.id} needs WAL from {base.start} to {base.stop}, and {name} {state}"
 
 
-def attempt(target: Target, base: Base, timeline: str, archive: Archive, facts: Facts) -> Try:
-    """Return how this backup gets to the target, or why it does not."""
-    run = open_run(base, timeline, archive)
+def attempt(target: Target, base: Base, timeline: str, archive: Archive, facts: Facts, *, opens: bool = False) -> Try:
+    """Return how this backup gets to the target, and `opens` for writing there, or why it does not."""
+    run = open_run(base, timeline, archive, opens=opens)
     if isinstance(run, Miss):
         return run
     match target:
@@ -130,11 +143,14 @@ def attempt(target: Target, base: Base, timeline: str, archive: Archive, facts: 
             return _to_the_end(run, archive, facts)
 
 
-def choose(target: Target, bases: Sequence[Base], timeline: str, archive: Archive, facts: Facts) -> Choice | list[Miss]:
-    """Return the first of `bases` (newest first) that gets to the target, or all misses in the order tried."""
+def choose(
+    target: Target, bases: Sequence[Base], timeline: str, archive: Archive, facts: Facts, *, opens: bool = False
+) -> Choice | list[Miss]:
+    """Return the first of `bases` (newest first) that gets to the target, and `opens` for writing there; or all misses
+    in the order tried."""
     misses: list[Miss] = []
     for base in bases:
-        tried = attempt(target, base, timeline, archive, facts)
+        tried = attempt(target, base, timeline, archive, facts, opens=opens)
         if isinstance(tried, Choice):
             return tried
         misses.append(tried)
@@ -250,6 +266,8 @@ def why_it_ends(run: Run, archive: Archive) -> str:
     last = archive.name(run.lineage.canonical(far.last or 0, archive.segment_size), far.last or 0)
     if far.missing_first is None or far.end_kind == "open_end":
         return f"{last} is the last segment of the archive"
+    if far.end_kind == "bad_history":
+        return f"{last} is the last segment, and whether its timeline went on is not known: {far.reason}"
     name = archive.name(far.timeline, far.missing_first)
     if far.end_kind == "invalid_segment":
         return f"{name} is not usable: {far.reason}"
@@ -388,7 +406,8 @@ def _by_name(target: NameTarget, run: Run, archive: Archive, facts: Facts) -> Tr
 
 def _to_the_end(run: Run, archive: Archive, facts: Facts) -> Try:
     if run.reach.end_kind != "open_end":
-        return Miss("unreachable", run.base, why_it_ends(run, archive), run)
+        kind: MissKind = "bad_history" if run.reach.end_kind == "bad_history" else "unreachable"
+        return Miss(kind, run.base, why_it_ends(run, archive), run)
     return Choice(run, run.reach.last or 0, last_commit(run, archive, facts))
 
 

@@ -126,12 +126,16 @@ class WalFacts:
                     self.headers_only += 1
                     self._check_header(key)
                     continue
-                followed = position + 1 < len(keys) or goes_on(self._archive, *key)
+                followed = position + 1 < len(keys) or self._may_go_on(key)
                 if ended_by not in ("end", "switch") and followed:
                     raise InvalidSegment(key, f"its valid data ends at {Lsn(end or 0)}: {ended_by}")
             except InvalidSegment as invalid:
                 bad[invalid.key] = invalid.reason
         return bad
+
+    def _may_go_on(self, key: Key) -> bool:
+        """Tell whether a timeline went on behind a segment, as far as the archive shows and can be read."""
+        return goes_on(self._archive, *key) or any(number > key[0] for number in self._archive.bad_histories)
 
     def size(self, key: Key) -> int:
         """Return the bytes that a segment takes in the archive."""

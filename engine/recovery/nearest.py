@@ -14,6 +14,10 @@ from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.wal.gaps import Archive
 
 _LOOK = "cellarman wal fetch-missing"
+_MEND_HISTORY = (
+    "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any more,"
+    " move the file out of the archive"
+)
 
 
 def explain(
@@ -28,6 +32,8 @@ def explain(
     fixes = [f"{moment.what}: {moment.command}" for moment in (before, after) if moment]
     if short and short.run and short.run.reach.end_kind == "open_end" and not isinstance(order.target, Immediate):
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
+    elif short and short.run and short.run.reach.end_kind == "bad_history":
+        fixes.append(_MEND_HISTORY)
     elif short:
         fixes.append(f"look for what is missing: {_LOOK} {order.server}")
         fixes.append(f"if that finds nothing, take a new backup now: cellarman backup {order.server}")
@@ -84,10 +90,7 @@ def _start_of(order: Order, run: Run) -> Moment:
 
 def _without_moment(order: Order, misses: Sequence[Miss]) -> str:
     if any(miss.kind == "bad_history" for miss in misses):
-        return (
-            "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any"
-            " more, move the file out of the archive"
-        )
+        return _MEND_HISTORY
     if any(miss.kind == "off_branch" for miss in misses):
         return f"follow the backup's own timeline with --timeline current, or see cellarman windows {order.server}"
     see = f"see what can be reached: cellarman windows {order.server}"

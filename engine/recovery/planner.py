@@ -187,7 +187,8 @@ def _search(
     while True:
         facts = WalFacts(server.layout, archive, system)
         try:
-            result = choose(order.target, starts, order.timeline, archive, facts)
+            opens = order.action == "promote"
+            result = choose(order.target, starts, order.timeline, archive, facts, opens=opens)
             bad = facts.check(_relied_on(result, archive))
         except InvalidSegment as invalid:
             bad = {invalid.key: invalid.reason}
@@ -430,6 +431,11 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
                 f"timeline {timeline} left timeline {parent.timeline} at {parent.lsn} and is not followed; "
                 f"--timeline {timeline} follows it"
             )
+    if run.reach.end_kind == "bad_history":
+        lines.append(
+            f"{run.reach.reason}: until that file is mended, or out of the archive, recovery stops at the target and"
+            " perhaps cannot open for writing"
+        )
     if contentcheck.CONTINUES in run.reach.reason and run.reach.missing_first == choice.stop_segment + 1:
         last = archive.name(run.lineage.canonical(choice.stop_segment, archive.segment_size), choice.stop_segment)
         lines.append(

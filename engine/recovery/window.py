@@ -10,6 +10,7 @@ from typing import Any, Literal
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_of
+from engine.postgres.timeline import latest_timeline
 from engine.recovery.candidates import Miss, Run, core_maximum, keys, open_run
 from engine.recovery.facts import Base, Facts
 from engine.wal.gaps import Archive, core_range
@@ -20,6 +21,7 @@ _BOUNDS: dict[str, Bound] = {
     "hole": "gap",
     "invalid_segment": "invalid_segment",
     "branch_hazard": "branch_hazard",
+    "bad_history": "gap",
 }
 
 
@@ -36,7 +38,7 @@ class Window:
     """Of the last transaction that can be replayed, or of the backup's end when there is none."""
     bounded_by: Bound
     missing: str = ""
-    """The segment that ends it, when it is not the end of the archive."""
+    """The segment or the history that ends it, when it is not the end of the archive."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -53,13 +55,15 @@ class Window:
 def windows(bases: Sequence[Base], archive: Archive, facts: Facts) -> tuple[list[Window], list[Miss]]:
     """Return the windows of every backup, in the order given, and the backups that have none, with the reason.
 
-    Each backup is followed to `latest` and, where that is another lineage, along its own timeline.
+    Each backup is followed to `latest`, as far as that can be told, and, where that is another lineage, along its own
+    timeline.
     """
     found: list[Window] = []
     without: list[Miss] = []
     ends: dict[tuple[int, int], dict[int, int]] = {}
     for base in bases:
-        runs = [open_run(base, choice, archive) for choice in ("latest", "current")]
+        newest = str(latest_timeline(base.timeline, archive.histories))
+        runs = [open_run(base, choice, archive) for choice in (newest, "current")]
         lines = {run.lineage.timeline: run for run in runs if isinstance(run, Run)}
         found += [_window(run, archive, facts, ends) for run in lines.values()]
         if not lines:
@@ -79,7 +83,11 @@ def _window(run: Run, archive: Archive, facts: Facts, ends: dict[tuple[int, int]
     bound = _BOUNDS[far.end_kind]
     if base.standalone and bound != "end_of_archive" and last <= core_range(base.start, base.stop, size)[1]:
         bound = "standalone"
-    missing = archive.name(far.timeline, far.missing_first) if far.missing_first and bound != "end_of_archive" else ""
+    missing = ""
+    if far.end_kind == "bad_history":
+        missing = far.reason.split()[0]
+    elif far.missing_first and bound != "end_of_archive":
+        missing = archive.name(far.timeline, far.missing_first)
     return Window(
         base.id,
         run.lineage.timeline,

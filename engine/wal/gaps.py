@@ -15,7 +15,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_name, segment_of
 from engine.postgres.timeline import Lineage, Switch, first_segment, latest_timeline, left_after
 
-EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment"]
+EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment", "bad_history"]
 Key = tuple[int, int]
 """(timeline, segment number)."""
 
@@ -62,7 +62,7 @@ class Reach:
     timeline: int = 0
     """The timeline whose file is missing or invalid."""
     reason: str = ""
-    """Why an invalid segment is invalid."""
+    """Why an invalid segment is invalid, or a history cannot be used that may tell of WAL that goes on."""
 
 
 @dataclass(frozen=True, slots=True)

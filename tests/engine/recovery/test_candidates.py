@@ -11,7 +11,7 @@ from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
 from engine.recovery.candidates import Choice, choose
 from engine.recovery.facts import Base, Mark, Point, Row
-from engine.recovery.target import LsnTarget, Target, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, LsnTarget, Target, TimeTarget, XidTarget
 from engine.wal.gaps import Archive, Key
 
 SIZE = 1 << 20
@@ -141,12 +141,16 @@ def test_a_choice_is_where_postgresql_stops_and_never_too_new(
 
 
 def test_a_history_that_recovery_will_ask_for_must_be_readable() -> None:
-    """Those of older timelines than the backup's are asked for by nobody."""
+    """Those of older timelines than the backup's are asked for by nobody; newer ones where the archive ends, and, up to
+    the first that is missing, before it opens for writing."""
     base = Base("b", 2, Lsn(2 * SIZE), Lsn(2 * SIZE + 100), pg_time(21))
     segments = {2: list(range(2, 9))}
-    for number, expected in ((1, Choice), (2, list), (3, list), (9, list)):
+    facts = Made([], set(), 8)
+    for number, pausing, opening, ending in ((1, 1, 1, 1), (2, 0, 0, 0), (3, 1, 0, 0), (9, 1, 1, 0)):
         archive = Archive(SIZE, segments, bad_histories={number: f"{number:08X}.history cannot be read"})
-        found = choose(LsnTarget(Lsn(4 * SIZE)), [base], "current", archive, Made([], set(), 8))
-        assert isinstance(found, list) or expected is Choice, number
-        if isinstance(found, list):
-            assert found[0].kind == ("bad_history" if number != 2 else "off_branch")
+        target = LsnTarget(Lsn(4 * SIZE))
+        assert isinstance(choose(target, [base], "current", archive, facts), Choice) == pausing, number
+        assert isinstance(choose(target, [base], "current", archive, facts, opens=True), Choice) == opening, number
+        assert isinstance(choose(EndOfArchive(), [base], "current", archive, facts), Choice) == ending, number
+    archive = Archive(SIZE, segments, bad_histories={3: "00000003.history cannot be read"})
+    assert not isinstance(choose(target, [base], "latest", archive, facts), Choice)

@@ -123,6 +123,23 @@ def test_timeline_1_cut_short_where_timeline_2_went_on_from_it(failover: Failove
         whole.rename(wals)
 
 
+def test_a_bad_history_that_is_asked_for_by_nobody_before_the_target(failover: Failover) -> None:
+    stage, target = failover.scene, TimeTarget(failover.shared.at)
+    bad = Path(stage.server.layout.wals, "00000003.history")
+    bad.write_text("not a history")
+    try:
+        assert stage.plan(timeline="2").refused
+        assert stage.plan(target, timeline="latest").refused
+        promoting = stage.plan(target, timeline="2", action="promote")
+        assert promoting.refused and bad.name in promoting.refused.why
+        with stage.restored(target, timeline="2") as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == failover.shared.rows
+        found, _ = reachable_windows(stage.server)
+        assert {(w.bounded_by, w.missing) for w in found if w.timeline == 2} == {("gap", bad.name)}
+    finally:
+        bad.unlink()
+
+
 def test_a_timeline_that_does_not_exist(failover: Failover) -> None:
     plan = failover.scene.plan(timeline="7")
     assert plan.refused and "00000007.history" in plan.refused.why
