@@ -7,6 +7,7 @@ the archived files: it may be deleted at any time, and is made anew when it is d
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 import time
@@ -209,14 +210,19 @@ def some_times(layout: Layout, timeline: int, first: int, last: int, step: int) 
     return _read(layout, query, (timeline, first, last, step), Times._make)
 
 
-def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float = 0.0) -> int:
+def catch_up(
+    layout: Layout, *, budget: float | None = None, report: Reporter | None = None, prove: float | None = None
+) -> int:
     """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
 
-    Up to `prove` seconds are spent on verifying every record of them as well; what is left then is the audit's.
+    Up to `prove` seconds, by default half of the budget, are spent on verifying every record of them as well: what is
+    indexed counts as good until the audit reads it, and what is left then is the audit's.
     Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
     indexing; with a budget that is noted and 0 returned.
     """
     told = report or Silent()
+    if prove is None:
+        prove = math.inf if budget is None else budget / 2
     try:
         return _locked(layout, told, lambda: _repaired(layout, budget, told, prove), budget)
     except Busy as busy:
@@ -227,12 +233,12 @@ def catch_up(layout: Layout, *, budget: float | None = None, report: Reporter | 
 
 
 def rebuild(layout: Layout, *, report: Reporter | None = None) -> int:
-    """Make the index anew from the archive; returns how many segments were read."""
+    """Make the index anew from the archive, every record verified; returns how many segments were read."""
     told = report or Silent()
 
     def work() -> int:
         _remove(layout.index)
-        return _repaired(layout, None, told, prove=0.0)
+        return _repaired(layout, None, told, prove=math.inf)
 
     return _locked(layout, told, work, None)
 

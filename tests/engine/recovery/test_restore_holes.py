@@ -13,13 +13,14 @@ from engine.errors import CellarmanError, Refused
 from engine.event import Silent
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_name
+from engine.recovery import choices
 from engine.recovery.candidates import Choice
 from engine.recovery.plan import Plan
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.repository.backupinfo import BackupInfo
-from engine.wal import condemned
+from engine.wal import condemned, index
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.support.cluster import Install
 
@@ -171,9 +172,9 @@ def in_the_commit(mark: Mark) -> int:
     return Lsn.parse(mark.lsn) % SEGMENT - 20
 
 
-@pytest.mark.parametrize("known", ["indexed", "new", "condemned"])
+@pytest.mark.parametrize("known", ["indexed", "new", "reindexed", "listed", "condemned"])
 def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
-    """Whether the index knew the segment before, had never seen it, or the audit found it."""
+    """Whether the index knew the segment before, had never seen it, or the audit found it; and whoever looked first."""
     layout, path = holed.scene.server.layout, holed.path(holed.late[2])
     shutil.copy2(path, path + ".aside")
     before = os.stat(path)
@@ -182,6 +183,10 @@ def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
         flip(path, in_the_commit(holed.late[2]))
         if known == "new":
             shutil.rmtree(layout.own)
+        elif known == "reindexed":
+            index.rebuild(layout)
+        elif known == "listed":
+            choices.catch_up(holed.scene.server)
         elif known == "condemned":
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
             condemned.condemn(layout, os.path.basename(path), condemned.identity(os.stat(path)), "corrupt: found bad")
