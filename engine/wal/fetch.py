@@ -20,6 +20,7 @@ from engine.wal.refusal import Alien, Damaged
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from mmap import mmap
 
     from engine.postgres.timeline import Switch
     from engine.repository.layout import Layout
@@ -93,7 +94,7 @@ def _check_last_restored(layout: Layout, directory: str, system_id: int | None) 
         return
     name, plain = last
     try:
-        _check_records(layout, name, plain, system_id)
+        _check_records(layout, name, plain, system_id, directory)
     except Damaged as error:
         raise Hole(
             f"recovery would end in {name}, which cannot be replayed to its end",
@@ -143,11 +144,11 @@ def _find(layout: Layout, name: str, system_id: int | None, destination: str) ->
     return False
 
 
-def _stored(path: str) -> bytes | None:
+def _stored(path: str) -> bytes | mmap | None:
     """Read one file as it is stored, trying again after an error of the storage; None when it is not there."""
     for attempt in range(1, _TRIES + 1):
         try:
-            return codec.read_stored(path)
+            return codec.map_stored(path)
         except FileNotFoundError:
             return None
         except OSError:
@@ -157,16 +158,17 @@ def _stored(path: str) -> bytes | None:
     raise AssertionError("the last try returns or raises")
 
 
-def _deliver(layout: Layout, stored: bytes, name: str, system_id: int | None, destination: str) -> None:
+def _deliver(layout: Layout, stored: bytes | mmap, name: str, system_id: int | None, destination: str) -> None:
     """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable."""
     descriptor = os.open(destination, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         if segment.kind_of(name) == segment.SEGMENT:
             head, size = codec.pour(stored, descriptor)
             inspection.check_segment(name, head, size, system_id)
-            _check_records(layout, name, _written(stored, descriptor, size), system_id)
+            room = os.path.dirname(destination) or "."
+            _check_records(layout, name, _written(stored, descriptor, size), system_id, room)
         else:
-            plain = codec.decompress(stored)
+            plain = codec.decompress(bytes(stored))
             inspection.check_content(name, plain, system_id)
             if segment.kind_of(name) == segment.HISTORY:
                 _check_branch(layout, name, plain, system_id)
@@ -195,17 +197,18 @@ def _check_branch(layout: Layout, name: str, plain: bytes, system_id: int | None
             )
 
 
-def _written(stored: bytes, descriptor: int, size: int) -> bytes:
+def _written(stored: bytes | mmap, descriptor: int, size: int) -> bytes:
     from engine.wal import soundness  # what is not a segment, or is not there, needs none of it
 
     return soundness.written(stored, descriptor, size)
 
 
-def _check_records(layout: Layout, name: str, plain: bytes, system_id: int | None) -> None:
-    """Raise Damaged unless PostgreSQL can replay a segment to its end, or to the end of all WAL."""
+def _check_records(layout: Layout, name: str, plain: bytes, system_id: int | None, room: str) -> None:
+    """Raise Damaged unless PostgreSQL can replay a segment to its end, or to the end of all WAL; `room` is a directory
+    for what is large."""
     from engine.wal import soundness
 
-    found = soundness.judge(layout, name, plain, system_id)
+    found = soundness.judge(layout, name, plain, system_id, room)
     why = found.problem
     if not why and found.short and found.header is not None:
         later = _next_present(layout, name, system_id)

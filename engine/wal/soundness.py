@@ -7,7 +7,6 @@ this.
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 
@@ -18,6 +17,7 @@ from engine.wal import codec, contentcheck, inspection
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from mmap import mmap
 
     from engine.postgres.walfile import SegmentFacts
     from engine.repository.layout import Layout
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 _CONTINUES = f"corrupt: {contentcheck.CONTINUES}"
 
 
-def judge(layout: Layout, name: str, data: bytes, system_id: int | None) -> Content:
-    """Judge the plain content of a segment with what comes before it in the archive."""
-    return judge_with(layout, name, data, system_id, _histories(layout), inspection.magic_of(layout, system_id))
+def judge(layout: Layout, name: str, data: bytes, system_id: int | None, room: str = "") -> Content:
+    """Judge the plain content of a segment with what comes before it in the archive, of which large segments may be
+    unpacked in the directory `room` instead of in memory."""
+    magic = inspection.magic_of(layout, system_id)
+    return judge_with(layout, name, data, system_id, _histories(layout), magic, room=room)
 
 
 def judge_with(
@@ -40,11 +42,12 @@ def judge_with(
     magic: int | None,
     facts: SegmentFacts | None = None,
     before: tuple[str, Ending] | None = None,
+    room: str = "",
 ) -> Content:
     """Judge as `judge` does, by what is known already; `before` is the ending of the segment before it."""
 
     def content(one: str) -> bytes | None:
-        return read(layout, one)
+        return read(layout, one, room if len(data) > codec.LARGE else "")
 
     try:
         before = before or contentcheck.ending_before(name, walfile.read_header(data), histories, content)
@@ -84,23 +87,32 @@ def joined(
     return found
 
 
-def read(layout: Layout, name: str) -> bytes | None:
-    """Return the plain content of a segment in the archive or its queues; None when there is none to be had."""
+def read(layout: Layout, name: str, room: str = "") -> bytes | None:
+    """Return the plain content of a segment in the archive or its queues, mapped from the directory `room` if one is
+    given; None when there is none to be had."""
     for path in _places(layout, name):
         try:
-            return codec.read_segment(path)
+            return _mapped(path, room) or codec.read_segment(path)
         except (CellarmanError, OSError):
             continue
     return None
 
 
-def written(stored: bytes, descriptor: int, size: int) -> bytes:
+def _mapped(path: str, room: str) -> bytes | None:
+    """Return a segment's content mapped, None when there is no directory for that, or it has no room."""
+    try:
+        return codec.map_segment(path, room) if room else None  # type: ignore[return-value]
+    except OSError:
+        return None
+
+
+def written(stored: bytes | mmap, descriptor: int, size: int) -> bytes:
     """Return the plain content of `stored`, which was written to `descriptor`, without holding it twice in memory."""
-    if codec.sniff(stored[:32]) == "none":
+    if isinstance(stored, bytes) and codec.sniff(stored[:32]) == "none":
         return stored
     if size and stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)  # type: ignore[return-value]
-    return codec.decompress(stored)
+        return codec.map_file(descriptor, size)  # type: ignore[return-value]
+    return codec.decompress(bytes(stored))
 
 
 def last_restored(directory: str, system_id: int | None) -> tuple[str, bytes] | None:
@@ -118,6 +130,8 @@ def last_restored(directory: str, system_id: int | None) -> tuple[str, bytes] | 
                 continue
             size = os.fstat(file.fileno()).st_size
             if walfile.check_segment(name, header, system_id=system_id, size=size) is None:
+                if size > codec.LARGE:
+                    return name, codec.map_file(file.fileno(), size)  # type: ignore[return-value]
                 file.seek(0)
                 return name, file.read()
     return None

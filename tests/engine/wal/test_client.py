@@ -17,9 +17,10 @@ import pytest
 import zstandard
 
 from engine.config import Server
+from engine.postgres.segment import segment_name
 from engine.repository import identity, locks, xlogdb
 from engine.repository.layout import Layout
-from engine.wal import client
+from engine.wal import client, codec
 from engine.wal.ingest import ingest
 from engine.wal.reconcile import reconcile
 from tests.engine.wal import pages
@@ -402,6 +403,31 @@ class TestQueue:
         assert "File too large" in done.stderr
         assert os.listdir(here.layout.incoming) == []
         assert Path(source).read_bytes() == pages.content(5)
+
+
+@pytest.mark.parametrize("name", ["none", "zstd"])
+def test_large_segments_are_mapped_and_not_held_in_memory(here: Here, name: str) -> None:
+    """Of the segment and the one before it, both of 128 MiB, a process that may have 96 MiB of its own reads all."""
+    size = 128 << 20
+    for number in (1, 2):
+        plain = pages.filled(number, 1, size=size)
+        path = Path(here.layout.wal(segment_name(1, number, size)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(codec.compress(plain, name))
+    words = ("get", segment_name(1, 2, size), "pg_wal/RECOVERYXLOG", "--server=main", f"--config={here.config}")
+    done = subprocess.run(
+        here.command(*words),
+        cwd=here.data,
+        env=here.env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (96 << 20, 96 << 20)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert here.delivered() == plain
+    assert os.listdir(here.data / "pg_wal") == ["RECOVERYXLOG"]
 
 
 @pytest.mark.parametrize("verb", ["push", "get"])
