@@ -73,6 +73,13 @@ class WalFacts:
     def _forget(self, key: Key) -> None:
         self._rows[(key[0], key[1] // _BLOCK)].pop(key[1], None)
 
+    def renew(self, keys: Iterable[Key]) -> None:
+        """Forget what the index says of those segments whose files have changed since."""
+        for key in keys:
+            row = self._indexed(key)
+            if row is not None and not self._unchanged(key, row):
+                self._forget(key)
+
     def walk(self, key: Key) -> Row:
         """Return the facts of a segment, read now when the index does not have them.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 
 from engine.config import Server
@@ -13,6 +14,8 @@ from engine.recovery.planner import bases, restorable, sound
 from engine.recovery.window import Window, windows
 from engine.repository import identity, repository
 from engine.wal import index
+from engine.wal.gaps import Archive, Key
+from engine.wal.runs import Runs
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
@@ -36,6 +39,15 @@ def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         try:
-            return windows(starts, archive, WalFacts(server.layout, archive, system))
+            facts = WalFacts(server.layout, archive, system)
+            facts.renew(_ends(archive))
+            return windows(starts, archive, facts)
         except InvalidSegment as invalid:
             archive = replace(archive, invalid={**archive.invalid, invalid.key: invalid.reason})
+
+
+def _ends(archive: Archive) -> Iterator[Key]:
+    """Yield the segments behind which the next one lacks or is bad: what valid data they hold bounds a window."""
+    for timeline, numbers in archive.segments.items():
+        yield from ((timeline, last) for _, last in Runs.of(numbers).spans())
+    yield from ((timeline, number - 1) for timeline, number in archive.invalid)

@@ -79,7 +79,8 @@ def _window(run: Run, archive: Archive, facts: Facts, ends: dict[tuple[int, int]
     begin = max([base.ended] + ([pg_time(inside)] if inside is not None else []))
     cached = ends.setdefault((run.lineage.timeline, last), {})
     latest = _latest(run, archive, facts, cached)
-    row = facts.row((run.lineage.canonical(last, size), last))
+    key = (run.lineage.canonical(last, size), last)
+    row = facts.row(key) or facts.walk(key)
     bound = _BOUNDS[far.end_kind]
     if base.standalone and bound != "end_of_archive" and last <= core_range(base.start, base.stop, size)[1]:
         bound = "standalone"
@@ -93,7 +94,7 @@ def _window(run: Run, archive: Archive, facts: Facts, ends: dict[tuple[int, int]
         run.lineage.timeline,
         base.stop,
         begin,
-        max(base.stop, row.end if row is not None else Lsn((last + 1) * size)),
+        max(base.stop, row.end),
         max(begin, pg_time(latest)) if latest is not None else begin,
         bound,
         missing,

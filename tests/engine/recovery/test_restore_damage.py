@@ -304,6 +304,24 @@ def test_damage_at_the_end(life: Life, damage: Damage) -> None:
         life.heal()
 
 
+@pytest.mark.parametrize("life", [COMPRESSIONS[-1]], indirect=True)
+def test_the_last_segment_cut_short_after_it_was_indexed(life: Life) -> None:
+    """As it is now it ends the window, which is where recovery ends."""
+    life.heal()
+    path = life.path("last")
+    os.utime(path.parent, (1, 1))  # nothing new has been in it for long
+    try:
+        before, _ = reachable_windows(life.scene.server)
+        cut = Lsn.parse(life.marks[-1].lsn) % SEGMENT // 8192 * 8192
+        life.write(path, life.plain(path)[:cut] + bytes(SEGMENT - cut))
+        [found], _ = reachable_windows(life.scene.server)
+        kept = life.scene.plan().kept
+        assert kept is not None and kept.at == found.to_time < before[0].to_time
+        assert found.to_lsn < before[0].to_lsn
+    finally:
+        life.heal()
+
+
 def ended_sooner(data: bytes) -> bytes:
     """Return a segment as it would be if its server had switched one record earlier: right in itself."""
     switch = last_record(data)
