@@ -14,8 +14,7 @@ from engine.recovery.planner import bases, restorable, sound
 from engine.recovery.window import Window, windows
 from engine.repository import identity, repository
 from engine.wal import index
-from engine.wal.gaps import Archive, Key
-from engine.wal.runs import Runs
+from engine.wal.gaps import Archive, Key, run_end
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
@@ -49,5 +48,9 @@ def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[
 def _ends(archive: Archive) -> Iterator[Key]:
     """Yield the segments behind which the next one lacks or is bad: what valid data they hold bounds a window."""
     for timeline, numbers in archive.segments.items():
-        yield from ((timeline, last) for _, last in Runs.of(numbers).spans())
+        at = 0
+        while at < len(numbers):
+            last = run_end(numbers, numbers[at])
+            yield timeline, last
+            at += last - numbers[at] + 1
     yield from ((timeline, number - 1) for timeline, number in archive.invalid)

@@ -95,7 +95,7 @@ def stretches(lineage: Lineage, size: int) -> list[Stretch]:
     return found[::-1]
 
 
-def _run_end(numbers: Sequence[int], start: int) -> int:
+def run_end(numbers: Sequence[int], start: int) -> int:
     """Return the last number of the unbroken run that begins at `start`, which is in `numbers`."""
     low = bisect_left(numbers, start)
     base, high = low, len(numbers) - 1
@@ -136,7 +136,7 @@ def _good_until(archive: Archive, timeline: int, at: int, end: int | None) -> in
     """Return the last segment of the unbroken good run at `at`, at most `end`; None when `at` itself is not good."""
     if not archive.good(timeline, at):
         return None
-    stop = _run_end(archive.segments[timeline], at)
+    stop = run_end(archive.segments[timeline], at)
     if end is not None:
         stop = min(stop, end)
     bad = [number for (tli, number) in archive.invalid if tli == timeline and at < number <= stop]
