@@ -83,10 +83,10 @@ def forked(tmp_path: Path) -> Iterator[Fleet]:
     made.backup(server, NOW - 28 * HOUR, 102)
     promoted = NOW - 6 * HOUR
     said = [pages.Promoted(promoted, 2, 1), *fleet_.ends(fork, promoted + timedelta(minutes=1))]
-    put(server, 2, fork, said, promoted)
+    before = put(server, 2, fork, said, promoted)
     for number in range(fork + 1, fork + 6):
         at = promoted + (number - fork) * HOUR
-        put(server, 2, number, fleet_.ends(number, at), at)
+        before = put(server, 2, number, fleet_.ends(number, at), at, before)
     switch = Lsn(fork * SEGMENT + 40)
     Path(server.layout.wals, "00000002.history").write_text(f"1\t{switch}\tbefore 2026-11-22 08:00:00+00\n")
     index.catch_up(server.layout)
@@ -94,13 +94,15 @@ def forked(tmp_path: Path) -> Iterator[Fleet]:
     made.close()
 
 
-def put(server: Server, timeline: int, number: int, said: list[Any], at: datetime) -> None:
+def put(server: Server, timeline: int, number: int, said: list[Any], at: datetime, before: int = 0) -> int:
+    """Archive a segment whose first record follows the one at `before`; return where its last one begins."""
     from engine.postgres.segment import segment_name
 
     path = Path(server.layout.wal(segment_name(timeline, number, SEGMENT)))
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(segment_bytes(timeline, number, said))
+    path.write_bytes(segment_bytes(timeline, number, said, before))
     os.utime(path, (at.timestamp(), at.timestamp()))
+    return pages.last_record(number, said, SEGMENT)
 
 
 @pytest.mark.parametrize("name", ["overview", "timeline"])
