@@ -124,6 +124,7 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     own = [name for name in config.files if not name.startswith("/etc/")]
     named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
     line = f"* * * * * {shlex.quote(program())}{named} cron"
-    text = f"(crontab -l 2>/dev/null; echo {shlex.quote(line)}) | crontab -"
+    once = f"crontab -l 2>/dev/null | grep -vxF {shlex.quote(line)}"
+    text = f"({once}; echo {shlex.quote(line)}) | crontab -"
     note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
     return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]

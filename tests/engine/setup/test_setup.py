@@ -36,6 +36,18 @@ def paste(server: cluster.Cluster, text: str) -> None:
             server.sql(line)
 
 
+def crontab_after(times: int, text: str, root: Path) -> str:
+    """Return the crontab of an account that has none yet, after this was pasted so many times."""
+    table, program = root / "table", root / "crontab"
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = -l ]; then cat {table}; else cat >{table}.new; mv {table}.new {table}; fi\n'
+    )
+    program.chmod(0o755)
+    for _ in range(times):
+        subprocess.run(["sh", "-c", text], env={"PATH": f"{root}:/usr/bin:/bin"}, check=True, timeout=10)
+    return table.read_text()
+
+
 def test_roles_grants_and_slot_pasted_one_after_the_other(server: cluster.Cluster, tmp_path: Path) -> None:
     one, two = (server.conninfo.replace("user=postgres", f"user={name}") for name in ("our-barman", "streaming_barman"))
     cellarman = configure(tmp_path, server, conninfo=one, streaming_conninfo=two, backup_method="local-rsync")
@@ -55,6 +67,7 @@ def test_roles_grants_and_slot_pasted_one_after_the_other(server: cluster.Cluste
         assert found["rights of our-barman"]["state"] == found["slot cellarman"]["state"] == "there"
         assert found["settings"]["state"] == "there"
         assert found["maintenance"]["state"] == "missing" and "cron" in found["maintenance"]["text"]
+        assert crontab_after(2, found["maintenance"]["text"], tmp_path).count("\n") == 1
         assert "role our-barman" not in pieces(cellarman, "--missing")
         checks = {check["name"]: check for check in cellarman.json("check", "main", code=None)["checks"]}
         assert checks["privileges"]["status"] == checks["pg_hba.conf"]["status"] == "ok"
