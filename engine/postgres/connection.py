@@ -179,7 +179,7 @@ def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
 
 def _words(conninfo: str, error: Exception) -> str:
     """Return what libpq or the server said, without secrets."""
-    said = str(error).strip() or type(error).__name__
+    said = "\n".join(map(str.strip, str(error).strip().splitlines())) or type(error).__name__
     parameters = parse_conninfo(conninfo)
     for secret in SECRETS:
         if parameters.get(secret):
