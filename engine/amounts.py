@@ -5,6 +5,15 @@ from __future__ import annotations
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "bad page"), counted(3, "bad page")
+    ('1 bad page', '3 bad pages')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """Return bytes in powers of 1024.
 

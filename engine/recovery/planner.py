@@ -13,6 +13,7 @@ from engine import amounts
 from engine.config import Server
 from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
+from engine.host.local import installed
 from engine.postgres import programs
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
@@ -242,7 +243,7 @@ def _detail(
         parts = _needs(ground, content, placed, size) if fresh else []
         parts += [(other.staging, len(segments) * size)] if other else []
         refusals += _space(ground, parts)
-    program = settings.client_program()
+    program = installed("cellarman-wal")
     if not program and not other:
         refusals.append(_no_client())
     staged = other.staging.path if other else ""

@@ -11,8 +11,7 @@ from engine.check.facts import Facts, Unknown
 from engine.check.reach import Reach, backup_host, needs_way_back
 from engine.host import openssh, problems
 from engine.host.endpoint import Endpoint
-from engine.host.local import ThisHost
-from engine.recovery.settings import client_program
+from engine.host.local import ThisHost, installed
 from engine.setup.piece import Piece, State, found
 
 _KEY = "~/.ssh/id_ed25519"
@@ -89,7 +88,7 @@ _SSHD_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 def _only_push(facts: Facts) -> str:
     """Return the one command of a bound key, with its program's whole path where sshd would not find it."""
-    program = client_program()
+    program = installed("cellarman-wal")
     if not program or shutil.which("cellarman-wal", path=_SSHD_PATH):
         program = "cellarman-wal"
     words = [program, "only-push", "--server", facts.server.name]
