@@ -381,7 +381,7 @@ def _steps(
     steps = [f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"] if left else []
     how = "extract" if info.is_tar else "copy"
     amount = f", {amounts.size(content.bytes)}" if content else ""
-    if limit and order.on and not info.is_tar:
+    if limit and order.on:
         amount += f", at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
     steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {where}")
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from engine import amounts
 from engine.config import Server
@@ -23,6 +25,7 @@ from engine.faults import step
 from engine.host import pipe, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
+from engine.host.pipe import paced
 from engine.host.problems import LINK, HostError
 from engine.host.rsync import Tick, Transfer
 from engine.postgres.controlfile import ControlFile, read_control
@@ -33,6 +36,8 @@ from engine.recovery.furnish import furnish
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
 from engine.repository import locks, repository
+
+T = TypeVar("T")
 
 LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
@@ -99,15 +104,20 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
         facts = repository.facts(server.layout, plan.info.id)
         for line in furnish(plan, control, facts.get("restore_settings", {}), far):
             report.note(line)
-        staging.stage(server, plan, far, report)
+        link = _Link(report)
+        link.run(partial(staging.stage, server, plan, far, report))
         step("remote.staged")
-        report.phase("sync", f"on {far.name}")
-        roots = [plan.order.destination, *(space.directory for space in plan.placed)]
         what = f"what was written could not be put on disk on {far.name}"
-        must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
+        link.run(partial(_sync, plan, far, report, what))
         step("remote.synced")
         must(far, ["sh", "-c", _FINISH, "sh", plan.order.destination], what, timeout=600)
         step("remote.complete")
+
+
+def _sync(plan: Plan, far: Machine, report: Reporter, what: str) -> None:
+    report.phase("sync", f"on {far.name}")
+    roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+    must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
 
 
 def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
@@ -189,50 +199,56 @@ def _bring(server: Server, plan: Plan, content: source.Source, report: Reporter)
     """Send the backup's files."""
     report.phase("copy", f"to {plan.order.destination} on {plan.endpoint}")
     assert plan.endpoint is not None
+    if limit := server.restore_bandwidth_limit:
+        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
     if content.tars:
         meter = Meter(report, content.read_bytes)
         for tar, directory in content.tars:
-            _extract(plan.endpoint, tar, directory, meter)
+            _extract(plan.endpoint, tar, directory, meter, limit)
         meter.finish()
         return
-    if limit := server.restore_bandwidth_limit:
-        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
-    done = 0
+    link, done = _Link(report), 0
     for transfer in _transfers(server, plan, content):
 
         def tick(now: Tick, before: int = done) -> None:
+            link.goes_on(now.name)
             report.progress(before + now.done_bytes, content.bytes)
 
-        done += _patiently(transfer, tick, report)
+        done += link.run(partial(rsync.move, transfer, tick)).sent_bytes
 
 
-def _patiently(transfer: Transfer, tick: Callable[[Tick], None], report: Reporter) -> int:
-    """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
-    name = ""
-    lost = 0.0
+class _Link:
+    """What is done over a link that may be lost: told, tried again with pauses, and given up with the file at work."""
 
-    def note(now: Tick) -> None:
-        nonlocal name, lost
-        name = now.name or name
-        if lost:
-            report.note(f"resumed after {time.monotonic() - lost:.0f} s" + (f", at {name}" if name else ""))
-            lost = 0.0
-        tick(now)
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._name = ""
+        self._lost = 0.0
 
-    for pause in (*_PAUSES, None):
-        try:
-            return rsync.move(transfer, note).sent_bytes
-        except HostError as error:
-            if error.kind not in LINK:
-                raise
-            at = f" at {name}" if name else ""
-            if pause is None:
-                what = f"the restore to {error.host} stopped{at}: {error.what}"
-                raise HostError(error.kind, error.host, what, error.why, error.fix) from error
-            report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
-            lost = lost or time.monotonic()
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
+    def goes_on(self, name: str = "") -> None:
+        """Hear that it gets on, with this file."""
+        self._name = name or self._name
+        if self._lost:
+            at = f", at {self._name}" if self._name else ""
+            self._report.note(f"resumed after {time.monotonic() - self._lost:.0f} s{at}")
+            self._lost = 0.0
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do what can be done again from its begin; raises the last HostError."""
+        for pause in (*_PAUSES, None):
+            try:
+                return work()
+            except HostError as error:
+                if error.kind not in LINK:
+                    raise
+                at = f" at {self._name}" if self._name else ""
+                if pause is None:
+                    what = f"the restore to {error.host} stopped{at}: {error.what}"
+                    raise HostError(error.kind, error.host, what, error.why, error.fix) from error
+                self._report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
+                self._lost = self._lost or time.monotonic()
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
 
 def _transfers(server: Server, plan: Plan, content: source.Source) -> list[Transfer]:
@@ -271,7 +287,13 @@ def _literal(path: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
 
 
-def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> None:
+def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, limit: int) -> None:
+    """Send a tar file to the tar there, `limit` kilobytes a second.
+
+    It is not tried again: what the network still holds of a lost link may reach the tar at its end later, which would
+    then write over what the second one made.
+    """
+
     def rename(name: str) -> str:
         return LAST if name == source.CONTROL else name
 
@@ -279,7 +301,8 @@ def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> 
         return name in source.LEFT_OUT and name != source.CONTROL
 
     what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
-    pipe.feed(endpoint, ["tar", "-xf", "-", "-C", directory], pieces(tar, meter, skip=skip, rename=rename), what)
+    chunks = paced(pieces(tar, meter, skip=skip, rename=rename), limit)
+    pipe.feed(endpoint, ["tar", "-xf", "-", "-C", directory], chunks, what)
 
 
 def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:

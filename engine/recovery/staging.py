@@ -74,7 +74,10 @@ def script(last: str, *, open_end: bool) -> str:
 
 
 def stage(server: Server, plan: Plan, far: Machine, report: Reporter) -> None:
-    """Put the script and every file that replay will ask for on the far host; raises what keeps it from that."""
+    """Put the script and every file that replay will ask for on the far host; raises what keeps it from that.
+
+    It can be done again: the directory is made anew, and what a lost link's tar still writes is in the removed one.
+    """
     assert far.endpoint is not None and plan.wal is not None and plan.info is not None
     report.phase("wal", f"{len(plan.segments)} segments to {plan.staging}")
     place = os.path.join(plan.staging, "wal")
@@ -94,7 +97,8 @@ def stage(server: Server, plan: Plan, far: Machine, report: Reporter) -> None:
             report.progress(min(done, total), total)
         yield bytes(2 * tarfile.BLOCKSIZE)
 
-    pipe.feed(far.endpoint, ["tar", "-xf", "-", "-C", place], chunks(), what)
+    paced = pipe.paced(chunks(), server.restore_bandwidth_limit)
+    pipe.feed(far.endpoint, ["tar", "-xf", "-", "-C", place], paced, what)
     text = script(plan.segments[-1], open_end=plan.open_end)
     far.write(os.path.join(plan.staging, _FETCH), text.encode(), mode=0o700)
 

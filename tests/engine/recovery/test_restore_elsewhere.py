@@ -535,6 +535,30 @@ def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, m
             assert (destination / MARKER).exists() and not (destination / "global" / "pg_control").exists()
 
 
+def test_a_link_cut_while_wal_is_staged_goes_on(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was copied is not thrown away for it."""
+
+    class AtWal(Said):
+        phases: list[str] = []
+
+        def phase(self, name: str, detail: str = "") -> None:
+            self.phases.append(name)
+
+        def progress(self, *amounts: Any, **more: Any) -> None:
+            if self.phases[-1] == "wal" and self.phases.count("wal") == 1:
+                own.cut()
+
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own)
+        monkeypatch.setattr(remote, "_PAUSES", (0.1, 0.1, 0.1))
+        destination, report = tmp_path / "new", AtWal()
+        with removed(stage, destination):
+            result = execute(order(stage, destination, start=True).to_arguments(), server, report)
+            assert report.phases.count("copy") == 1 and report.phases.count("wal") == 2
+            assert any("trying again" in note for note in report.notes)
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+
+
 class Cutter(Said):
     """Kills the connections when the copy is under way."""
 
