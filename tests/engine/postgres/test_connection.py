@@ -155,7 +155,17 @@ def test_no_right_to_replicate(server: Cluster) -> None:
     assert "ALTER ROLE" in error.fix
     error = refused(connection.identify_system, conninfo(server, "outsider"))
     assert "no pg_hba.conf entry for replication connection" in error.why
-    assert "pg_hba.conf" in error.fix
+    where, line, reload = error.fix.splitlines()
+    assert "pg_hba.conf" in where and line == "host replication outsider 127.0.0.1/32 scram-sha-256"
+    hba = server.data / "pg_hba.conf"
+    before = hba.read_text()
+    try:
+        hba.write_text(f"{line}\n{before}")
+        server.sql(reload)
+        assert connection.identify_system(conninfo(server, "outsider")).timeline == 1
+    finally:
+        hba.write_text(before)
+        server.sql(reload)
     assert connection.identify_system(conninfo(server, "streamer")).timeline == 1
 
 
