@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from engine.errors import CellarmanError
 from engine.postgres import hba
 from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_options, without_password
+from engine.postgres.encoding import accept_any_bytes
 from engine.postgres.facts import Archiver, ServerFacts, Tablespace, server_facts
 from engine.postgres.lsn import Lsn
 
@@ -152,6 +153,7 @@ def _replication(conninfo: str, timeout: int) -> Iterator[ReplicationCursor]:
 def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) -> Connection:
     import psycopg2
 
+    accept_any_bytes()
     bounds = {
         "connect_timeout": max(timeout, 2),
         "keepalives_idle": max(timeout, 2),

@@ -150,6 +150,13 @@ def test_no_role_and_no_database(server: Cluster) -> None:
     assert "dbname=" in error.fix
 
 
+def test_a_database_without_an_encoding_may_hold_any_bytes(server: Cluster) -> None:
+    server.sql("CREATE DATABASE bare ENCODING 'SQL_ASCII' TEMPLATE template0")
+    with connection.connect(connection.with_options(server.conninfo, dbname="bare")) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT 'tablé', E'tabl\\xe9', %s", ("tabl\udce9",))
+        assert cursor.fetchone() == ("tablé", "tabl\udce9", "tabl\udce9")
+
+
 def test_no_right_to_replicate(server: Cluster) -> None:
     error = refused(connection.identify_system, conninfo(server, "plain"))
     assert "ALTER ROLE" in error.fix
