@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.event import Reporter
-from engine.host import pipe
+from engine.host import pipe, scratch
 from engine.host.machine import Machine, must
 from engine.postgres import segment
 from engine.recovery.plan import Plan
@@ -117,17 +116,17 @@ def _files(server: Server, plan: Plan) -> Iterator[tuple[str, bytes]]:
     assert plan.info is not None
     names: Sequence[str] = [*histories(server), *plan.segments]
     system = plan.info.systemid
-    with tempfile.TemporaryDirectory(prefix="cellarman-wal-") as scratch, ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = [pool.submit(_plain, server, name, system, scratch) for name in names[:_AHEAD]]
+    with scratch.directory() as place, ThreadPoolExecutor(_AHEAD) as pool:
+        waiting = [pool.submit(_plain, server, name, system, place) for name in names[:_AHEAD]]
         for position, name in enumerate(names):
             data = waiting.pop(0).result()
             if position + _AHEAD < len(names):
-                waiting.append(pool.submit(_plain, server, names[position + _AHEAD], system, scratch))
+                waiting.append(pool.submit(_plain, server, names[position + _AHEAD], system, place))
             yield name, data
 
 
-def _plain(server: Server, name: str, system: int | None, scratch: str) -> bytes:
-    path = os.path.join(scratch, name)
+def _plain(server: Server, name: str, system: int | None, place: str) -> bytes:
+    path = os.path.join(place, name)
     code = fetch.get(server.layout, name, path, system_id=system)
     if code != fetch.DELIVERED:
         why = "the archive does not hold it any more" if code == fetch.ABSENT else "see what was said above"

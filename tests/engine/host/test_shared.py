@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine.host import rsync
+from engine.host import rsync, scratch
 from engine.host.calls import Calls
 from engine.host.rsync import Transfer
 from engine.host.shared import Shared
 from tests.support import sshd as sshd_module
 from tests.support.site import eventually
 from tests.support.sshd import Far
+
+ROOT = Path(__file__).parents[3]
 
 
 def connections(far: Far) -> int:
@@ -34,6 +40,29 @@ def test_many_commands_take_one_connection_and_leave_nothing(far: Far, tmp_path:
         assert connections(far) == before + 1
     assert not os.path.exists(os.path.dirname(there.control))
     eventually(lambda: not far.sessions(), "the connection is closed")
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        "import os, signal\nfrom engine.host.endpoint import Endpoint\nfrom engine.host.shared import Shared\n"
+        f"with Shared({far.endpoint!r}) as shared:\n    assert shared.endpoint().control\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, timeout=60, check=False)
+    (left,) = tmp_path.iterdir()
+    assert (left / "ssh").exists()
+    assert scratch.sweep() == 0  # it might be somebody's who is about to lock it
+    old = time.time() - 3600
+    os.utime(left, (old, old))
+    with scratch.directory() as held:
+        os.utime(held, (old, old))
+        assert scratch.sweep() == 1
+        assert os.path.isdir(held) and not left.exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_connection_that_was_lost_is_gone_around(far: Far) -> None:
