@@ -45,8 +45,23 @@ _PAUSES = (2.0, 5.0, 15.0)
 """Seconds between tries after a lost link."""
 _OCCUPIED, _RUNS = 46, 47
 
+_LATE = """late() { # directory: end what a lost link left writing there, which may still get what the network held back
+    [ -n "$1" ] || return 0
+    for p in /proc/[0-9]*; do
+        { read -r program <"$p/comm"; } 2>/dev/null || continue
+        case $program in tar|rsync) ;; *) continue ;; esac
+        [ "$(readlink -- "$p/cwd" 2>/dev/null)" = "$1" ] || continue
+        n=${p#/proc/}; i=0
+        kill -9 "$n" 2>/dev/null
+        while alive "$n" && [ $i -lt 10 ]; do sleep 1; i=$((i + 1)); done
+    done
+}
+"""
+_UNPACK = 'cd -- "$1" && exec tar -xf -'
+"""Where tar works is to be seen from its begin; by itself it goes there with its first file."""
 _BEGIN = (
     farside.ALIVE
+    + _LATE
     + f"""
 umask 077
 mode=$1 dest=$2; shift
@@ -61,6 +76,7 @@ if [ -f "$dest/postmaster.pid" ]; then
     n=$(head -n 1 -- "$dest/postmaster.pid" | tr -cd 0-9)
     if [ -n "$n" ] && alive "$n"; then echo "process $n" >&2; exit {_RUNS}; fi
 fi
+[ $mode = new ] || for d in "$@"; do late "$(cd -- "$d" 2>/dev/null && pwd -P)"; done
 cat >"$dest/{MARKER}.new" && mv -f -- "$dest/{MARKER}.new" "$dest/{MARKER}" || exit 1
 sync -- "$dest/{MARKER}" "$dest" 2>/dev/null || sync
 cd -- "$dest" || exit 1
@@ -302,7 +318,7 @@ def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, lim
 
     what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
     chunks = paced(pieces(tar, meter, skip=skip, rename=rename), limit)
-    pipe.feed(endpoint, ["tar", "-xf", "-", "-C", directory], chunks, what)
+    pipe.feed(endpoint, ["sh", "-c", _UNPACK, "sh", directory], chunks, what)
 
 
 def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ import pytest
 from engine.config import Server, load
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
+from engine.host import openssh
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
 from engine.recovery import farside, remote, start
@@ -478,8 +480,30 @@ def test_killed_it_cannot_start_and_the_next_one_converges(stage: Scene, tmp_pat
         assert (destination / MARKER).exists()
         again = stage.plan(Immediate(), destination=str(destination), on=wanted.on)
         assert again.refused is None and again.leftover is not None and "interrupted" in again.steps[0]
-        run(stage, wanted)
+        with late_tar(stage, destination) as late:
+            run(stage, wanted)
+            assert late.wait(20) != 0
         assert not (destination / MARKER).exists() and (destination / "global" / "pg_control").exists()
+
+
+@contextlib.contextmanager
+def late_tar(stage: Scene, destination: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run what a lost link leaves over there: a tar that still waits for the rest of its input."""
+    there = stage.server.ssh
+    assert there is not None
+    command = openssh.remote_command(["sh", "-c", remote._UNPACK, "sh", str(destination)])
+    words = [*openssh.command(there), openssh.destination(there), command]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as late:
+        assert late.stdin is not None
+        member = tarfile.TarInfo("late")
+        member.size = 1 << 20
+        late.stdin.write(member.tobuf() + bytes(tarfile.RECORDSIZE))  # it takes a record at a time
+        late.stdin.flush()
+        try:
+            until((destination / "late").exists, what="tar to be there")
+            yield late
+        finally:
+            late.kill()
 
 
 def test_an_error_leaves_nothing(stage: Scene, tmp_path: Path) -> None:
