@@ -57,7 +57,7 @@ _LATE = """late() { # directory: end what a lost link left writing there, which 
     done
 }
 """
-_UNPACK = 'cd -- "$1" && exec tar -xf -'
+UNPACK = 'cd -- "$1" && exec tar -xf -'
 """Where tar works is to be seen from its begin; by itself it goes there with its first file."""
 _BEGIN = (
     farside.ALIVE
@@ -318,7 +318,7 @@ def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, lim
 
     what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
     chunks = paced(pieces(tar, meter, skip=skip, rename=rename), limit)
-    pipe.feed(endpoint, ["sh", "-c", _UNPACK, "sh", directory], chunks, what)
+    pipe.feed(endpoint, ["sh", "-c", UNPACK, "sh", directory], chunks, what)
 
 
 def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:

@@ -55,12 +55,13 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(
     subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, timeout=60, check=False)
     (left,) = tmp_path.iterdir()
     assert (left / "ssh").exists()
-    assert scratch.sweep() == 0  # it might be somebody's who is about to lock it
+    scratch.sweep()
+    assert left.exists()  # it might be somebody's who is about to lock it
     old = time.time() - 3600
     os.utime(left, (old, old))
     with scratch.directory() as held:
         os.utime(held, (old, old))
-        assert scratch.sweep() == 1
+        assert scratch.sweep() >= 1  # in /tmp there may be more
         assert os.path.isdir(held) and not left.exists()
     assert os.listdir(tmp_path) == []
 

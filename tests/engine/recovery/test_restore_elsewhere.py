@@ -27,6 +27,7 @@ from engine.recovery import farside, remote, start
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order
 from engine.recovery.planner import make_plan
+from engine.recovery.remote import UNPACK
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
@@ -491,7 +492,7 @@ def late_tar(stage: Scene, destination: Path) -> Iterator[subprocess.Popen[bytes
     """Run what a lost link leaves over there: a tar that still waits for the rest of its input."""
     there = stage.server.ssh
     assert there is not None
-    command = openssh.remote_command(["sh", "-c", remote._UNPACK, "sh", str(destination)])
+    command = openssh.remote_command(["sh", "-c", UNPACK, "sh", str(destination)])
     words = [*openssh.command(there), openssh.destination(there), command]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as late:
         assert late.stdin is not None
