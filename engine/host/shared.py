@@ -18,8 +18,9 @@ from engine.host import local, openssh, scratch
 from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 
-_LONGEST = 80
-"""Bytes of a directory for a socket, whose whole path may have about a hundred (unix(7)), with what ssh appends."""
+_LONGEST = 59
+"""Bytes of the place for a socket's directory: the socket's path may have 107 (unix(7)), and ours and ssh's part of it
+has 48."""
 
 
 class Shared:
@@ -40,7 +41,7 @@ class Shared:
 
     def _start(self, endpoint: Endpoint) -> None:
         place = tempfile.gettempdir()
-        place = place if len(os.fsencode(place)) < _LONGEST else "/tmp"
+        place = place if len(os.fsencode(place)) <= _LONGEST else "/tmp"
         self._directory = self._held.enter_context(scratch.directory(place))
         words = openssh.command(replace(endpoint, control=self._socket))
         self._process = local.start_leashed(
