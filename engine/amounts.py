@@ -5,6 +5,15 @@ from __future__ import annotations
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+def counted(count: int, noun: str, many: str = "") -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "bad page"), counted(3, "bad page"), counted(2, "entry", "entries")
+    ('1 bad page', '3 bad pages', '2 entries')
+    """
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
 def size(count: int) -> str:
     """Return bytes in powers of 1024.
 

@@ -16,10 +16,12 @@ from datetime import datetime, timezone
 from functools import partial
 
 from engine import trail
+from engine.amounts import counted
 from engine.backup import ending, waiting
 from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
+from engine.host import scratch
 from engine.job import pruning
 from engine.postgres.connection import ConnectionFailed
 from engine.repository import deletion, locks, repository, retention
@@ -53,13 +55,15 @@ def pass_over(config: Config, *, report: Reporter = SILENT, by_hand: bool = Fals
 
 
 def _prune(config: Config, report: Reporter) -> list[str]:
-    """Remove the journals of jobs that are long over."""
+    """Remove the journals of jobs that are long over, and the scratch directories that a kill left."""
     try:
         gone = pruning.prune(config.state_directory, datetime.now(timezone.utc))
     except (CellarmanError, OSError) as error:
         return [str(error)]
     if gone:
-        report.note(f"{len(gone)} old job journal{'' if len(gone) == 1 else 's'} removed")
+        report.note(f"{counted(len(gone), 'old job journal')} removed")
+    if left := scratch.sweep():
+        report.note(f"{counted(left, 'scratch directory', 'scratch directories')} of dead processes removed")
     return []
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import google_crc32c
 
+from engine.amounts import counted
 from engine.backup import badpages, copying, exclusions, preflight, reuse, rsyncpreflight, run
 from engine.backup.arrival import Pages, Readers, crc32c
 from engine.backup.bracket import Begun, Bracket
@@ -325,7 +326,7 @@ class _Run(run.Run):
         for page in named[:_NAMED]:
             self.report.note(f"bad page: {page}: its checksum does not match, on the server too", "warn")
         if len(found) > _NAMED:
-            self.report.note(f"{len(found)} bad pages in all", "warn")
+            self.report.note(f"{counted(len(found), 'bad page')} in all", "warn")
         self.remember(
             checked_pages=sum(reader.checked_pages for reader in readers),
             bad_pages=[page._asdict() for page in (*named, *found[len(named) :])],
@@ -378,7 +379,7 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
         remark = f", {_mib(own['reused_bytes'])} of it shared with {own['reuse_of']}"
     bad = len(own.get("bad_pages", ()))
     if bad:
-        remark += f", {bad} bad page{'' if bad == 1 else 's'}: cellarman show {server.name} {info.id}"
+        remark += f", {counted(bad, 'bad page')}: cellarman show {server.name} {info.id}"
     return {
         **run.outcome(server, info, remark),
         "reused_bytes": own.get("reused_bytes", 0),

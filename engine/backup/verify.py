@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from engine.amounts import counted
 from engine.backup import contents
 from engine.backup.contents import Finding, Reading
 from engine.config import Config, Server
@@ -230,7 +231,7 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
     for finding in verdict.findings[:50]:
         report.note(f"{finding.path}: {finding.problem}", "error")
     bad = len(repository.bad_pages(repository.facts(server.layout, info.id)) or ())
-    pages = f", with {bad} bad page{'' if bad == 1 else 's'} of the server's own" if bad else ""
+    pages = f", with {counted(bad, 'bad page')} of the server's own" if bad else ""
     if bad:
         report.note(f"it is as the server was, bad pages included: cellarman show {server.name} {info.id}", "warn")
     count = len(verdict.findings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
-import sys
+
+from engine.host.local import installed
 
 
 def account() -> str:
@@ -22,5 +23,4 @@ def login(uid: int) -> str:
 
 def program() -> str:
     """Return the absolute path of this installation's cellarman, for a crontab, whose PATH is short."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman")
-    return beside if os.access(beside, os.X_OK) else "cellarman"
+    return installed("cellarman") or "cellarman"

@@ -29,6 +29,8 @@ class Back:
     fix: str = ""
     client: str = ""
     """The version of cellarman-wal that answered; "" when the key is for something else, or it is not on the PATH."""
+    bound_to: tuple[str, ...] = ()
+    """The servers whose WAL the key may push; none where it is not bound to that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +103,8 @@ def _back(host: Machine, server: Server) -> Back:
     if done.status == 255 or (done.status == 127 and b"ssh" in done.err[:20]):
         told = problems.explain_openssh(to, done.status, done.err.decode(errors="replace"))
         return Back(str(to), str(told), f"there, as {openssh.destination(server.ssh or to)}: {shlex.join(argv)}")
-    said = done.out.decode(errors="replace").split()
-    return Back(str(to), client=said[1] if done.status == 0 and said[:1] == ["cellarman-wal"] else "")
+    first, *servers = done.out.decode(errors="replace").splitlines() or [""]
+    program, _, version = first.partition(" ")
+    if done.status != 0 or program != "cellarman-wal":
+        return Back(str(to))
+    return Back(str(to), client=version, bound_to=tuple(servers))

@@ -7,6 +7,7 @@ import os
 import shlex
 from datetime import timedelta
 
+from engine.amounts import counted
 from engine.check.account import account, login, program
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
@@ -31,15 +32,6 @@ def size(count: int) -> str:
     ('1.0 GiB', '300 MiB')
     """
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number and what it counts.
-
-    >>> count(1, "backup"), count(0, "backup")
-    ('1 backup', '0 backups')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def age(length: timedelta) -> str:
@@ -124,17 +116,17 @@ def queues(facts: Facts) -> CheckResult:
         if queue.count > usual and not on:
             key = "archiver" if lane == "incoming" else "streaming_archiver"
             fix = f"in [servers.{server.name}]: {key} = true, or look what writes there"
-            return warn(name, f"{count(queue.count, 'file')} in {lane}/, which is switched off", fix)
+            return warn(name, f"{counted(queue.count, 'file')} in {lane}/, which is switched off", fix)
         if limit and queue.count > limit:
             return fail(
                 name,
-                f"{count(queue.count, 'file')} in {lane}/, more than {limit}",
+                f"{counted(queue.count, 'file')} in {lane}/, more than {limit}",
                 f"cellarman wal ingest {server.name}",
             )
         waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
         if queue.count > usual and waited > STUCK_QUEUE:
             fix = f"cellarman wal ingest {server.name}; and let cellarman cron or agent run"
-            return warn(name, f"{count(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
+            return warn(name, f"{counted(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
         total += queue.count
     return ok(name, f"{total} waiting")
 
@@ -211,7 +203,7 @@ def catalogue(facts: Facts) -> CheckResult:
     if gone:
         remedy = f"bring them back, or: cellarman delete {facts.server.name} {gone[0].id}"
         return fail(name, f"{_ids(gone)}: listed as good, and the files are gone", remedy)
-    return ok(name, count(len(facts.home.catalogue.backups), "backup"))
+    return ok(name, counted(len(facts.home.catalogue.backups), "backup"))
 
 
 def unfinished(facts: Facts) -> CheckResult:
@@ -258,8 +250,8 @@ def redundancy(facts: Facts) -> CheckResult:
     have = sum(not info.is_incremental for info in facts.home.catalogue.usable)
     wanted = facts.server.minimum_redundancy
     if have < wanted:
-        return fail(name, f"{count(have, 'good backup')}, {wanted} wanted", f"cellarman backup {facts.server.name}")
-    return ok(name, count(have, "good backup") + (f", {wanted} wanted" if wanted else ""))
+        return fail(name, f"{counted(have, 'good backup')}, {wanted} wanted", f"cellarman backup {facts.server.name}")
+    return ok(name, counted(have, "good backup") + (f", {wanted} wanted" if wanted else ""))
 
 
 def last_backup(facts: Facts) -> CheckResult:
@@ -306,7 +298,8 @@ def pages(facts: Facts) -> CheckResult:
     )
     return warn(
         name,
-        f"{last.id} holds {count(len(bad[last.id]), 'page')} whose checksum does not match, on the server too: {first}",
+        f"{last.id} holds {counted(len(bad[last.id]), 'page')} whose checksum does not match, on the server too:"
+        f" {first}",
         f"cellarman show {server} {last.id} names them all; look at the server's disk and memory; a bad index is made"
         f" anew by REINDEX; {older}; then: cellarman backup {server}",
     )

@@ -35,6 +35,12 @@ def way_back(facts: Facts) -> CheckResult:
     back = facts.reach.back
     if back.problem:
         return fail(name, back.problem, f"{back.fix}\ncellarman setup {facts.server.name} prints keys and hosts for it")
+    if back.bound_to and facts.server.name not in back.bound_to:
+        return fail(
+            name,
+            f"the key that {back.destination} lets in may only push WAL of {', '.join(back.bound_to)}",
+            f"cellarman setup {facts.server.name} prints what adds {facts.server.name} to it",
+        )
     if back.client:
         return ok(name, f"{back.destination}: cellarman-wal {back.client} answers")
     if not isinstance(facts.live, Unknown) and "cellarman-wal" in (facts.live.facts.archive_command or ""):

@@ -11,8 +11,8 @@ from engine.check.live import Live
 from engine.check.postgres import UNREACHED, literal
 from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
+from engine.host.local import installed
 from engine.postgres.connection import Slot
-from engine.recovery.settings import client_program
 from engine.status import verdict
 from engine.wal.receiver import log_path
 
@@ -89,7 +89,7 @@ def _set_command(facts: Facts) -> str:
     """Return the statement that sets archive_command, when PostgreSQL's host is this one; else where to find it."""
     if needs_way_back(facts.server):
         return f"set the archive_command that this prints: cellarman setup {facts.server.name}"
-    words = [client_program() or "cellarman-wal", "push", "%p", "--server", facts.server.name]
+    words = [installed("cellarman-wal") or "cellarman-wal", "push", "%p", "--server", facts.server.name]
     if facts.config_file:
         words += ["--config", facts.config_file]
     command = " ".join(word if word == "%p" else shlex.quote(word).replace("%", "%%") for word in words)

@@ -8,6 +8,7 @@ import sys
 from datetime import datetime, timezone
 from typing import Any
 
+from engine.amounts import counted
 from engine.cli import output
 from engine.config import Config, Server
 from engine.errors import UsageError
@@ -92,15 +93,6 @@ def facts(server: Server, info: BackupInfo, verdict: Verdict | None) -> dict[str
     }
 
 
-def bad_pages_text(count: int) -> str:
-    """Return how many bad pages there are.
-
-    >>> bad_pages_text(1), bad_pages_text(3)
-    ('1 bad page', '3 bad pages')
-    """
-    return f"{count} bad page{'' if count == 1 else 's'}"
-
-
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -110,7 +102,7 @@ def _row(server: Server, info: BackupInfo, verdict: Verdict | None) -> tuple[obj
     return (
         info.id,
         info.backup_name,
-        standing(server, info) + (f", {bad_pages_text(len(bad))}" if bad else ""),
+        standing(server, info) + (f", {counted(len(bad), 'bad page')}" if bad else ""),
         info.method + (f" {info.compression}" if info.compression else ""),
         output.when(info.end_time),
         output.size(info.size),

@@ -156,7 +156,7 @@ def narrate(event: ev.Event) -> str:
         return f"{at} {event.phase}" + (f": {output.printable(event.detail)}" if event.detail else "")
     if isinstance(event, ev.Note):
         mark = "" if event.level == "info" else f"{event.level}: "
-        return f"{at}   {mark}{output.printable(event.text)}"
+        return f"{at}   {mark}{output.one_line(event.text)}"
     return ""
 
 

@@ -31,4 +31,4 @@ class Lines:
         self._say(text if level == "info" else f"{level}: {text}")
 
     def _say(self, text: str) -> None:
-        print(f"{datetime.now().astimezone():%H:%M:%S} {output.printable(text)}", file=sys.stderr, flush=True)
+        print(f"{datetime.now().astimezone():%H:%M:%S} {output.one_line(text)}", file=sys.stderr, flush=True)

@@ -64,6 +64,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def one_line(text: str) -> str:
+    r"""Return text of several lines as one, printable.
+
+    >>> one_line("refused\n\tIs the server running?\n")
+    'refused Is the server running?'
+    """
+    return printable(" ".join(map(str.strip, text.strip().splitlines())))
+
+
 def size(count: int | None) -> str:
     """Return bytes for people, in powers of 1024.
 

@@ -54,5 +54,5 @@ def _print(piece: Piece) -> None:
 
 def _comment(mark: str, text: str) -> None:
     """Print text as comments, wrapped."""
-    for line in textwrap.wrap(output.printable(text), _WIDTH, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(output.one_line(text), _WIDTH, break_long_words=False, break_on_hyphens=False):
         print(f"{mark} {line}")

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from engine.amounts import counted
 from engine.cli import backups, output
 from engine.cli.output import size, when
 from engine.config import Config, Server
@@ -138,7 +139,7 @@ def _about(server: Server, info: BackupInfo, verdict: Verdict | None, own: dict[
     took = (info.end_time - info.begin_time).total_seconds() if info.end_time and info.begin_time else None
     return [
         ("name", info.backup_name),
-        ("status", backups.standing(server, info) + (f", {backups.bad_pages_text(len(bad))}" if bad else "")),
+        ("status", backups.standing(server, info) + (f", {counted(len(bad), 'bad page')}" if bad else "")),
         ("error", info.error),
         ("method", info.method),
         ("begun", when(info.begin_time) if info.begin_time else None),

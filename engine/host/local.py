@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -55,6 +56,15 @@ def start_leashed(
         env={**os.environ, **(env or {})},
         preexec_fn=_leash(os.getpid()),
     )
+
+
+def installed(name: str) -> str:
+    """Return the absolute path of this installation's program of that name, "" when there is none."""
+    for beside in (sys.executable, sys.argv[0]):
+        path = os.path.join(os.path.dirname(os.path.abspath(beside)), name)
+        if os.access(path, os.X_OK):
+            return path
+    return ""
 
 
 def stop(process: subprocess.Popen[bytes], *, patience: float = 10.0) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 
 from engine.host import local, openssh, problems
 from engine.host.ciphers import cheapest
@@ -12,6 +13,17 @@ from engine.host.endpoint import Endpoint
 
 _END = 120.0
 """Seconds that the far program may take after its last input."""
+
+
+def paced(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Yield chunks so that no more than `limit` kilobytes a second are taken; 0: no limit."""
+    due = 0.0
+    for chunk in chunks:
+        if limit:
+            now = time.monotonic()
+            due = max(due, now) + len(chunk) / (limit << 10)
+            time.sleep(max(0.0, due - now))
+        yield chunk
 
 
 def feed(endpoint: Endpoint, argv: Sequence[str], chunks: Iterable[bytes], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 from dataclasses import replace
 from typing import Literal
 
@@ -155,6 +156,15 @@ _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 """Those of the keys that ssh tries by itself that people have."""
 
 
+def _has_passphrase(key: str) -> bool:
+    words = ["ssh-keygen", "-y", "-P", "", "-f", os.path.expanduser(key)]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"incorrect passphrase" in done.stderr
+
+
 def _let_in(endpoint: Endpoint) -> str:
     """Return what to do where no key of ours is accepted: make one, or have the one that is here let in."""
     names = [endpoint.identity_file] if endpoint.identity_file else list(_KEYS)
@@ -163,8 +173,14 @@ def _let_in(endpoint: Endpoint) -> str:
     if not key:
         make = f"ssh-keygen -t ed25519 -N '' -f {endpoint.identity_file or _KEYS[0]}"
         return f"there is no key here: {make}; then cellarman setup NAME prints how {user} lets it in"
+    locked = (
+        f"the key {key} has a passphrase, which nobody is asked for: let an agent hold it, ssh-add {key}; cron has"
+        f" none, so for that take it off: ssh-keygen -p -N '' -f {key}\nelse: "
+        if _has_passphrase(key)
+        else ""
+    )
     return (
-        f"the key {key} is here, and {user} on {endpoint.host} does not let it in: its ~/.ssh/authorized_keys must have"
-        f" the line that this prints: cat {key}.pub (cellarman setup NAME prints the commands for it)\n"
+        f"{locked}the key {key} is here, and {user} on {endpoint.host} does not let it in: its ~/.ssh/authorized_keys"
+        f" must have the line that this prints: cat {key}.pub (cellarman setup NAME prints the commands for it)\n"
         "or another key is meant: identity_file in [servers.NAME.ssh]; sshd's log there says why it refused"
     )

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
 import time
 from dataclasses import replace
 from types import TracebackType
 
-from engine.host import local, openssh
+from engine.host import local, openssh, scratch
 from engine.host.ciphers import cheapest
 from engine.host.endpoint import Endpoint
 
-_LONGEST = 80
-"""Bytes of a directory for a socket, whose whole path may have about a hundred (unix(7)), with what ssh appends."""
+_LONGEST = 59
+"""Bytes of the place for a socket's directory: the socket's path may have 107 (unix(7)), and ours and ssh's part of it
+has 48."""
 
 
 class Shared:
@@ -31,6 +31,7 @@ class Shared:
         self._plain = endpoint
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = ""
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Shared:
         if self._plain is not None:
@@ -40,9 +41,8 @@ class Shared:
 
     def _start(self, endpoint: Endpoint) -> None:
         place = tempfile.gettempdir()
-        self._directory = tempfile.mkdtemp(
-            prefix="cellarman-", dir=place if len(os.fsencode(place)) < _LONGEST else "/tmp"
-        )
+        place = place if len(os.fsencode(place)) <= _LONGEST else "/tmp"
+        self._directory = self._held.enter_context(scratch.directory(place))
         words = openssh.command(replace(endpoint, control=self._socket))
         self._process = local.start_leashed(
             [*words, *cheapest(endpoint), "-o", "ControlMaster=yes", "-N", openssh.destination(endpoint)]
@@ -67,7 +67,6 @@ class Shared:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            local.stop(self._process)
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        with self._held:
+            if self._process is not None:
+                local.stop(self._process)

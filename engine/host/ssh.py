@@ -520,4 +520,4 @@ def _rest(channel: paramiko.Channel) -> bytes:
 
 
 def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return str(error) or ("it ended without a word" if isinstance(error, EOFError) else type(error).__name__)

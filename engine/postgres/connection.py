@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import CellarmanError
+from engine.postgres import hba
 from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_options, without_password
+from engine.postgres.encoding import accept_any_bytes
 from engine.postgres.facts import Archiver, ServerFacts, Tablespace, server_facts
 from engine.postgres.lsn import Lsn
 
@@ -151,6 +153,7 @@ def _replication(conninfo: str, timeout: int) -> Iterator[ReplicationCursor]:
 def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) -> Connection:
     import psycopg2
 
+    accept_any_bytes()
     bounds = {
         "connect_timeout": max(timeout, 2),
         "keepalives_idle": max(timeout, 2),
@@ -179,7 +182,7 @@ def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
 
 def _words(conninfo: str, error: Exception) -> str:
     """Return what libpq or the server said, without secrets."""
-    said = str(error).strip() or type(error).__name__
+    said = "\n".join(map(str.strip, str(error).strip().splitlines())) or type(error).__name__
     parameters = parse_conninfo(conninfo)
     for secret in SECRETS:
         if parameters.get(secret):
@@ -189,16 +192,15 @@ def _words(conninfo: str, error: Exception) -> str:
 
 _ADVICE = (
     (
-        r"no password supplied|password authentication failed",
+        r"password authentication failed",
+        "the role is not there, or the password in ~/.pgpass is not its own: correct that line, or as a superuser in"
+        " psql: \\password ROLE",
+    ),
+    (
+        r"no password supplied",
         "put the password into ~/.pgpass (mode 0600) of the account that runs cellarman, as"
         " host:port:database:user:password; for replication connections the database is `replication`",
     ),
-    (
-        r"no pg_hba\.conf entry for replication",
-        "add a line to the server's pg_hba.conf: host replication USER ADDRESS scram-sha-256;"
-        " then SELECT pg_reload_conf()",
-    ),
-    (r"no pg_hba\.conf entry", "add this host, user and database to the server's pg_hba.conf and reload it"),
     (
         r"replication role|permission denied to start WAL sender|REPLICATION attribute",
         "on the server: ALTER ROLE the_role REPLICATION",
@@ -208,7 +210,7 @@ _ADVICE = (
         "raise max_wal_senders on the server (needs a restart), or end a replication connection that is not needed",
     ),
     (r"too many (clients|connections)|remaining connection slots", "the server is full: raise max_connections"),
-    (r'role ".*" does not exist', "create it on the server: createuser --superuser --replication NAME"),
+    (r'role ".*" does not exist', "make it on the server: `cellarman setup SERVER` prints how, with its rights"),
     (r'database ".*" does not exist', "name an existing database in conninfo: dbname=postgres"),
     (r"Connection refused|No such file or directory", "start the server, or correct host and port in conninfo"),
     (r"could not translate host name|Name or service not known", "correct the host in conninfo, or its DNS entry"),
@@ -227,6 +229,8 @@ _ADVICE_BY_STATE = {
 
 
 def _advice(why: str) -> str:
+    if line := hba.wanted(why):
+        return f"add to the server's pg_hba.conf, before lines that match the same:\n{line}\nSELECT pg_reload_conf();"
     for pattern, advice in _ADVICE:
         if re.search(pattern, why):
             return advice

@@ -13,6 +13,7 @@ from engine import amounts
 from engine.config import Server
 from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
+from engine.host.local import installed
 from engine.postgres import programs
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
@@ -242,7 +243,7 @@ def _detail(
         parts = _needs(ground, content, placed, size) if fresh else []
         parts += [(other.staging, len(segments) * size)] if other else []
         refusals += _space(ground, parts)
-    program = settings.client_program()
+    program = installed("cellarman-wal")
     if not program and not other:
         refusals.append(_no_client())
     staged = other.staging.path if other else ""
@@ -380,7 +381,7 @@ def _steps(
     steps = [f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"] if left else []
     how = "extract" if info.is_tar else "copy"
     amount = f", {amounts.size(content.bytes)}" if content else ""
-    if limit and order.on and not info.is_tar:
+    if limit and order.on:
         amount += f", at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
     steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {where}")
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]

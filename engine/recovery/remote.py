@@ -12,7 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
+from engine import amounts
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
@@ -20,11 +22,13 @@ from engine.faults import step
 from engine.host import pipe, problems, rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
+from engine.host.pipe import paced
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.recovery import farside, sending, source, staging
 from engine.recovery.copying import Meter
 from engine.recovery.extraction import TarFile, pieces
 from engine.recovery.furnish import furnish
+from engine.recovery.link import Link
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
 from engine.recovery.sending import LAST
@@ -32,8 +36,23 @@ from engine.repository import locks, repository
 
 _OCCUPIED, _RUNS = 46, 47
 
+_LATE = """late() { # directory: end what a lost link left writing there, which may still get what the network held back
+    [ -n "$1" ] || return 0
+    for p in /proc/[0-9]*; do
+        { read -r program <"$p/comm"; } 2>/dev/null || continue
+        case $program in tar|rsync) ;; *) continue ;; esac
+        [ "$(readlink -- "$p/cwd" 2>/dev/null)" = "$1" ] || continue
+        n=${p#/proc/}; i=0
+        kill -9 "$n" 2>/dev/null
+        while alive "$n" && [ $i -lt 10 ]; do sleep 1; i=$((i + 1)); done
+    done
+}
+"""
+UNPACK = 'cd -- "$1" && exec tar -xf -'
+"""Where tar works is to be seen from its begin; by itself it goes there with its first file."""
 _BEGIN = (
     farside.ALIVE
+    + _LATE
     + f"""
 umask 077
 mode=$1 dest=$2; shift
@@ -48,6 +67,7 @@ if [ -f "$dest/postmaster.pid" ]; then
     n=$(head -n 1 -- "$dest/postmaster.pid" | tr -cd 0-9)
     if [ -n "$n" ] && alive "$n"; then echo "process $n" >&2; exit {_RUNS}; fi
 fi
+[ $mode = new ] || for d in "$@"; do late "$(cd -- "$d" 2>/dev/null && pwd -P)"; done
 cat >"$dest/{MARKER}.new" && mv -f -- "$dest/{MARKER}.new" "$dest/{MARKER}" || exit 1
 sync -- "$dest/{MARKER}" "$dest" 2>/dev/null || sync
 cd -- "$dest" || exit 1
@@ -91,15 +111,20 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
         facts = repository.facts(server.layout, plan.info.id)
         for line in furnish(plan, control, facts.get("restore_settings", {}), far):
             report.note(line)
-        staging.stage(server, plan, far, report)
+        link = Link(report)
+        link.run(partial(staging.stage, server, plan, far, report))
         step("remote.staged")
-        report.phase("sync", f"on {far.name}")
-        roots = [plan.order.destination, *(space.directory for space in plan.placed)]
         what = f"what was written could not be put on disk on {far.name}"
-        must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
+        link.run(partial(_sync, plan, far, report, what))
         step("remote.synced")
         must(far, ["sh", "-c", _FINISH, "sh", plan.order.destination], what, timeout=600)
         step("remote.complete")
+
+
+def _sync(plan: Plan, far: Machine, report: Reporter, what: str) -> None:
+    report.phase("sync", f"on {far.name}")
+    roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+    must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
 
 
 def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:
@@ -181,16 +206,24 @@ def _bring(server: Server, plan: Plan, content: source.Source, far: Machine, rep
     """Send the backup's files."""
     report.phase("copy", f"to {plan.order.destination} on {plan.endpoint}")
     assert plan.endpoint is not None
+    if limit := server.restore_bandwidth_limit:
+        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
     if content.tars:
         meter = Meter(report, content.read_bytes)
         for tar, directory in content.tars:
-            _extract(plan.endpoint, tar, directory, meter)
+            _extract(plan.endpoint, tar, directory, meter, limit)
         meter.finish()
         return
     sending.send(server, plan, content, far, report)
 
 
-def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> None:
+def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, limit: int) -> None:
+    """Send a tar file to the tar there, `limit` kilobytes a second.
+
+    It is not tried again: what the network still holds of a lost link may reach the tar at its end later, which would
+    then write over what the second one made.
+    """
+
     def rename(name: str) -> str:
         return LAST if name == source.CONTROL else name
 
@@ -198,7 +231,8 @@ def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter) -> 
         return name in source.LEFT_OUT and name != source.CONTROL
 
     what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
-    pipe.feed(endpoint, ["tar", "-xf", "-", "-C", directory], pieces(tar, meter, skip=skip, rename=rename), what)
+    chunks = paced(pieces(tar, meter, skip=skip, rename=rename), limit)
+    pipe.feed(endpoint, ["sh", "-c", UNPACK, "sh", directory], chunks, what)
 
 
 def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:

@@ -9,28 +9,26 @@ import heapq
 import os
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from engine import amounts
 from engine.config import Server
 from engine.errors import Cancelled
 from engine.event import Lane, Reporter
 from engine.host import rsync
 from engine.host.machine import Machine
-from engine.host.problems import LINK, HostError
-from engine.host.rsync import Moved, Tick, Transfer
+from engine.host.problems import HostError
+from engine.host.rsync import Tick, Transfer
 from engine.recovery import source, staging
 from engine.recovery.copying import Item
+from engine.recovery.link import Link
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
 
 LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
-_PAUSES = (2.0, 5.0, 15.0)
-"""Seconds between tries after a lost link."""
 _BIG = 16 << 20
 """Bytes above which a file is sent beside others: of smaller ones a connection has many under way by itself."""
 _EARLY = 1.0
@@ -62,8 +60,6 @@ def transfers(server: Server, plan: Plan, content: source.Source) -> list[Transf
 
 def send(server: Server, plan: Plan, content: source.Source, far: Machine, report: Reporter) -> None:
     """Do the transfers; raises what the first one that failed for good raised, when all others have stopped."""
-    if limit := server.restore_bandwidth_limit:
-        report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
     whole = transfers(server, plan, content)
     big = [item for item in content.items if item.size > _BIG]
     work = _Sending(report, content.bytes)
@@ -151,46 +147,22 @@ class _Sending:
         self._report.progress(min(moved, self._total), self._total, lanes=tuple(lanes) if len(streams) > 1 else ())
 
     def _go(self, stream: _Stream, share: int) -> None:
+        link = Link(self._report, self._stop)
+
+        def tick(now: Tick) -> None:
+            link.goes_on(now.name)
+            stream.tick = now
+
         try:
             for transfer in stream.transfers:
                 limit = transfer.bandwidth_limit
                 shared = replace(transfer, bandwidth_limit=max(1, limit // share) if limit else 0)
-                moved = self._patiently(shared, stream)
+                moved = link.run(partial(rsync.move, shared, tick, stop=self._stop))
                 stream.done, stream.tick = stream.done + moved.sent_bytes, Tick(0, 0, "")
         except BaseException as error:
             if self._error is None and not isinstance(error, Cancelled):
                 self._error = error
             self._stop.set()
-
-    def _patiently(self, transfer: Transfer, stream: _Stream) -> Moved:
-        """Run a transfer; after a lost link try again, with pauses, and raise the last error with the file at work."""
-        name = ""
-        lost = 0.0
-
-        def tick(now: Tick) -> None:
-            nonlocal name, lost
-            name = now.name or name
-            if lost:
-                after = f"resumed after {time.monotonic() - lost:.0f} s"
-                self._report.note(after + (f", at {name}" if name else ""))
-                lost = 0.0
-            stream.tick = now
-
-        for pause in (*_PAUSES, None):
-            try:
-                return rsync.move(transfer, tick, stop=self._stop)
-            except HostError as error:
-                if error.kind not in LINK:
-                    raise
-                at = f" at {name}" if name else ""
-                if pause is None:
-                    what = f"the restore to {error.host} stopped{at}: {error.what}"
-                    raise HostError(error.kind, error.host, what, error.why, error.fix) from error
-                self._report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
-                lost = lost or time.monotonic()
-                if self._stop.wait(pause):
-                    raise Cancelled("the transfer was stopped") from error
-        raise AssertionError("the last try returns or raises")
 
 
 @contextmanager

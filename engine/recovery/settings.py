@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -65,15 +64,6 @@ def quoted(value: str) -> str:
 def render(settings: Mapping[str, str]) -> str:
     """Return settings as lines of a configuration file."""
     return "".join(f"{key} = {quoted(value)}\n" for key, value in settings.items())
-
-
-def client_program() -> str:
-    """Return the absolute path of this installation's cellarman-wal."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "cellarman-wal")
-    if os.access(beside, os.X_OK):
-        return beside
-    own = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "cellarman-wal")
-    return own if os.access(own, os.X_OK) else ""
 
 
 def restore_command(program: str, server: str, config_file: str) -> str:

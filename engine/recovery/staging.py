@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.event import Reporter
-from engine.host import pipe
+from engine.host import pipe, scratch
 from engine.host.machine import Machine, must
 from engine.postgres import segment
 from engine.recovery.plan import Plan
@@ -74,7 +73,10 @@ def script(last: str, *, open_end: bool) -> str:
 
 
 def stage(server: Server, plan: Plan, far: Machine, report: Reporter) -> None:
-    """Put the script and every file that replay will ask for on the far host; raises what keeps it from that."""
+    """Put the script and every file that replay will ask for on the far host; raises what keeps it from that.
+
+    It can be done again: the directory is made anew, and what a lost link's tar still writes is in the removed one.
+    """
     assert far.endpoint is not None and plan.wal is not None and plan.info is not None
     report.phase("wal", f"{len(plan.segments)} segments to {plan.staging}")
     place = os.path.join(plan.staging, "wal")
@@ -94,7 +96,8 @@ def stage(server: Server, plan: Plan, far: Machine, report: Reporter) -> None:
             report.progress(min(done, total), total)
         yield bytes(2 * tarfile.BLOCKSIZE)
 
-    pipe.feed(far.endpoint, ["tar", "-xf", "-", "-C", place], chunks(), what)
+    paced = pipe.paced(chunks(), server.restore_bandwidth_limit)
+    pipe.feed(far.endpoint, ["tar", "-xf", "-", "-C", place], paced, what)
     text = script(plan.segments[-1], open_end=plan.open_end)
     far.write(os.path.join(plan.staging, _FETCH), text.encode(), mode=0o700)
 
@@ -113,17 +116,17 @@ def _files(server: Server, plan: Plan) -> Iterator[tuple[str, bytes]]:
     assert plan.info is not None
     names: Sequence[str] = [*histories(server), *plan.segments]
     system = plan.info.systemid
-    with tempfile.TemporaryDirectory(prefix="cellarman-wal-") as scratch, ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = [pool.submit(_plain, server, name, system, scratch) for name in names[:_AHEAD]]
+    with scratch.directory() as place, ThreadPoolExecutor(_AHEAD) as pool:
+        waiting = [pool.submit(_plain, server, name, system, place) for name in names[:_AHEAD]]
         for position, name in enumerate(names):
             data = waiting.pop(0).result()
             if position + _AHEAD < len(names):
-                waiting.append(pool.submit(_plain, server, names[position + _AHEAD], system, scratch))
+                waiting.append(pool.submit(_plain, server, names[position + _AHEAD], system, place))
             yield name, data
 
 
-def _plain(server: Server, name: str, system: int | None, scratch: str) -> bytes:
-    path = os.path.join(scratch, name)
+def _plain(server: Server, name: str, system: int | None, place: str) -> bytes:
+    path = os.path.join(place, name)
     code = fetch.get(server.layout, name, path, system_id=system)
     if code != fetch.DELIVERED:
         why = "the archive does not hold it any more" if code == fetch.ABSENT else "see what was said above"

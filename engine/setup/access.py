@@ -11,11 +11,9 @@ from engine.check.account import account
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.config import Config
-from engine.postgres import dsn
+from engine.postgres import dsn, hba
 from engine.setup.piece import Piece, State, found
 from engine.setup.sql import host_of, replicates
-
-_TURNED_AWAY = "no pg_hba.conf entry"
 
 
 def host_based(facts: Facts) -> list[Piece]:
@@ -32,33 +30,18 @@ def host_based(facts: Facts) -> list[Piece]:
     words = [source.what for source in sources if isinstance(source, Unknown)]
     truth: bool | None = not words
     if words:
-        truth = False if any(_TURNED_AWAY in text for text in words) else None
-    hba = facts.live.facts.hba_file if isinstance(facts.live, Live) else None
-    where = f"on {host_of(facts)}, in {hba or 'pg_hba.conf'}, before lines that match the same"
+        truth = False if any(map(hba.turned_away, words)) else None
+    file = facts.live.facts.hba_file if isinstance(facts.live, Live) else None
+    where = f"on {host_of(facts)}, in {file or 'pg_hba.conf'}, before lines that match the same"
     note = "then: SELECT pg_reload_conf();" + (f"\nnot known: {words[0]}" if truth is None else "")
     return [Piece("pg_hba.conf", where, "\n".join(lines), "text", found(truth), note)]
 
 
 def _line(database: str, user: str, address: str, *, demand_tls: bool) -> str:
-    names = f"{_word(database):<12} {_word(user):<18}"
+    names = f"{hba.word(database):<12} {hba.word(user):<18}"
     if not address:
         return f"local  {names} {'peer' if user == account() else 'scram-sha-256'}"
     return f"{'hostssl' if demand_tls else 'host':<6} {names} {address:<18} scram-sha-256"
-
-
-def _word(name: str) -> str:
-    """Return a name as pg_hba.conf reads it.
-
-    >>> _word("barman"), _word("all"), _word("replication"), _word("a b")
-    ('barman', '"all"', 'replication', '"a b"')
-    """
-    plain = name.replace("_", "").replace("-", "").isalnum() and name not in (
-        "all",
-        "samerole",
-        "sameuser",
-        "samegroup",
-    )
-    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 def _address(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 
@@ -11,8 +12,7 @@ from engine.check.facts import Facts, Unknown
 from engine.check.reach import Reach, backup_host, needs_way_back
 from engine.host import openssh, problems
 from engine.host.endpoint import Endpoint
-from engine.host.local import ThisHost
-from engine.recovery.settings import client_program
+from engine.host.local import ThisHost, installed
 from engine.setup.piece import Piece, State, found
 
 _KEY = "~/.ssh/id_ed25519"
@@ -57,19 +57,24 @@ def back(facts: Facts) -> list[Piece]:
     who, far = endpoint.user or "postgres", f"on {endpoint.host}, as {endpoint.user or 'postgres'}"
     said = reach.back.problem if reach and reach.back else ""
     unknown_key = "host key" in said
-    bound = f'restrict,command="{_only_push(facts)}"'
+    user, bound_to = to.user or account(), reach.back.bound_to if reach and reach.back else ()
+    let_in = _authorize(user, theirs, f'restrict,command="{_only_push(facts)}"')
+    foreign = bool(bound_to) and facts.server.name not in bound_to
+    if foreign:
+        said = f"the key may only push WAL of {', '.join(bound_to)}"
+        let_in = _also(user, bound_to[0], facts.server.name)
     return [
         Piece(f"key of {who}", far, _keygen(_KEY), "sh", found(works or bool(theirs) if reach else None)),
         _known(to, far, found(True if works else False if unknown_key else None), of="here"),
         Piece(
             f"login of {who} as {to}",
             "here, as root",
-            _authorize(to.user or account(), theirs, bound),
+            let_in,
             "sh",
-            found(True if works else None if unknown_key or reach is None else False),
+            found(works and not foreign if works else None if unknown_key or reach is None else False),
             "this key can push WAL and nothing else; for rsync into incoming/ write restrict alone before the key"
-            + (f"\nnow: {' '.join(said.split())}" if said and theirs else "")
-            + ("" if theirs or not reach else f"\n{who} on {endpoint.host} has no key yet"),
+            + (f"\nnow: {' '.join(said.split())}" if said and (theirs or works) else "")
+            + ("" if theirs or works or not reach else f"\n{who} on {endpoint.host} has no key yet"),
         ),
     ]
 
@@ -89,7 +94,7 @@ _SSHD_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 def _only_push(facts: Facts) -> str:
     """Return the one command of a bound key, with its program's whole path where sshd would not find it."""
-    program = client_program()
+    program = installed("cellarman-wal")
     if not program or shutil.which("cellarman-wal", path=_SSHD_PATH):
         program = "cellarman-wal"
     words = [program, "only-push", "--server", facts.server.name]
@@ -129,23 +134,33 @@ def _known(endpoint: Endpoint, where: str, state: State, *, of: str) -> Piece:
 
 
 def _authorize(user: str, key: str, options: str) -> str:
-    """Return the commands, for root, that let a key in; the home is found by the shell, so that it may lie anywhere.
+    """Return the commands, for root, that let a key in.
 
     Without a key there is nothing to paste but a comment.
     """
     if not key:
         return f"# nothing to paste yet: {_AGAIN}"
-    home = (
-        f"~{user}"
-        if user.replace("-", "").replace("_", "").isalnum()
-        else f"$(getent passwd {shlex.quote(user)} | cut -d: -f6)"
-    )
+    home = _home(user)
     line = shlex.quote(f"{options} {key}")
     return (
         f"install -d -o {user} -g $(id -gn {user}) -m 0700 {home}/.ssh\n"
         f"echo {line} >> {home}/.ssh/authorized_keys\n"
         f"chown {user}: {home}/.ssh/authorized_keys; chmod 0600 {home}/.ssh/authorized_keys"
     )
+
+
+def _home(user: str) -> str:
+    """Return an account's home as a shell finds it, so that it may lie anywhere."""
+    if user.replace("-", "").replace("_", "").isalnum():
+        return f"~{user}"
+    return f"$(getent passwd {shlex.quote(user)} | cut -d: -f6)"
+
+
+def _also(user: str, bound_to: str, server: str) -> str:
+    """Return the command, for root, that lets the keys that may push WAL of one server push that of another too."""
+    line = f'/ only-push .*--server {re.escape(bound_to)}[" ]/'
+    words = ["sed", "-i", f"{line}s/ only-push / only-push --server {server} /"]
+    return f"{shlex.join(words)} {_home(user)}/.ssh/authorized_keys"
 
 
 def ssh_words(endpoint: Endpoint) -> list[str]:

@@ -14,7 +14,7 @@ from engine.check.reach import backup_host, needs_way_back
 from engine.check.repository import MISSED_MAINTENANCE
 from engine.config import Config
 from engine.host import openssh
-from engine.recovery.settings import client_program
+from engine.host.local import installed
 from engine.setup.keys import ssh_words
 from engine.setup.piece import Piece, found
 from engine.setup.sql import superuser
@@ -77,7 +77,7 @@ def _word(text: str) -> str:
 
 
 def _same_host(facts: Facts) -> tuple[str, str, str]:
-    words = [_word(client_program() or "cellarman-wal"), "push", "%p", "--server", _word(facts.server.name)]
+    words = [_word(installed("cellarman-wal") or "cellarman-wal"), "push", "%p", "--server", _word(facts.server.name)]
     words += ["--config", _word(facts.config_file)] if facts.config_file else []
     note = f"on this host; it writes as PostgreSQL's account, which has to be {account()}"
     return "push", " ".join(words), note
@@ -124,6 +124,7 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     own = [name for name in config.files if not name.startswith("/etc/")]
     named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
     line = f"* * * * * {shlex.quote(program())}{named} cron"
-    text = f"(crontab -l 2>/dev/null; echo {shlex.quote(line)}) | crontab -"
+    once = f"crontab -l 2>/dev/null | grep -vxF {shlex.quote(line)}"
+    text = f"({once}; echo {shlex.quote(line)}) | crontab -"
     note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
     return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]

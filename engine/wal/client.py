@@ -6,7 +6,7 @@
     cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
         [--known-hosts FILE] [--program PATH] [--config FILE]
     cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
-    cellarman-wal only-push --server S [--config FILE]
+    cellarman-wal only-push --server S [--server S2 ...] [--config FILE]
     cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
         [--no-prefetch]
 
@@ -30,7 +30,7 @@ usage: cellarman-wal push PATH --server S [--config FILE]
        cellarman-wal push PATH --server S --over [USER@]HOST[:PORT] [--identity FILE]
            [--known-hosts FILE] [--program PATH] [--config FILE]
        cellarman-wal push - --name NAME --sha256 SUM --server S [--receipt] [--config FILE]
-       cellarman-wal only-push --server S [--config FILE]
+       cellarman-wal only-push --server S [--server S2 ...] [--config FILE]
        cellarman-wal get NAME PATH --server S [--config FILE] [--accept-gap] [--on-hole=absent]
            [--no-prefetch]
 
@@ -123,9 +123,11 @@ def _parse(verb: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
     for word in queue:
         name, equals, value = word.partition("=")
         if name in _VALUED:
-            options[name] = value if equals else next(queue, "")
-            if not options[name]:
+            given = value if equals else next(queue, "")
+            if not given:
                 raise _usage(f"{name} needs a value")
+            several = verb == "only-push" and name == "--server" and name in options
+            options[name] = f"{options[name]}\n{given}" if several else given
         elif word in ("--help", "-h"):
             return [], {"--help": ""}
         elif (word in _SWITCHES and verb == "get") or (word == "--receipt" and verb == "push"):
@@ -218,26 +220,32 @@ def _send(path: str, options: dict[str, str]) -> int:
 
 
 def _only_push(options: dict[str, str]) -> int:
-    """Do what an SSH client asks for when that is to push to this server, whatever its key is trusted with."""
+    """Do what an SSH client asks for when that is to push to one of these servers, whatever its key is trusted with."""
+    servers = options["--server"].split("\n")
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "").split()
     if os.path.basename(asked[0] if asked else "").strip("'") != "cellarman-wal":
         asked = []
     if asked[1:] == ["--version"]:
-        return _run("--version", [])
+        from engine import __version__
+
+        sys.stdout.write("\n".join((f"cellarman-wal {__version__}", *servers, "")))
+        return 0
     if asked[1:3] != ["push", "-"]:
-        raise _not_allowed("a file is pushed with it, and nothing else is done", options)
+        raise _not_allowed("a file is pushed with it, and nothing else is done", servers)
     operands, wanted = _parse("push", asked[2:])
-    if operands != ["-"] or wanted.get("--server") != options["--server"]:
-        raise _not_allowed(f"{wanted.get('--server', 'something else')} was asked for", options)
+    if operands != ["-"] or wanted["--server"] not in servers:
+        raise _not_allowed(f"{wanted['--server']} was asked for", servers)
     from engine.wal import settings
 
-    return _receive(settings.resolve(options["--server"], options.get("--config")), wanted)
+    return _receive(settings.resolve(wanted["--server"], options.get("--config")), wanted)
 
 
-def _not_allowed(why: str, options: dict[str, str]) -> BaseException:
+def _not_allowed(why: str, servers: list[str]) -> BaseException:
     from engine.errors import Refused
 
-    return Refused(f"this key may only push WAL of {options['--server']}", why)
+    names = ", ".join(servers)
+    fix = "let the key do so here, in ~/.ssh/authorized_keys: --server NAME for each server"
+    return Refused(f"this key may only push WAL of {names}", why, fix)
 
 
 def _get(server: Settings, operands: list[str], options: dict[str, str]) -> int:

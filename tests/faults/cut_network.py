@@ -25,7 +25,7 @@ from engine.errors import CellarmanError
 from engine.event import Silent
 from engine.host.machine import machine
 from engine.host.problems import LINK, HostError
-from engine.recovery import sending
+from engine.recovery import link
 from engine.recovery.plan import Order
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive
@@ -116,7 +116,7 @@ def hosts(root: Path) -> Iterator[tuple[Cable, Far]]:
 
 def restore(cable: Cable, far: Far, server: Server, root: Path, *, again: bool) -> dict[str, Any]:
     """Restore with the cable pulled in the middle."""
-    sending._PAUSES = (0.5, 0.5)
+    link._PAUSES = (0.5, 0.5)
     report = Puller(cable, again=again)
     order = Order(server.name, str(root / "new"), target=EndOfArchive(), on=f"{account()}@{FAR}", start=again)
     began = time.monotonic()

@@ -137,10 +137,14 @@ def test_a_key_that_is_not_accepted(own: Far, way: Way) -> None:
     )
 
 
-def test_a_key_with_a_passphrase(own: Far) -> None:
+@WAYS
+def test_a_key_with_a_passphrase(own: Far, way: Way) -> None:
+    """What to do about it comes first: that the key is let in over there is of no help."""
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(own.key)], check=True)
-    error = by_paramiko(own.endpoint)
-    assert error.kind == "key_rejected" and f"ssh-add {own.key}" in error.why
+    error = way(own.endpoint)
+    assert error.kind == "key_rejected"
+    first = error.fix.splitlines()[0]
+    assert f"ssh-add {own.key}" in first and f"ssh-keygen -p -N '' -f {own.key}" in first
 
 
 def test_the_agent_holds_the_key(own: Far, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from engine.host import rsync
+from engine.host import rsync, scratch
 from engine.host.calls import Calls
 from engine.host.rsync import Transfer
 from engine.host.shared import Shared
 from tests.support import sshd as sshd_module
 from tests.support.site import eventually
 from tests.support.sshd import Far
+
+ROOT = Path(__file__).parents[3]
 
 
 def connections(far: Far) -> int:
@@ -34,6 +39,27 @@ def test_many_commands_take_one_connection_and_leave_nothing(far: Far, tmp_path:
         assert connections(far) == before + 1
     assert not os.path.exists(os.path.dirname(there.control))
     eventually(lambda: not far.sessions(), "the connection is closed")
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(far: Far) -> None:
+    script = (
+        "import os, signal\nfrom engine.host.endpoint import Endpoint\nfrom engine.host.shared import Shared\n"
+        f"with Shared({far.endpoint!r}) as shared:\n    print(shared.endpoint().control, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False, stdout=subprocess.PIPE)
+    socket = Path(killed.stdout.decode().strip())
+    left = socket.parent
+    assert socket.name == "ssh" and socket.exists()
+    scratch.sweep()
+    assert left.exists()  # it might be somebody's who is about to lock it
+    old = time.time() - 3600
+    os.utime(left, (old, old))
+    with scratch.directory() as held:
+        os.utime(held, (old, old))
+        assert scratch.sweep() >= 1  # in /tmp there may be more
+        assert os.path.isdir(held) and not left.exists()
+    assert not os.path.lexists(held)
 
 
 def test_a_connection_that_was_lost_is_gone_around(far: Far) -> None:

@@ -150,12 +150,29 @@ def test_no_role_and_no_database(server: Cluster) -> None:
     assert "dbname=" in error.fix
 
 
+def test_a_database_without_an_encoding_may_hold_any_bytes(server: Cluster) -> None:
+    server.sql("CREATE DATABASE bare ENCODING 'SQL_ASCII' TEMPLATE template0")
+    with connection.connect(connection.with_options(server.conninfo, dbname="bare")) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT 'tablé', E'tabl\\xe9', %s", ("tabl\udce9",))
+        assert cursor.fetchone() == ("tablé", "tabl\udce9", "tabl\udce9")
+
+
 def test_no_right_to_replicate(server: Cluster) -> None:
     error = refused(connection.identify_system, conninfo(server, "plain"))
     assert "ALTER ROLE" in error.fix
     error = refused(connection.identify_system, conninfo(server, "outsider"))
     assert "no pg_hba.conf entry for replication connection" in error.why
-    assert "pg_hba.conf" in error.fix
+    where, line, reload = error.fix.splitlines()
+    assert "pg_hba.conf" in where and line == "host replication outsider 127.0.0.1/32 scram-sha-256"
+    hba = server.data / "pg_hba.conf"
+    before = hba.read_text()
+    try:
+        hba.write_text(f"{line}\n{before}")
+        server.sql(reload)
+        assert connection.identify_system(conninfo(server, "outsider")).timeline == 1
+    finally:
+        hba.write_text(before)
+        server.sql(reload)
     assert connection.identify_system(conninfo(server, "streamer")).timeline == 1
 
 

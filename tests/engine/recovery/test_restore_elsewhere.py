@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -19,12 +20,14 @@ import pytest
 from engine.config import Server, load
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
+from engine.host import openssh
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
-from engine.recovery import farside, sending, start
+from engine.recovery import farside, link, sending, start
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order
 from engine.recovery.planner import make_plan
+from engine.recovery.remote import UNPACK
 from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
@@ -484,8 +487,30 @@ def test_killed_it_cannot_start_and_the_next_one_converges(stage: Scene, tmp_pat
         assert (destination / MARKER).exists()
         again = stage.plan(Immediate(), destination=str(destination), on=wanted.on)
         assert again.refused is None and again.leftover is not None and "interrupted" in again.steps[0]
-        run(stage, wanted)
+        with late_tar(stage, destination) as late:
+            run(stage, wanted)
+            assert late.wait(20) != 0
         assert not (destination / MARKER).exists() and (destination / "global" / "pg_control").exists()
+
+
+@contextlib.contextmanager
+def late_tar(stage: Scene, destination: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run what a lost link leaves over there: a tar that still waits for the rest of its input."""
+    there = stage.server.ssh
+    assert there is not None
+    command = openssh.remote_command(["sh", "-c", UNPACK, "sh", str(destination)])
+    words = [*openssh.command(there), openssh.destination(there), command]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as late:
+        assert late.stdin is not None
+        member = tarfile.TarInfo("late")
+        member.size = 1 << 20
+        late.stdin.write(member.tobuf() + bytes(tarfile.RECORDSIZE))  # it takes a record at a time
+        late.stdin.flush()
+        try:
+            until((destination / "late").exists, what="tar to be there")
+            yield late
+        finally:
+            late.kill()
 
 
 def test_an_error_leaves_nothing(stage: Scene, tmp_path: Path) -> None:
@@ -517,7 +542,7 @@ def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypa
     """The sshd that serves rsync is killed: it is said, tried again, and the rows are there."""
     with sshd(tmp_path / "own") as own:
         server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
-        monkeypatch.setattr(sending, "_PAUSES", (0.1, 0.1, 0.1))
+        monkeypatch.setattr(link, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own)
         with removed(stage, destination):
@@ -531,7 +556,7 @@ def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypa
 def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sshd(tmp_path / "own") as own:
         server = own_server(stage, tmp_path, own, bandwidth_limit=4000)
-        monkeypatch.setattr(sending, "_PAUSES", (0.1, 0.1, 0.1))
+        monkeypatch.setattr(link, "_PAUSES", (0.1, 0.1, 0.1))
         destination = tmp_path / "new"
         report = Cutter(own, stop=True)
         with removed(stage, destination):
@@ -540,6 +565,30 @@ def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, m
             assert caught.value.kind in ("dropped", "refused") and str(own.endpoint) in caught.value.what
             assert any("cannot start" in note for note in report.notes)
             assert (destination / MARKER).exists() and not (destination / "global" / "pg_control").exists()
+
+
+def test_a_link_cut_while_wal_is_staged_goes_on(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was copied is not thrown away for it."""
+
+    class AtWal(Said):
+        phases: list[str] = []
+
+        def phase(self, name: str, detail: str = "") -> None:
+            self.phases.append(name)
+
+        def progress(self, *amounts: Any, **more: Any) -> None:
+            if self.phases[-1] == "wal" and self.phases.count("wal") == 1:
+                own.cut()
+
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own)
+        monkeypatch.setattr(link, "_PAUSES", (0.1, 0.1, 0.1))
+        destination, report = tmp_path / "new", AtWal()
+        with removed(stage, destination):
+            result = execute(order(stage, destination, start=True).to_arguments(), server, report)
+            assert report.phases.count("copy") == 1 and report.phases.count("wal") == 2
+            assert any("trying again" in note for note in report.notes)
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
 
 
 class Cutter(Said):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
+from engine.check.facts import gather
+from engine.check.reach import Back, Reach
+from engine.check.ssh import way_back
+from engine.config import load
+from engine.setup import keys
 from engine.setup.lines import fitting
 from tests.support import cluster
 from tests.support.programs import BIN, Cellarman, configure, until
@@ -36,6 +44,18 @@ def paste(server: cluster.Cluster, text: str) -> None:
             server.sql(line)
 
 
+def crontab_after(times: int, text: str, root: Path) -> str:
+    """Return the crontab of an account that has none yet, after this was pasted so many times."""
+    table, program = root / "table", root / "crontab"
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = -l ]; then cat {table}; else cat >{table}.new; mv {table}.new {table}; fi\n'
+    )
+    program.chmod(0o755)
+    for _ in range(times):
+        subprocess.run(["sh", "-c", text], env={"PATH": f"{root}:/usr/bin:/bin"}, check=True, timeout=10)
+    return table.read_text()
+
+
 def test_roles_grants_and_slot_pasted_one_after_the_other(server: cluster.Cluster, tmp_path: Path) -> None:
     one, two = (server.conninfo.replace("user=postgres", f"user={name}") for name in ("our-barman", "streaming_barman"))
     cellarman = configure(tmp_path, server, conninfo=one, streaming_conninfo=two, backup_method="local-rsync")
@@ -55,6 +75,7 @@ def test_roles_grants_and_slot_pasted_one_after_the_other(server: cluster.Cluste
         assert found["rights of our-barman"]["state"] == found["slot cellarman"]["state"] == "there"
         assert found["settings"]["state"] == "there"
         assert found["maintenance"]["state"] == "missing" and "cron" in found["maintenance"]["text"]
+        assert crontab_after(2, found["maintenance"]["text"], tmp_path).count("\n") == 1
         assert "role our-barman" not in pieces(cellarman, "--missing")
         checks = {check["name"]: check for check in cellarman.json("check", "main", code=None)["checks"]}
         assert checks["privileges"]["status"] == checks["pg_hba.conf"]["status"] == "ok"
@@ -193,3 +214,29 @@ def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> No
     far.stop()
     checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
     assert "refuses the connection" in checks["SSH to the server"]["detail"]
+
+
+def test_a_key_that_is_bound_to_another_server_is_let_push_for_this_one_too(tmp_path: Path) -> None:
+    home = tmp_path / "barman"
+    (tmp_path / "cellarman.toml").write_text(
+        f"[cellarman]\nbarman_home = '{home}'\nstate_directory = '{tmp_path}/state'\n"
+        "[servers.second]\nactive = false\narchiver = true\nbackup_method = 'rsync'\n"
+        "conninfo = 'host=pg'\nbackup_host = 'barman@backup'\nssh = { host = 'pg', user = 'postgres' }\n"
+    )
+    config = load(str(tmp_path / "cellarman.toml"))
+    back = Back("barman@backup", client="1.0", bound_to=("main.1",))
+    gathered = gather(config, config.server("second"), datetime.now(timezone.utc))
+    facts = replace(gathered, reach=Reach("postgres", 0.0, 0.0, "3.2.7", "", back))
+    assert way_back(facts).status == "fail" and "only push WAL of main.1" in way_back(facts).detail
+    login = keys.back(facts)[-1]
+    assert login.state == "missing" and "only push WAL of main.1" in login.note
+    file = tmp_path / "authorized_keys"
+    file.write_text(
+        'restrict,command="cellarman-wal only-push --server main.1" ssh-ed25519 AAAA one\n'
+        'restrict,command="cellarman-wal only-push --server main.10" ssh-ed25519 BBBB two\n'
+    )
+    subprocess.run([*shlex.split(login.text)[:-1], str(file)], check=True, timeout=10)
+    assert [line.count("--server second") for line in file.read_text().splitlines()] == [1, 0]
+    both = replace(back, bound_to=("second", "main.1"))
+    facts = replace(facts, reach=Reach("postgres", 0.0, 0.0, "3.2.7", "", both))
+    assert way_back(facts).status == "ok" and {piece.state for piece in keys.back(facts)} == {"there"}

@@ -230,6 +230,11 @@ def test_a_key_that_can_do_nothing_else(hosts: Hosts) -> None:
     done = hosts.client("push", path, *(word.replace("main", "other") for word in hosts.options))
     assert done.returncode == 1 and "other was asked for" in done.stderr
 
+    keys.write_text(keys.read_text().replace(" only-push ", " only-push --server other "))
+    done = hosts.client("push", path, *(word.replace("main", "other") for word in hosts.options))
+    assert "may only push" not in done.stderr and "other" in done.stderr  # which is not configured
+    assert hosts.client("push", pages.put(hosts.root, 6), *hosts.options).returncode == 0
+
     there = hosts.far.endpoint
     for command in (
         "touch broken",
@@ -241,7 +246,7 @@ def test_a_key_that_can_do_nothing_else(hosts: Hosts) -> None:
         argv = [*openssh.command(there), openssh.destination(there), command]
         asked = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60, text=True)
         assert asked.returncode == 1 and asked.stdout == "", command
-        assert "may only push WAL of main" in asked.stderr or "cannot be understood" in asked.stderr
+        assert "may only push WAL of other, main" in asked.stderr or "cannot be understood" in asked.stderr
     assert not (hosts.far.home / "broken").exists()
 
 
