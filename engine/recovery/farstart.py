@@ -38,11 +38,12 @@ _LOOK = (
     ALIVE
     + f"""d=$1 pid=$2 offset=$3
 if alive "$pid"; then echo alive; else echo gone; fi
+head -c 4096 -- "$d/postmaster.pid" 2>/dev/null; printf '\\0'
 head -c {_LARGEST_CONTROL} -- "$d/global/pg_control" 2>/dev/null | wc -c | tr -d ' '
 head -c {_LARGEST_CONTROL} -- "$d/global/pg_control" 2>/dev/null
-head -c 4096 -- "$d/postmaster.pid" 2>/dev/null; printf '\\0'
 tail -c +"$offset" -- "$d/{LOG}" 2>/dev/null | head -c 1048576; exit 0"""
 )
+"""postmaster.pid first: once that says that the server is ready, pg_control is no longer the backup's, of a primary."""
 _STOP = (
     ALIVE
     + """kill -QUIT "$1" 2>/dev/null
@@ -101,9 +102,10 @@ class _There:
     def look(self) -> Look:
         words = ["sh", "-c", _LOOK, "sh", self._directory, str(self.pid), str(self._read + 1)]
         out = self._patiently(words)
-        state, size, rest = out.split(b"\n", 2)
-        control, rest = rest[: int(size)], rest[int(size) :]
-        pid_file, _, text = rest.partition(b"\0")
+        state, rest = out.split(b"\n", 1)
+        pid_file, rest = rest.split(b"\0", 1)
+        size, rest = rest.split(b"\n", 1)
+        control, text = rest[: int(size)], rest[int(size) :]
         whole = text[: text.rfind(b"\n") + 1] if state != b"gone" else text
         self._read += len(whole)
         return Look(state == b"gone", whole.decode(errors="replace"), pid_file.decode(errors="replace"), control)

@@ -23,7 +23,7 @@ from engine.event import Silent
 from engine.host import openssh
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
-from engine.recovery import farside, link, sending, start
+from engine.recovery import farside, farstart, link, sending, start
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order
 from engine.recovery.planner import make_plan
@@ -134,6 +134,36 @@ def test_a_moment_paused_and_resumed(stage: Scene, tmp_path: Path) -> None:
         assert value(conninfo(result), "SELECT count(*) FROM kept") == middle.rows
         with pytest.raises(Refused, match="running server"):
             run(stage, order(stage, destination, delta=True))
+
+
+def test_a_server_that_gets_ready_while_it_is_looked_at_is_not_open(tmp_path: Path) -> None:
+    """The copied pg_control says "in production" until the server writes its own."""
+    (tmp_path / "global").mkdir()
+    control = tmp_path / "global" / "pg_control"
+    os.mkfifo(control)
+
+    over = threading.Event()
+
+    def gets_ready() -> None:
+        while not over.wait(0.001):
+            with contextlib.suppress(OSError):  # nobody reads
+                end = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+                (tmp_path / "postmaster.pid").write_text("1\n\n\n\n\n\n\nready\n")
+                os.close(end)
+
+    server = threading.Thread(target=gets_ready)
+    server.start()
+    with machine(None) as here:
+        seen = farstart._There(here, str(tmp_path), os.getpid(), Silent()).look()
+    over.set()
+    server.join()
+    assert (seen.gone, seen.pid_file, seen.control) == (False, "", b"")
+    with machine(None) as here:
+        control.unlink()
+        control.write_bytes(b"control")
+        (tmp_path / start.LOG).write_text("one\ntwo")
+        seen = farstart._There(here, str(tmp_path), os.getpid(), Silent()).look()
+    assert seen.pid_file.endswith("ready\n") and (seen.control, seen.text) == (b"control", "one\n")
 
 
 def test_without_cellarman_and_without_the_repository(stage: Scene, tmp_path: Path) -> None:
