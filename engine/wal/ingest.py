@@ -22,7 +22,7 @@ from engine.faults import step
 from engine.postgres import segment
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import archive, codec, inspection
+from engine.wal import archive, codec, inspection, recycled
 from engine.wal.archive import Damaged, Duplicate, Prepared, Stored, WalRefused
 from engine.wal.reconcile import reconcile
 from engine.wal.refusal import keep
@@ -106,6 +106,7 @@ def ingest(
         arrivals = list(queued(layout, settle))
         if arrivals:
             _Pass(server, told, tally).take(arrivals)
+        recycled.trim(layout)
     return tally.result()
 
 
@@ -172,6 +173,8 @@ class _Pass:
         self._report = report
         self._tally = tally
         self._system = inspection.known_system(server.layout)
+        self._room = recycled.room(server.layout)
+        """Bytes of sources that may yet be kept to be written over."""
 
     def take(self, arrivals: list[Arrival]) -> None:
         """Archive the arrivals in order, stopping at the first that the archive cannot take."""
@@ -254,9 +257,23 @@ class _Pass:
             elif isinstance(outcome, Duplicate):
                 self._tally.duplicates.append(outcome.name)
             if not arrival.stays:
-                _remove(arrival.path, item)
+                self._remove(arrival.path, item)
             step("wal.source-removed")
         self._report.progress(self._tally.bytes_in, None, len(self._tally.stored))
+
+    def _remove(self, path: str, item: Prepared) -> None:
+        """Remove a source that is archived, unless a new file has taken its name meanwhile."""
+        try:
+            info = os.stat(path, follow_symlinks=False)
+            if (info.st_size, info.st_mtime_ns) != (item.facts.size, item.facts.mtime_ns):
+                return
+            pushed = os.path.dirname(path) == self._layout.incoming
+            if pushed and info.st_size <= self._room and recycled.keep(self._layout, path):
+                self._room -= info.st_size
+            else:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
 
     def _refuse(self, arrival: Arrival, refused: WalRefused) -> None:
         try:
@@ -269,16 +286,6 @@ class _Pass:
             ) from error
         self._tally.refused.append(Refusal(arrival.name, refused.why or refused.what, kept))
         self._report.note(f"{refused}; kept as {kept}", "error")
-
-
-def _remove(path: str, item: Prepared) -> None:
-    """Remove a source that is archived, unless a new file has taken its name meanwhile."""
-    try:
-        info = os.stat(path, follow_symlinks=False)
-        if (info.st_size, info.st_mtime_ns) == (item.facts.size, item.facts.mtime_ns):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _abandon(batch: list[tuple[Arrival, Prepared]], waiting: deque[tuple[Arrival, Future[Prepared | None]]]) -> None:

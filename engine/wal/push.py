@@ -144,14 +144,12 @@ class _Copy:
             self.source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise CellarmanError(f"cannot read {path}", str(error)) from error
-        from engine.wal.temporary import new_temporary
-
+        self._before = os.fstat(self.source)
         try:
-            self.temporary, self._sink = new_temporary(layout.incoming, layout.name, name)
+            self.temporary, self._sink = new_sink(layout, name, self._before.st_size)
         except BaseException:
             os.close(self.source)
             raise
-        self._before = os.fstat(self.source)
         self._error: OSError | None = None
         self._copied = 0
         self._done = _thread.allocate_lock()
@@ -220,6 +218,18 @@ class _Copy:
             os.close(self.source)
         os.close(self._sink)
         self._sink = self.source = -1
+
+
+def new_sink(layout: Layout, name: str, size: int | None = None) -> tuple[str, int]:
+    """Return a dot-file of incoming/ to fill, as new_temporary does: for a segment an old one of `size`, if there is.
+
+    With `size` None it can have any, and is to be cut to the new content's.
+    """
+    from engine.wal import recycled
+    from engine.wal.temporary import new_temporary
+
+    old = recycled.take(layout, name, size) if segment.kind_of(name) in (segment.SEGMENT, segment.PARTIAL) else None
+    return old or new_temporary(layout.incoming, layout.name, name)
 
 
 def _take_room(descriptor: int, size: int) -> None:

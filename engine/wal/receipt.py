@@ -85,10 +85,8 @@ class _Arrival:
     """A dot-file of incoming/ that a stream fills."""
 
     def __init__(self, layout: Layout, name: str) -> None:
-        from engine.wal.temporary import new_temporary
-
         self._name = name
-        self.temporary, self._sink = new_temporary(layout.incoming, layout.name, name)
+        self.temporary, self._sink = push.new_sink(layout, name)
         self.source = -1
 
     def fill(self, stream: int, sha256: str) -> None:
@@ -113,6 +111,7 @@ class _Arrival:
                 f"the {count} bytes that came have SHA-256 {digest.hexdigest()}, {sha256} was announced",
                 "PostgreSQL keeps the file and sends it again; when it never succeeds, see what the sender says",
             )
+        os.ftruncate(self._sink, count)
         os.fsync(self._sink)
         self.source = os.open(self.temporary, os.O_RDONLY | os.O_CLOEXEC)
 

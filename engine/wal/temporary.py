@@ -17,7 +17,7 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
 
     Return its path and descriptor. Raises CellarmanError when the directory is not there or not this account's.
     """
-    path = os.path.join(directory, f"{PREFIX}{os.fsdecode(os.fsencode(name)[:150])}.{os.getpid()}-{time.time_ns():x}")
+    path = unique(directory, name)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as error:
@@ -32,6 +32,11 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
         raise forbidden(server, path, error) from error
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path, descriptor
+
+
+def unique(directory: str, name: str) -> str:
+    """Return a path for a dot-file for WAL file `name` that no other has."""
+    return os.path.join(directory, f"{PREFIX}{os.fsdecode(os.fsencode(name)[:150])}.{os.getpid()}-{time.time_ns():x}")
 
 
 def remove_stale(directory: str, young: float) -> int:
