@@ -15,7 +15,7 @@ from engine.config import Server
 from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import programs
-from engine.postgres.connection import connect, parse_conninfo, with_options, without_password
+from engine.postgres.connection import connect, parse_conninfo, slot, with_options, without_password
 from engine.repository.layout import Layout
 from engine.repository.locks import Lock
 from engine.wal import restream
@@ -99,10 +99,10 @@ class Supervisor:
     def _once(self) -> str:
         """Run pg_receivewal until it ends; return why."""
         program, environment, connection = self._program()
-        slot = ["--slot", self._server.slot_name] if self._server.slot_name else []
-        base = [program, "-d", connection, "--no-password", *slot]
+        named = ["--slot", self._server.slot_name] if self._server.slot_name else []
+        base = [program, "-d", connection, "--no-password", *named]
         ours = self._server.create_slot == "auto"
-        if slot and ours:
+        if named and ours and not self._slot_is_there():
             said = self._spawn([*base, "--create-slot", "--if-not-exists"], environment)
             if said:
                 return said
@@ -112,7 +112,7 @@ class Supervisor:
             return ""
         self._report.note(f"receiving with {program} into {self._server.layout.streaming}")
         said = self._spawn([*base, "--no-loop", *options, "-D", self._server.layout.streaming], environment)
-        if said and restream.give_up_the_fork(self._server, self._report) and slot:
+        if said and restream.give_up_the_fork(self._server, self._report) and named:
             if ours:
                 self._spawn([*base, "--drop-slot"], environment)  # it may stand at the fork by now
             else:
@@ -141,6 +141,15 @@ class Supervisor:
         if password is not None:
             environment["PGPASSWORD"] = password
         return programs.find("pg_receivewal", server.path_prefix).path, environment, safe
+
+    def _slot_is_there(self) -> bool:
+        """Tell whether the slot is known to exist: asking to make it would then leave an error in the server's log."""
+        server = self._server
+        try:
+            with connect(server.conninfo, timeout=server.check_timeout) as connection:
+                return slot(connection, server.slot_name) is not None
+        except CellarmanError:
+            return False
 
     def _synchronous(self) -> bool:
         """Tell whether commits wait for this receiver, so that it must sync at once rather than by the segment."""

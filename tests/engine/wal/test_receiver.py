@@ -195,6 +195,14 @@ def test_a_killed_supervisor_takes_its_child_along_and_is_replaced(newest: Strea
     eventually(lambda: newest.received(first), "WAL of the time without a receiver comes by the slot")
 
 
+def test_a_slot_that_is_there_is_not_asked_for_again(newest: Streaming) -> None:
+    for _ in range(2):
+        receiver.ensure(newest.server)
+        eventually(lambda: newest.streams, "it streams")
+        newest.stop()
+    assert "already exists" not in newest.cluster.log
+
+
 def test_it_is_nobodys_child_and_survives_its_terminal(newest: Streaming) -> None:
     program = (
         "import json, sys; from engine.config import Server; from engine.wal import receiver\n"
