@@ -30,12 +30,29 @@ def advice(number: int | None, path: str) -> str:
     if number in _FULL:
         return f"make room on its file system (df -h{_at(os.path.dirname(path))}), then run it again"
     if number == errno.EROFS:
-        return f"mount its file system writable (findmnt -T{_at(os.path.dirname(path)) or ' PATH'}), then run it again"
+        return writable_again(mounted_at(path)) if path else "mount its file system writable, then run it again"
     if number in _FORBIDDEN:
         return f"let account {os.geteuid()}, that runs cellarman, at it (ls -ld{_at(path)}), then run it again"
     if number == errno.EIO:
         return "the disk fails there: see dmesg, and copy away what can still be read"
     return "see to the cause, then run it again"
+
+
+def mounted_at(path: str) -> str:
+    """Return where the file system of a path is mounted, there be something of this name or not."""
+    place = os.path.realpath(path)
+    while not os.path.ismount(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return place
+
+
+def writable_again(mount: str) -> str:
+    """Return what to do about a file system that is mounted read-only at this place.
+
+    >>> writable_again("/srv/a b")
+    "see why (findmnt '/srv/a b'; dmesg), as root: mount -o remount,rw '/srv/a b'; then run it again"
+    """
+    return f"see why (findmnt{_at(mount)}; dmesg), as root: mount -o remount,rw{_at(mount)}; then run it again"
 
 
 def _at(path: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from engine.config import Server
 from engine.errors import Refused
+from engine.oserrors import writable_again
 from engine.recovery.place import Ground, Place
 
 _SPACE = re.compile(r"PG_\d+(\.\d+)?_\d+")
@@ -113,6 +114,8 @@ def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, op
         why = f"it belongs to account {place.owner}; PostgreSQL runs only in a directory of its own"
         fix += "" if place.names else f", or sudo chown {uid} {shlex.quote(path)}"
         return [Refused(f"{what} {path} belongs to another account", why, fix)]
+    if place.read_only:
+        return [_unwritable(place, f"{what} {path} is not writable", fix)]
     if not place.usable:
         return [Refused(f"{what} {path} is not writable", "permission denied", fix)]
     return [] if not place.names or ours else _occupied(rules, place, what, fix)
@@ -122,11 +125,18 @@ def _parent(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:
     """Return why a place cannot be made."""
     if not place.parent_directory:
         return [Refused(f"{what} {place.path} cannot be made", f"{place.parent} is not a directory", fix)]
+    if place.read_only:
+        return [_unwritable(place, f"{what} {place.path} cannot be made", fix)]
     if not place.parent_usable:
         fix = f"make it as root: install -d -o {rules.ground.uid} -m 0700 {shlex.quote(place.path)}; or {fix}"
         why = f"{place.parent} is not writable by this account"
         return [Refused(f"{what} {place.path} cannot be made", why, fix)]
     return []
+
+
+def _unwritable(place: Place, what: str, fix: str) -> Refused:
+    why = f"the file system at {place.read_only} is mounted read-only"
+    return Refused(what, why, f"{writable_again(place.read_only)}; or {fix}")
 
 
 def _occupied(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:

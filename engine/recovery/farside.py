@@ -21,7 +21,7 @@ _SCRIPT = (
     + f"""
 say() {{ printf '%s\\0' "$1"; }}
 look() {{
-    p=$1 there=0 leads= dir=0 owner=0 usable=0 pid= inside= up=0 upok=0 mark= control=0 system= hidden=
+    p=$1 there=0 leads= dir=0 owner=0 usable=0 pid= inside= up=0 upok=0 mark= control=0 system= hidden= ro=
     q=${{p%/*}}; q=${{q:-/}}
     while [ ! -e "$q" ] && [ ! -L "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
     {{ [ -e "$p" ] || [ -L "$p" ]; }} && there=1
@@ -39,6 +39,8 @@ look() {{
     [ $there = 0 ] && [ $up = 1 ] && [ ! -x "$q" ] && hidden=$q
     [ -w "$q" ] && [ -x "$q" ] && upok=1
     while [ ! -e "$e" ]; do e=${{e%/*}}; e=${{e:-/}}; done
+    m=$(df -Pk -- "$e" | awk 'NR == 2 {{ print $NF }}')
+    awk -v m="$m" '$2 == m {{ o = "," $4 "," }} END {{ exit o !~ /,ro,/ }}' /proc/self/mounts 2>/dev/null && ro=$m
     d=${{real%/*}}
     while [ -n "$d" ]; do [ -f "$d/PG_VERSION" ] && {{ inside=$d; break; }}; d=${{d%/*}}; done
     if [ -f "$p/postmaster.pid" ]; then
@@ -48,7 +50,7 @@ look() {{
     [ -e "$p/global/pg_control" ] && control=1 && system=$(od -An -N8 -tx1 -- "$p/global/pg_control" | tr -d ' \\n')
     [ -f "$p/{MARKER}" ] && mark=$(head -c 65536 -- "$p/{MARKER}") && mark=.$mark
     for fact in "$there" "$real" "$leads" "$dir" "$owner" "$usable" "$pid" "$inside" "$q" "$up" "$upok" "$mark" \
-        "$control" "$system" "$hidden"; do say "$fact"; done
+        "$control" "$system" "$hidden" "$ro"; do say "$fact"; done
     say "$(df -Pk -- "$e" | awk 'NR == 2 {{ for (i = 1; i <= NF; i++) if ($i ~ /%$/) {{ print $(i - 1); exit }} }}')"
     say "$(stat -c %d -- "$e" 2>/dev/null || df -Pk -- "$e" | awk 'NR == 2 {{ print $1 }}')"
     if [ $dir = 1 ] && [ -z "$hidden" ]; then
@@ -66,7 +68,7 @@ cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo unknown
 for path in "$@"; do look "$path"; done
 """
 )
-_FACTS = 17
+_FACTS = 18
 _FIND = """major=$1; shift
 for d in "$@" "/usr/lib/postgresql/$major/bin" "/usr/pgsql-$major/bin" "/opt/postgresql/$major/bin" \
     "$(pg_config --bindir 2>/dev/null)" "$(dirname -- "$(command -v postgres || echo /)")"; do
@@ -114,7 +116,7 @@ def _plain(path: str) -> str:
 def _place(path: str, words: Iterator[bytes]) -> Place:
     facts = [os.fsdecode(next(words)) for _ in range(_FACTS)]
     there, real, leads, directory, owner, usable, pid, inside, parent, up, upok, mark, *rest = facts
-    control, system, hidden, free, device = rest
+    control, system, hidden, read_only, free, device = rest
     names = []
     while (word := os.fsdecode(next(words))) != "end":
         names.append(word[1:])
@@ -136,6 +138,7 @@ def _place(path: str, words: Iterator[bytes]) -> Place:
         device,
         parse_leftover(os.fsencode(mark[1:]), has_control=control == "1") if mark else None,
         system_id=int.from_bytes(bytes.fromhex(system), "little") if len(system) == 16 else None,
+        read_only=read_only,
         hidden=hidden,
     )
 

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass
 
+from engine.oserrors import mounted_at
 from engine.wal.spool import lives
 
 MARKER = "cellarman-restore-incomplete.json"
@@ -55,6 +56,8 @@ class Place:
     """Another process restores into it right now."""
     system_id: int | None = None
     """Of the data directory in it, where it was asked for: on another host."""
+    read_only: str = ""
+    """Where its file system, or the one that it would be made on, is mounted; empty when files can be made there."""
     hidden: str = ""
     """The directory, itself or one above, that this account may not look into; what is there is not known then."""
 
@@ -105,6 +108,7 @@ def look(path: str) -> Place:
         str(os.stat(existing).st_dev),
         _leftover(path),
         _in_work(path),
+        read_only=mounted_at(existing) if stat.f_flag & os.ST_RDONLY else "",
         hidden=hidden,
     )
 

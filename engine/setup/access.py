@@ -10,7 +10,9 @@ from engine.check.access import logins, tls
 from engine.check.account import account
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
+from engine.check.storage import READ_ONLY
 from engine.config import Config
+from engine.oserrors import mounted_at
 from engine.postgres import dsn, hba
 from engine.setup.piece import Piece, State, found
 from engine.setup.sql import host_of, replicates
@@ -93,4 +95,12 @@ def directories(facts: Facts, config: Config) -> list[Piece]:
         state = found(not facts.storage.unusable)
     who = "barman" if account() == "root" else account()
     text = f"install -d -o {who} -g {who} -m 0750 {' '.join(map(shlex.quote, roots))}"
+    if mounts := _read_only(facts):
+        text = "\n".join([*(f"mount -o remount,rw {shlex.quote(mount)}" for mount in mounts), text])
     return [Piece("directories", "here, as root", text, "sh", state)]
+
+
+def _read_only(facts: Facts) -> list[str]:
+    """Return where the file systems are mounted that keep us from a directory by being read-only."""
+    unusable = {} if isinstance(facts.storage, Unknown) else facts.storage.unusable
+    return sorted({mounted_at(place) for place, reason in unusable.items() if reason == READ_ONLY})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -80,6 +81,29 @@ def test_not_writable(stage: Scene, tmp_path: Path) -> None:
     why = refused(stage, tmp_path / "below")
     assert "cannot be made" in why.what
     assert f"install -d -o {os.getuid()} -m 0700 {tmp_path / 'below'}" in why.fix
+
+
+def test_a_file_system_that_is_mounted_read_only(stage: Scene, tmp_path: Path) -> None:
+    """Seen the same on this host and by the shell of another one; no directory that root makes would help."""
+    words = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount"]
+    mount = 'mount -t tmpfs -o ro small "$1" && exec "$2" -c "$3" "$1"'
+    script = (
+        "import sys\nfrom engine.host.local import ThisHost\nfrom engine.recovery import farside\n"
+        "from engine.recovery.place import look\n"
+        "for path in (sys.argv[1], sys.argv[1] + '/a/b', '/'):\n"
+        "    print(look(path).read_only, farside.survey(ThisHost(), path, []).destination.read_only, sep='|')\n"
+    )
+    done = subprocess.run(
+        [*words, "sh", "-c", mount, "sh", str(tmp_path), sys.executable, script], capture_output=True, text=True
+    )
+    if "unshare failed" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"this account cannot mount: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == [f"{tmp_path}|{tmp_path}", f"{tmp_path}|{tmp_path}", "|"], done.stderr
+    for path in (tmp_path, tmp_path / "below"):
+        place = replace(look(str(path)), usable=False, parent_usable=False, read_only=str(tmp_path))
+        [found] = refusals(stage.server, Ground(os.getuid(), place), ())
+        assert f"the file system at {tmp_path} is mounted read-only" in found.why
+        assert f"mount -o remount,rw {tmp_path}" in found.fix and "install -d" not in found.fix
 
 
 def test_root_and_other_accounts(stage: Scene, tmp_path: Path) -> None:
