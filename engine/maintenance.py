@@ -50,8 +50,30 @@ def pass_over(config: Config, *, report: Reporter = SILENT, by_hand: bool = Fals
     active = [server for server in config.servers.values() if server.active]
     for server in active:
         problems += one_server(config, server, report, by_hand=by_hand)
+    problems += _stop_abandoned(config, report)
     problems += _verify(active, report)
     return problems + _prune(config, report)
+
+
+def _stop_abandoned(config: Config, report: Reporter) -> list[str]:
+    """End receivers of servers that streamed by this configuration, and no longer do."""
+    files = {os.path.abspath(file) for file in config.files}
+    wanted = {server.name for server in config.servers.values() if server.active and server.streaming_archiver}
+    problems: list[str] = []
+    for each in receiver.detached():
+        if each.origin not in files or each.server in wanted:
+            continue
+        why = "it does not stream" if each.server in config.servers else "it is not there"
+        if not receiver.stop(each):
+            problems.append(
+                f"{each.server}: {why} by the configuration any more, and its receiver, process {each.pid}, stays"
+            )
+            continue
+        report.note(f"{each.server}: {why} by the configuration any more: receiving its WAL was stopped", "warn")
+        if each.slot:
+            drop = f"SELECT pg_drop_replication_slot('{each.slot}')"
+            report.note(f"{each.server}: its slot keeps WAL on the server until it is dropped there: {drop}", "warn")
+    return problems
 
 
 def _prune(config: Config, report: Reporter) -> list[str]:

@@ -44,7 +44,8 @@ def passwords(facts: Facts) -> CheckResult:
         how = f"add to {file.path}, then chmod 0600 {path}:"
         return fail(name, f"{file.path}: no line for {missing[0].user}@{missing[0].host}", f"{how}\n{lines}")
     if not file.exists:
-        return skip(name, "there is none; the server lets us in without")
+        reached = not all(isinstance(source, Unknown) for source in (facts.live, facts.streaming))
+        return skip(name, f"there is none; {'the server lets us in without' if reached else UNREACHED}")
     return ok(name, f"{file.path}, mode {file.mode:04o}" if file.mode else file.path)
 
 

@@ -179,7 +179,7 @@ def maintenance(facts: Facts) -> CheckResult:
         return warn(name, f"it last ran {age(facts.now - last)} ago", fix)
     if itself is None or facts.now - itself > MISSED_MAINTENANCE:
         ran = age(max(facts.now - last, timedelta(0)))
-        return warn(name, f"it last ran {ran} ago, from a terminal, and {by_itself}", fix)
+        return warn(name, f"it last ran {ran} ago, by hand, and {by_itself}", fix)
     return ok(name, f"last ran {by_itself}")
 
 

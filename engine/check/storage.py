@@ -57,7 +57,7 @@ class Storage:
     last_maintenance: datetime | None
     """When a maintenance pass last began, ours or Barman's; None: never."""
     last_by_itself: datetime | None
-    """When one last began that was not called from a terminal; None: never, as far as is known."""
+    """When one last began that was not called by hand; None: never, as far as is known."""
 
 
 def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Storage:

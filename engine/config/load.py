@@ -168,7 +168,8 @@ class _Reading:
         sources[name, "name"] = self.places[name]
         ssh = {key.removeprefix("ssh."): value for key, (value, _) in merged.items() if key.startswith("ssh.")}
         plain = {key: value for key, (value, _) in merged.items() if not key.startswith("ssh.")}
-        return Server(name, home, ssh=Endpoint(**{"host": "", **ssh}) if ssh else None, **plain)
+        origin = os.path.abspath(self.places[name].file)
+        return Server(name, home, ssh=Endpoint(**{"host": "", **ssh}) if ssh else None, origin=origin, **plain)
 
 
 def _unknown_table(name: str, place: Source) -> Problem:

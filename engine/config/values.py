@@ -111,6 +111,8 @@ class Server:
     """This host as the server's host reaches it by SSH, [user@]host[:port]; empty: this account and host name."""
     ssh: Endpoint | None = None
     """How to reach the server's host, for rsync and remote restore."""
+    origin: str = ""
+    """The absolute path of the file that its table is in; "" when it was not read from one."""
 
     @property
     def layout(self) -> Layout:

@@ -57,7 +57,7 @@ class Layout:
         self.locks = locks or os.path.dirname(home)
         self.own = os.path.join(home, ".cellarman")
         self.by_itself = os.path.join(self.own, "maintained-by-itself")
-        """Its time is that of the last pass of maintenance that nobody at a terminal began."""
+        """Its time is that of the last pass of maintenance that nobody began by hand."""
         self.by_hand = os.path.join(self.own, "maintained-by-hand")
 
     def directories(self) -> list[str]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
@@ -97,6 +97,43 @@ def ensure(server: Server, *, renew: bool = False) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A receiver that `ensure` has started, by its process."""
+
+    pid: int
+    server: str
+    origin: str
+    """The configuration file that the server was in."""
+    slot: str
+    """Its replication slot; "" for none."""
+
+
+def detached() -> list[Detached]:
+    """Return the receivers that this account started detached and that run, whatever the configuration is now."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and os.stat(f"/proc/{name}").st_uid == os.geteuid():
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    words = os.fsdecode(file.read()).split("\0")
+                if words[1:3] == ["-m", _MODULE] and len(words) == 7:
+                    found.append(Detached(int(name), *words[3:6]))
+    return found
+
+
+def stop(receiver: Detached) -> bool:
+    """Tell a receiver to end, and whether it did within some seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(receiver.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _START_WAIT
+    while receiver in detached():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def _is_outdated(server: Server, running: Holder) -> bool:
     """Tell whether the receiver was started by `ensure` with other settings; one in the foreground is its starter's."""
     return _MODULE in running.command and started.differs(server, running.pid)
@@ -123,7 +160,7 @@ def _launch(server: Server) -> bytes:
     try:
         # It forks and ends at once, so that the receiver leaves no zombie in a long-lived console.
         first = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, server.name],
+            [sys.executable, "-m", _MODULE, server.name, server.origin, server.slot_name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
@@ -174,7 +211,7 @@ class LogReporter:
 
 
 def _detached() -> int:
-    """Receive for the server that standard input describes; its name in the arguments is for people who read ps."""
+    """Receive for the server that standard input describes; the arguments are for `detached`, and who reads ps."""
     document = json.load(sys.stdin)
     if os.fork():
         return 0

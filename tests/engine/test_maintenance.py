@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -16,12 +18,14 @@ from engine import maintenance, trail
 from engine.backup import streaming
 from engine.errors import CellarmanError, Refused
 from engine.event import Silent
+from engine.host.machine import machine
 from engine.postgres import connection
 from engine.repository import annotations, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import condemned, index, receiver
 from tests.support.cluster import Cluster, Install, running
 from tests.support.site import Site, eventually, gone, site
+from tests.support.sshd import sshd
 
 
 class Notes(Silent):
@@ -137,6 +141,40 @@ def test_one_servers_trouble_never_stops_the_others(cluster: Cluster) -> None:
         assert problems and all(problem.startswith("aaa: ") for problem in problems)
         assert receiver.alive(where.server.layout) is not None
         assert where.run("cron").returncode == 1
+
+
+def test_a_server_that_streams_no_more_is_received_no_more(cluster: Cluster) -> None:
+    with site(cluster) as where:
+        assert maintenance.pass_over(where.config) == []
+        first = receiver.alive(where.server.layout)
+        elsewhere = replace(where.config, files=("/elsewhere.toml",), servers={})
+        assert maintenance.pass_over(elsewhere) == [] and receiver.alive(where.server.layout) == first
+        where.configure(streaming_archiver=False, archiver=True)
+        notes = Notes()
+        assert maintenance.pass_over(where.config, report=notes) == []
+        assert receiver.alive(where.server.layout) is None
+        assert any("main: it does not stream by the configuration any more" in text for text in notes.texts)
+        assert any("pg_drop_replication_slot('cellarman')" in text for text in notes.texts)
+        where.configure()
+        assert maintenance.pass_over(where.config) == []
+        pid = receiver.alive(where.server.layout).pid
+        where.path.write_text(where.path.read_text().replace("[servers.main]", "[servers.other]"))
+        where.run("cron")
+        assert gone(pid)
+        os.kill(receiver.alive(where.config.server("other").layout).pid, signal.SIGTERM)
+        where.configure()
+
+
+def test_a_pass_by_ssh_is_one_by_hand(cluster: Cluster, tmp_path: Path) -> None:
+    with sshd(tmp_path / "far") as far, site(cluster, streaming_archiver=False, archiver=True) as where:
+        words = [sys.executable, "-m", "engine.cli.main", "--config", str(where.path), "cron"]
+        with machine(far.endpoint) as host:
+            done = host.run(["env", "-C", os.getcwd(), *words])
+        assert done.status == 0, done.words
+        layout = where.server.layout
+        assert os.path.exists(layout.by_hand) and not os.path.exists(layout.by_itself)
+        subprocess.run(words, check=True, start_new_session=True)
+        assert os.path.exists(layout.by_itself)
 
 
 def test_a_pass_beside_another_is_no_failure(cluster: Cluster) -> None:

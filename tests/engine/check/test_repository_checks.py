@@ -189,7 +189,7 @@ def test_maintenance_that_stopped(setup: Setup) -> None:
     Path(config.server("main").layout.by_hand).touch()
     os.utime(config.server("main").layout.by_hand, (NOW.timestamp() - 29,) * 2)
     found = check(config)["maintenance"]
-    assert found.status == "warn" and "from a terminal, and never by itself" in found.detail
+    assert found.status == "warn" and "by hand, and never by itself" in found.detail
     Path(config.server("main").layout.by_itself).touch()
     os.utime(config.server("main").layout.by_itself, (NOW.timestamp() - 90,) * 2)
     assert check(config)["maintenance"].detail == "last ran by itself 1 min ago"
@@ -197,6 +197,12 @@ def test_maintenance_that_stopped(setup: Setup) -> None:
     found = check(config)["maintenance"]
     assert found.status == "warn"
     assert f"* * * * * {program()} --config {config.files[0]} cron" in found.fix
+
+
+def test_no_password_file_and_no_server_to_ask(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
+    found = check(setup(active="true", conninfo='"host=127.0.0.1 port=1"', archiver="true"))[".pgpass"]
+    assert (found.status, found.detail) == ("skip", "there is none; PostgreSQL was not reached")
 
 
 def test_a_place_that_is_a_file(setup: Setup) -> None:

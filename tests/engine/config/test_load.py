@@ -88,7 +88,7 @@ def test_values_and_where_they_were_said(write: Write) -> None:
 
 def test_every_field_of_a_server_can_be_said_and_every_key_is_a_field() -> None:
     plain = {key for key in SERVER_KEYS if not key.startswith("ssh.")}
-    assert plain == {f.name for f in fields(Server)} - {"name", "barman_home", "ssh"}
+    assert plain == {f.name for f in fields(Server)} - {"name", "barman_home", "ssh", "origin"}
     assert {key[4:] for key in SERVER_KEYS if key.startswith("ssh.")} == {f.name for f in fields(Endpoint)} - {
         "control"
     }
