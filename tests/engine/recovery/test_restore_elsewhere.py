@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from engine.config import Server, load
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Silent
-from engine.host import openssh
+from engine.host import openssh, rsync
 from engine.host.machine import machine, must
 from engine.host.problems import HostError
 from engine.recovery import farside, farstart, link, sending, start
@@ -578,9 +578,33 @@ def test_a_link_cut_in_the_middle_goes_on(stage: Scene, tmp_path: Path, monkeypa
         with removed(stage, destination):
             wanted = order(stage, destination, start=True)
             result = execute(wanted.to_arguments(), server, report)
-            assert report.cuts == 1 and any("trying again" in note for note in report.notes)
-            assert report.lanes == server.parallel_jobs == 2
+            assert report.noticed
             assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+
+
+def test_big_files_go_beside_each_other(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two waits, with a file at work, until both are told of."""
+    together = threading.Event()
+
+    class Both(Silent):
+        def progress(self, *amounts: Any, **more: Any) -> None:
+            if len(more.get("lanes", ())) == 2:
+                together.set()
+
+    def move(transfer: rsync.Transfer, tick: Callable[[rsync.Tick], None], **more: Any) -> rsync.Moved:
+        def waits(now: rsync.Tick) -> None:
+            tick(now)
+            assert transfer.files is None or not now.name or together.wait(60)
+
+        return moving(transfer, waits, **more)
+
+    moving = rsync.move
+    monkeypatch.setattr(rsync, "move", move)
+    destination = tmp_path / "new"
+    with removed(stage, destination):
+        assert stage.server.parallel_jobs == 2
+        run(stage, order(stage, destination, Immediate()), Both())
+        assert together.is_set()
 
 
 def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,21 +646,22 @@ def test_a_link_cut_while_wal_is_staged_goes_on(stage: Scene, tmp_path: Path, mo
 
 
 class Cutter(Said):
-    """Kills the connections when the copy is under way."""
+    """Kills the connections when the copy is under way, until that is noticed: one moment may be between two rsyncs."""
 
     def __init__(self, far: Far, *, stop: bool = False) -> None:
         super().__init__()
-        self.far, self.stop, self.cuts = far, stop, 0
-        self.lanes = 0
-        """How many files were under way at once."""
+        self.far, self.stop = far, stop
+
+    @property
+    def noticed(self) -> bool:
+        return any("trying again" in note for note in self.notes)
 
     def progress(self, done_bytes: int, *rest: Any, **more: Any) -> None:
-        self.lanes = max(self.lanes, len(more.get("lanes", ())))
-        if not self.cuts and done_bytes > 1 << 20:
-            self.cuts += 1
-            self.far.cut()
+        if done_bytes and not self.noticed:
             if self.stop:
-                threading.Thread(target=self.far.stop).start()
+                self.far.stop()
+            else:
+                self.far.cut()
 
 
 def test_the_watching_survives_a_cut(stage: Scene, tmp_path: Path) -> None:
