@@ -1,4 +1,4 @@
-"""`cellarman wal events`: restore points, drops, checkpoints, ends of backups and promotions in the archive."""
+"""`cellarman wal events`: restore points, drops, checkpoints, ends of backups, promotions, and what replay ends at."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
-from engine.wal.indexschema import BACKUP_END, CHECKPOINT, DROP, END_OF_RECOVERY, RESTORE_POINT, Event
+from engine.wal.indexschema import BACKUP_END, CHECKPOINT, DROP, END_OF_RECOVERY, MINIMAL, RESTORE_POINT, Event
 
-KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY)
+KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY, MINIMAL)
 _BUDGET = 20.0
 
 
@@ -84,5 +84,7 @@ def _detail(event: Event, repeated: bool) -> str:
             return f"redo {Lsn(event.value or 0)}"
         case "backup_end":
             return f"of the backup from {Lsn(event.value or 0)}"
+        case "wal_level_minimal":
+            return "no backup from before is replayed past it"
         case _:
             return f"promoted from timeline {event.value}"

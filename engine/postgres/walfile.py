@@ -171,6 +171,7 @@ class SegmentFacts(
             "checkpoints",
             "backup_ends",
             "end_of_recovery",
+            "minimal",
             "drops",
             "last_timeline",
             "carry",
@@ -204,6 +205,7 @@ class SegmentFacts(
     checkpoints: tuple[walrecord.Checkpoint, ...]
     backup_ends: tuple[walrecord.BackupEnd, ...]
     end_of_recovery: tuple[walrecord.EndOfRecovery, ...]
+    minimal: tuple[walrecord.Minimal, ...]
     drops: tuple[walrecord.Commit, ...]
     """Commits that removed files."""
     last_timeline: int
@@ -447,6 +449,7 @@ def _facts(walker: _Walk) -> SegmentFacts:
         checkpoints=tuple(by_kind.get(walrecord.Checkpoint, ())),
         backup_ends=tuple(by_kind.get(walrecord.BackupEnd, ())),
         end_of_recovery=tuple(by_kind.get(walrecord.EndOfRecovery, ())),
+        minimal=tuple(by_kind.get(walrecord.Minimal, ())),
         drops=tuple(walrecord.Commit._make(end) for end in done if end[4]),
         last_timeline=walker.last_timeline,
         carry=walker.carry(),

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Landmark: TypeAlias = "RestorePoint | Checkpoint | BackupEnd | EndOfRecovery"
+    Landmark: TypeAlias = "RestorePoint | Checkpoint | BackupEnd | EndOfRecovery | Minimal"
 
 HEADER = 24
 """Bytes of a record's header."""
@@ -27,7 +27,7 @@ _KINDS = {COMMIT: "commit", ABORT: "abort", COMMIT_PREPARED: "commit_prepared", 
 SWITCH = 0x40
 _CHECKPOINTS = (0x00, 0x10)
 _BACKUP_END, _PARAMETER_CHANGE, _RESTORE_POINT, _END_OF_RECOVERY = 0x50, 0x60, 0x70, 0x90
-_WANTED_XLOG = frozenset((*_CHECKPOINTS, SWITCH, _BACKUP_END, _RESTORE_POINT, _END_OF_RECOVERY))
+_WANTED_XLOG = frozenset((*_CHECKPOINTS, SWITCH, _BACKUP_END, _PARAMETER_CHANGE, _RESTORE_POINT, _END_OF_RECOVERY))
 
 _HAS_XINFO = 0x80
 _DBINFO, _SUBXACTS, _RELFILES, _INVALS, _TWOPHASE, _STATS = 0x1, 0x2, 0x4, 0x8, 0x10, 0x100
@@ -86,6 +86,13 @@ class EndOfRecovery(namedtuple("EndOfRecovery", ("lsn", "timestamp", "timeline",
     timestamp: int
     timeline: int
     previous: int
+
+
+class Minimal(namedtuple("Minimal", ("lsn",))):
+    """A change to wal_level = minimal: recovery of a backup ends at it with an error (CheckRequiredParameterValues)."""
+
+    __slots__ = ()
+    lsn: Lsn
 
 
 class Switch(namedtuple("Switch", ("lsn",))):
@@ -157,9 +164,12 @@ def _twophase_xid(main: bytes, xinfo: int, magic: int) -> int:
     return int(struct.unpack_from("<I", main, at)[0])
 
 
-def _landmark(main: bytes, op: int, lsn: int, magic: int) -> Switch | Landmark:
+def _landmark(main: bytes, op: int, lsn: int, magic: int) -> Switch | Landmark | None:
     if op == SWITCH:
         return Switch(Lsn(lsn))
+    if op == _PARAMETER_CHANGE:  # wal_level is the last of the numbers, before two booleans
+        (level,) = struct.unpack_from("<I", main, len(main) // 4 * 4 - 8)
+        return None if level else Minimal(Lsn(lsn))
     if op == _BACKUP_END:
         return BackupEnd(Lsn(lsn), Lsn(struct.unpack_from("<Q", main)[0]))
     if op == _RESTORE_POINT:

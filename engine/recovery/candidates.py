@@ -269,6 +269,11 @@ def why_it_ends(run: Run, archive: Archive) -> str:
     if far.end_kind == "bad_history":
         return f"{last} is the last segment, and whether its timeline went on is not known: {far.reason}"
     name = archive.name(far.timeline, far.missing_first)
+    if far.end_kind == "minimal":
+        return (
+            f"the server ran with wal_level = minimal from {far.reason} on, in {name}: PostgreSQL replays no backup"
+            " past that, only those that were taken later"
+        )
     if far.end_kind == "invalid_segment":
         return f"{name} is not usable: {far.reason}"
     if far.end_kind == "branch_hazard":

@@ -34,6 +34,8 @@ def explain(
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
     elif short and short.run and short.run.reach.end_kind == "bad_history":
         fixes.append(_MEND_HISTORY)
+    elif short and short.run and short.run.reach.end_kind == "minimal":
+        fixes.append(f"for what comes from now on take a new backup: cellarman backup {order.server}")
     elif short:
         fixes.append(f"look for what is missing: {_LOOK} {order.server}")
         fixes.append(f"if that finds nothing, take a new backup now: cellarman backup {order.server}")
@@ -77,7 +79,7 @@ def _end_of(order: Order, run: Run, archive: Archive, facts: Facts) -> Moment | 
     if record is None:
         return None
     command = order.command("--to-lsn", str(record), target=False)
-    return Moment(at, record, f"to get to {said}, the last before what is missing", command, LsnTarget(record))
+    return Moment(at, record, f"to get to {said}, the last before that", command, LsnTarget(record))
 
 
 def _start_of(order: Order, run: Run) -> Moment:

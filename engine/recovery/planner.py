@@ -175,7 +175,8 @@ def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, ke
     """Return the archive with what in it satisfies nothing: by the index, by the audit, or as it is read now."""
     size = infos[0].xlog_segment_size
     cores = [(info.begin_wal, info.end_wal) for info in infos if info.xlog_segment_size == size]
-    return with_invalid(scan(layout, size), invalid_keys(layout, size, cores, system, keep=keep))
+    archive = replace(scan(layout, size), minimal=index.minimal(layout))
+    return with_invalid(archive, invalid_keys(layout, size, cores, system, keep=keep))
 
 
 def _search(

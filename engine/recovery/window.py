@@ -15,13 +15,14 @@ from engine.recovery.candidates import Miss, Run, core_maximum, keys, open_run
 from engine.recovery.facts import Base, Facts
 from engine.wal.gaps import Archive, core_range
 
-Bound = Literal["end_of_archive", "gap", "invalid_segment", "branch_hazard", "standalone"]
+Bound = Literal["end_of_archive", "gap", "invalid_segment", "branch_hazard", "standalone", "wal_level_minimal"]
 _BOUNDS: dict[str, Bound] = {
     "open_end": "end_of_archive",
     "hole": "gap",
     "invalid_segment": "invalid_segment",
     "branch_hazard": "branch_hazard",
     "bad_history": "gap",
+    "minimal": "wal_level_minimal",
 }
 
 

@@ -152,7 +152,7 @@ def gather(
     scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
     gaps = _accepted(layout, unknown)
-    archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad))
+    archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad, index.minimal(layout)))
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)

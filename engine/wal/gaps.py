@@ -15,7 +15,7 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_name, segment_of
 from engine.postgres.timeline import Lineage, Switch, first_segment, latest_timeline, left_after
 
-EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment", "bad_history"]
+EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment", "bad_history", "minimal"]
 Key = tuple[int, int]
 """(timeline, segment number)."""
 
@@ -32,6 +32,8 @@ class Archive:
     """Files that are there and satisfy nothing, with the reason."""
     bad_histories: Mapping[int, str] = field(default_factory=dict)
     """History files that cannot be read, with the reason."""
+    minimal: Mapping[Key, Lsn] = field(default_factory=dict)
+    """Segments in which WAL goes on with wal_level = minimal, and where: replay ends there with an error."""
 
     def name(self, timeline: int, number: int) -> str:
         """Return the file name of a segment."""
@@ -109,10 +111,25 @@ def run_end(numbers: Sequence[int], start: int) -> int:
 
 
 def reach(archive: Archive, lineage: Lineage, first: int, last: int | None = None) -> Reach:
-    """Return how far an unbroken row of good segments goes on the lineage from segment `first`, at most to `last`.
+    """Return how far a backup whose WAL begins in segment `first` can be replayed on the lineage, at most to `last`.
 
-    A timeline's segments after its successor began are a dead tail: neither coverage nor the far side of a hole.
+    A timeline's segments after its successor began are a dead tail: neither coverage nor the far side of a hole. In
+    `first` itself a server of wal_level = minimal was restarted, with another one, before the backup began.
     """
+    far = _unbroken(archive, lineage, first, last)
+    on_the_way = [
+        (number, timeline, lsn)
+        for (timeline, number), lsn in archive.minimal.items()
+        if first < number <= (far.last if far.last is not None else -1) and lineage.contains(timeline, lsn)
+    ]
+    if not on_the_way:
+        return far
+    at, timeline, lsn = min(on_the_way)
+    return Reach(at - 1, "minimal", at, at, at + 1 if far.last != at else None, timeline, str(lsn))
+
+
+def _unbroken(archive: Archive, lineage: Lineage, first: int, last: int | None) -> Reach:
+    """Return how far an unbroken row of good segments goes on the lineage from segment `first`, at most to `last`."""
     good_last: int | None = None
     at, oldest = first, 0
     for stretch in stretches(lineage, archive.segment_size):

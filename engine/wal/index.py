@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from engine.errors import Busy, CellarmanError
 from engine.event import Reporter, Silent
 from engine.postgres import segment
+from engine.postgres.lsn import Lsn
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.wal import condemned, indexschema
@@ -26,6 +27,7 @@ from engine.wal.indexschema import (
     CHECKPOINT,
     DROP,
     END_OF_RECOVERY,
+    MINIMAL,
     RESTORE_POINT,
     Event,
     SegmentRow,
@@ -79,6 +81,11 @@ def events(layout: Layout, *kinds: str) -> list[Event]:
     wanted = f"WHERE kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
     query = f"SELECT {', '.join(Event._fields)} FROM event {wanted} ORDER BY timeline, lsn"
     return _read(layout, query, kinds, Event._make)
+
+
+def minimal(layout: Layout) -> dict[tuple[int, int], Lsn]:
+    """Return where WAL went on with wal_level = minimal, by (timeline, number): no backup can be replayed past it."""
+    return {(event.timeline, event.number): Lsn(event.lsn) for event in reversed(events(layout, MINIMAL))}
 
 
 def problems(layout: Layout) -> dict[tuple[int, int], str]:

@@ -283,6 +283,8 @@ def _events_of(facts: walfile.SegmentFacts) -> Iterator[tuple[int, str, int | No
         yield backup.lsn, indexschema.BACKUP_END, None, "", int(backup.start_lsn)
     for promotion in facts.end_of_recovery:
         yield promotion.lsn, indexschema.END_OF_RECOVERY, promotion.timestamp, "", promotion.previous
+    for change in facts.minimal:
+        yield change.lsn, indexschema.MINIMAL, None, "", None
     for drop in facts.drops[:_MOST_DROPS]:
         yield drop.lsn, indexschema.DROP, drop.timestamp, "", drop.xid
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 3
+VERSION = 4
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
@@ -12,6 +12,7 @@ CHECKPOINT = "checkpoint"
 BACKUP_END = "backup_end"
 END_OF_RECOVERY = "end_of_recovery"
 DROP = "drop"
+MINIMAL = "wal_level_minimal"
 
 
 class SegmentRow(

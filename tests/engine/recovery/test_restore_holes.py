@@ -247,3 +247,35 @@ def test_a_backup_newer_than_the_target_is_never_used(holed: Holed) -> None:
     named = holed.scene.plan(TimeTarget(holed.early[0].at), backup=holed.second.id)
     assert not named.reachable and named.after and named.after.at == holed.second.end_time
     assert not isinstance(named, Choice)
+
+
+def test_nothing_is_replayed_past_a_time_of_too_little_wal(postgres: Install) -> None:
+    """PostgreSQL itself would replay up to there, and end with an error."""
+    minimal = {"wal_level": "minimal", "archive_mode": "off", "max_wal_senders": "0"}
+    usual = {"wal_level": "replica", "archive_mode": "on", "max_wal_senders": "10"}
+    with scene(postgres) as stage:
+        stage.insert()
+        first = stage.backup()
+        before = stage.insert()
+        stage.archive_all()
+        for settings in (minimal, usual):
+            stage.cluster.stop()
+            stage.cluster.configure(**settings)
+            stage.cluster.start()
+        after = stage.insert()
+        stage.archive_all()
+        refused = stage.plan(TimeTarget(after.at))
+        assert refused.refused is not None and "wal_level = minimal from 0/" in refused.refused.why
+        assert f"--to-lsn {refused.before.lsn}" in refused.refused.fix and "fetch-missing" not in refused.refused.fix
+        [window], _ = reachable_windows(stage.server)
+        assert (window.backup, window.bounded_by) == (first.id, "wal_level_minimal")
+        assert window.to_time < after.at
+        with stage.restored(refused.before.target) as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == before.rows
+        second = stage.backup()
+        stage.insert()
+        stage.archive_all()
+        plan = stage.plan()
+        assert plan.refused is None and plan.info is not None and plan.info.id == second.id
+        with stage.restored() as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == after.rows + 100
