@@ -176,6 +176,9 @@ def parse(text: str, backup_id: str) -> BackupInfo:
     values.setdefault("mode", None)
     if not raw:
         raise BackupInfoError(f"the backup.info of {backup_id} is empty", "a crash or a full disk may have cut it off")
+    if "status" not in raw:
+        why = "it has no line for status; a crash or a full disk may have cut it off"
+        raise BackupInfoError(f"the backup.info of {backup_id} is not whole", why, "correct the file")
     return BackupInfo(id=backup_id, raw=raw, **values)
 
 

@@ -122,7 +122,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_every_way_to_write_a_time(text: str, utc: str) -> None:
     expected = datetime.fromisoformat(utc).replace(tzinfo=timezone.utc)
-    assert parse(f"end_time={text}", "x").end_time == expected
+    assert parse(f"end_time={text}\nstatus=DONE", "x").end_time == expected
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,7 @@ def test_every_way_to_write_a_time(text: str, utc: str) -> None:
     [
         ("", "empty"),
         ("# only a comment\n", "empty"),
+        ("begin_xlog=0/2000028\nend_time=2026-11-22 09:46:47+00:00\n", "no line for status"),
         ("status=DONE\nrubbish\n", "line 2: expected key=value in 'rubbish'"),
         ("=x\n", "line 1"),
         ("status=BOGUS\n", "line 1: not a status"),
