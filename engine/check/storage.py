@@ -79,7 +79,7 @@ def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Sto
         _free(nearest, lambda room: room.f_bavail * room.f_frsize),
         _free(nearest, lambda room: room.f_favail if room.f_files else None),
         {place: mount_of(existing)[1] for place, existing in nearest.items()},
-        _try_link(layout.base) if measure and os.path.isdir(layout.base) else None,
+        _try_link(layout.base) if measure and os.path.isdir(layout.base) and layout.base not in unusable else None,
         _queue(layout.incoming),
         _queue(layout.streaming),
         tuple(sorted(_names(layout.errors))),

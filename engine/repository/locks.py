@@ -133,7 +133,9 @@ def _open(path: str) -> int:
         raise CellarmanError(
             f"cannot open the lock file {path}",
             str(error),
-            f"see that {os.path.dirname(path)} exists and belongs to the account that runs this",
+            "mount its file system writable: mount -o remount,rw, as root"
+            if error.errno == errno.EROFS
+            else f"see that {os.path.dirname(path)} exists and belongs to the account that runs this",
         ) from error
 
 
