@@ -38,7 +38,7 @@ def furnish(plan: Plan, control: ControlFile, recorded: Mapping[str, str], host:
     what = f"{directory} could not be made ready on {host.name}"
     must(host, ["mkdir", "-p", "-m", "0700", "--", *missing], what)
     for space in plan.placed:
-        must(host, ["ln", "-s", "--", space.directory, os.path.join(directory, "pg_tblspc", str(space.oid))], what)
+        must(host, ["ln", "-sfn", "--", space.directory, os.path.join(directory, "pg_tblspc", str(space.oid))], what)
     _write(host, os.path.join(directory, "recovery.signal"), "")
     return notes
 

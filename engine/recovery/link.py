@@ -46,7 +46,8 @@ class Link:
                 at = f" at {self._name}" if self._name else ""
                 if pause is None:
                     what = f"the restore to {error.host} stopped{at}: {error.what}"
-                    raise HostError(error.kind, error.host, what, error.why, error.fix) from error
+                    fix = f"{error.fix}\nthen run the same restore again"
+                    raise HostError(error.kind, error.host, what, error.why, fix) from error
                 self._report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
                 self._lost = self._lost or time.monotonic()
                 if self._stop.wait(pause):

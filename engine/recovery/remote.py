@@ -87,12 +87,25 @@ for d in "$@"; do
     [ $keep = yes ] || rm -f -- "$d/{MARKER}" || exit 1
 done
 """
+_WIPE = (
+    farside.ALIVE
+    + _LATE
+    + """
+for d in "$@"; do late "$(cd -- "$d" 2>/dev/null && pwd -P)"; done
+set -- yes "$@"
+"""
+    + _CLEAR
+)
+"""$@ the directories, which are emptied for another try; what a lost link left writing there is ended first."""
 _REMOVE_EMPTY = 'for d in "$@"; do [ ! -d "$d" ] || rmdir -- "$d"; done'
 _SYNC = 'for d in "$@"; do chmod 700 -- "$d"; sync -f -- "$d" 2>/dev/null || sync || exit 1; done'
 _FINISH = f"""
-cd -- "$1" && mv -f -- {LAST} {source.CONTROL} && {{ sync -- {source.CONTROL} global 2>/dev/null || sync; }} || exit 1
+cd -- "$1" || exit 1
+[ ! -e {LAST} ] || mv -f -- {LAST} {source.CONTROL} || exit 1
+[ -e {source.CONTROL} ] && {{ sync -- {source.CONTROL} global 2>/dev/null || sync; }} || exit 1
 rm -f -- {MARKER} && {{ sync -- . 2>/dev/null || sync; }}
 """
+"""$1 the data directory; it can be done again."""
 
 
 def restore(server: Server, plan: Plan, report: Reporter) -> None:
@@ -107,17 +120,18 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
     with machine(plan.endpoint) as far, _alone(server, plan), _making(plan, far, report):
         _bring(server, plan, content, far, report)
         step("remote.copied")
-        control = _control(server, plan, far)
-        facts = repository.facts(server.layout, plan.info.id)
-        for line in furnish(plan, control, facts.get("restore_settings", {}), far):
-            report.note(line)
         link = Link(report)
+        control = link.run(partial(_control, server, plan, far))
+        facts = repository.facts(server.layout, plan.info.id)
+        for line in link.run(partial(furnish, plan, control, facts.get("restore_settings", {}), far)):
+            report.note(line)
         link.run(partial(staging.stage, server, plan, far, report))
         step("remote.staged")
         what = f"what was written could not be put on disk on {far.name}"
         link.run(partial(_sync, plan, far, report, what))
         step("remote.synced")
-        must(far, ["sh", "-c", _FINISH, "sh", plan.order.destination], what, timeout=600)
+        finish = ["sh", "-c", _FINISH, "sh", plan.order.destination]
+        link.run(partial(must, far, finish, what, timeout=600))
         step("remote.complete")
 
 
@@ -209,20 +223,37 @@ def _bring(server: Server, plan: Plan, content: source.Source, far: Machine, rep
     if limit := server.restore_bandwidth_limit:
         report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
     if content.tars:
-        meter = Meter(report, content.read_bytes)
-        for tar, directory in content.tars:
-            _extract(plan.endpoint, tar, directory, meter, limit)
-        meter.finish()
+        _extract_all(plan, content, far, report, limit)
         return
     sending.send(server, plan, content, far, report)
 
 
-def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, limit: int) -> None:
-    """Send a tar file to the tar there, `limit` kilobytes a second.
+def _extract_all(plan: Plan, content: source.Source, far: Machine, report: Reporter, limit: int) -> None:
+    """Send the tar files, `limit` kilobytes a second.
 
-    It is not tried again: what the network still holds of a lost link may reach the tar at its end later, which would
-    then write over what the second one made.
+    After a lost link all begins anew: what the network still holds may reach the tar at its end later, which is ended
+    before, and what it made is removed.
     """
+    roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+    link, tries = Link(report), 0
+
+    def extract() -> None:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            must(far, ["sh", "-c", _WIPE, "sh", *roots], "what a lost link left could not be removed", timeout=3600)
+            link.goes_on()
+        meter = Meter(report, content.read_bytes)
+        for tar, directory in content.tars:
+            assert plan.endpoint is not None
+            _extract(plan.endpoint, tar, directory, meter, limit)
+        meter.finish()
+
+    link.run(extract)
+
+
+def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, limit: int) -> None:
+    """Send one tar file to the tar there."""
 
     def rename(name: str) -> str:
         return LAST if name == source.CONTROL else name

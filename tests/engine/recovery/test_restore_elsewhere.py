@@ -621,6 +621,34 @@ def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, m
             assert (destination / MARKER).exists() and not (destination / "global" / "pg_control").exists()
 
 
+def test_a_link_cut_while_a_tar_is_sent_begins_anew(
+    debian_postgres: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the lost link left writing over there is ended, and what it made is gone, before the second try."""
+    monkeypatch.setattr(link, "_PAUSES", (0.1, 0.1, 0.1))
+    with sshd(tmp_path / "own") as own, scene(debian_postgres, backup_compression="zstd") as made:
+        reach(made, own)
+        made.insert()
+        assert made.backup().is_tar
+        server, destination = own_server(made, tmp_path, own, restore_bandwidth_limit=4000), tmp_path / "new"
+        report = Cutter(own)
+
+        def cut() -> None:
+            until((destination / "base").exists, what="the first files")
+            (destination / "stray").touch()
+            while not report.noticed:
+                report.progress(1)
+
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        with removed(made, destination):
+            result = execute(order(made, destination, Immediate(), start=True).to_arguments(), server, report)
+            cutting.join()
+            assert any(note.startswith("resumed after") for note in report.notes)
+            assert not (destination / "stray").exists()
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == 100
+
+
 def test_a_link_cut_while_wal_is_staged_goes_on(stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was copied is not thrown away for it."""
 
