@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from engine.backup.arrival import Readers
 from engine.backup.inventory import Part, Root
@@ -18,6 +19,7 @@ from engine.host import rsync
 from engine.host.endpoint import Endpoint
 from engine.host.problems import HostError
 from engine.host.rsync import Tick, Transfer
+from engine.host.together import Together
 
 _PASSING = frozenset(("dropped", "timeout", "no_route", "refused", "unknown_name"))
 """Problems of a link that may be over soon, once it has worked."""
@@ -67,8 +69,7 @@ class Copying:
     done_bytes: int = 0
     """Of the parts that are finished."""
     _workers: list[Worker] = field(default_factory=list)
-    _error: BaseException | None = None
-    _stop: threading.Event = field(default_factory=threading.Event)
+    _together: Together = field(default_factory=Together)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, parts: Iterable[Part], look: Callable[[], None]) -> None:
@@ -79,23 +80,7 @@ class Copying:
         self.waiting.extend(parts)
         count = min(self.server.parallel_jobs, len(self.waiting))
         self._workers = [Worker() for _ in range(count)]
-        threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self._workers]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
-                    look()
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-        if self._error is not None:
-            raise self._error
-        look()
+        self._together.run([partial(self._work, worker) for worker in self._workers], look)
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -107,23 +92,17 @@ class Copying:
         return sum(worker.before + worker.tick.done_bytes for worker in self._workers if worker.part is not None)
 
     def _work(self, worker: Worker) -> None:
-        try:
-            while not self._stop.is_set():
-                try:
-                    part = self.waiting.popleft()
-                except IndexError:
-                    return
-                worker.before, worker.tick, worker.part = 0, Tick(0, 0, ""), part
-                self._persist(worker, part)
-                with self._lock:
-                    self.done_bytes += part.coming
-                    worker.part = None
-                    self.finished.append(part)
-        except BaseException as error:
+        while not self._together.stop.is_set():
+            try:
+                part = self.waiting.popleft()
+            except IndexError:
+                return
+            worker.before, worker.tick, worker.part = 0, Tick(0, 0, ""), part
+            self._persist(worker, part)
             with self._lock:
-                if self._error is None and not isinstance(error, Cancelled):
-                    self._error = error
-            self._stop.set()
+                self.done_bytes += part.coming
+                worker.part = None
+                self.finished.append(part)
 
     def _persist(self, worker: Worker, part: Part) -> None:
         """Do one part, again and again while the link comes and goes."""
@@ -146,7 +125,7 @@ class Copying:
                     f" ({tries} of {self.server.basebackup_retry_times})",
                     "warn",
                 )
-                if self._stop.wait(pause):
+                if self._together.stop.wait(pause):
                     raise Cancelled("the transfer was stopped") from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 worker.before += came.size
@@ -171,7 +150,7 @@ class Copying:
         far = self.near if part.coming < _SHORT else self.far
         transfer = transfer_of(self.server, part.root, far, self.compress, len(self._workers))
         transfer = replace(transfer, files=part.left(), ignore_times=bool(part.root.parent) and not part.kept)
-        rsync.move(transfer, tick, stop=self._stop, arrived=came.take)
+        rsync.move(transfer, tick, stop=self._together.stop, arrived=came.take)
 
 
 @dataclass

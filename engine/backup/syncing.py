@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from engine.errors import CellarmanError
 from engine.event import Reporter
+from engine.host.together import meanwhile
 from engine.repository import files
 from engine.repository.repository import Sizes
 
@@ -37,20 +37,16 @@ def written_early(top: str) -> Iterator[None]:
     if syncfs is None:
         yield
         return
-    ended = threading.Event()
     directory = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def write() -> None:
-        while not ended.wait(_EARLY):
-            syncfs(directory)
+    def write() -> bool:
+        syncfs(directory)
+        return True
 
-    writer = threading.Thread(target=write, name="early writer", daemon=True)
-    writer.start()
     try:
-        yield
+        with meanwhile(_EARLY, write):
+            yield
     finally:
-        ended.set()
-        writer.join()
         os.close(directory)
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 import heapq
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine.config import Server
-from engine.errors import Cancelled
 from engine.event import Lane, Reporter
 from engine.host import rsync
 from engine.host.machine import Machine
 from engine.host.problems import HostError
 from engine.host.rsync import Tick, Transfer
+from engine.host.together import Together, meanwhile
 from engine.recovery import source, staging
 from engine.recovery.copying import Item
 from engine.recovery.link import Link
@@ -117,28 +116,11 @@ class _Sending:
     def __init__(self, report: Reporter, total: int) -> None:
         self._report, self._total = report, total
         self._before = 0
-        self._error: BaseException | None = None
-        self._stop = threading.Event()
+        self._together = Together()
 
     def run(self, streams: Sequence[_Stream]) -> None:
         """Do all streams at once; they share the bandwidth."""
-        threads = [threading.Thread(target=self._go, args=(each, len(streams)), daemon=True) for each in streams]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
-                    self._tell(streams)
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-        if self._error is not None:
-            raise self._error
-        self._tell(streams)
+        self._together.run([partial(self._go, each, len(streams)) for each in streams], partial(self._tell, streams))
         self._before += sum(stream.moved for stream in streams)
 
     def _tell(self, streams: Sequence[_Stream]) -> None:
@@ -147,45 +129,33 @@ class _Sending:
         self._report.progress(min(moved, self._total), self._total, lanes=tuple(lanes) if len(streams) > 1 else ())
 
     def _go(self, stream: _Stream, share: int) -> None:
-        link = Link(self._report, self._stop)
+        stop = self._together.stop
+        link = Link(self._report, stop)
 
         def tick(now: Tick) -> None:
             link.goes_on(now.name)
             stream.tick = now
 
-        try:
-            for transfer in stream.transfers:
-                limit = transfer.bandwidth_limit
-                shared = replace(transfer, bandwidth_limit=max(1, limit // share) if limit else 0)
-                moved = link.run(partial(rsync.move, shared, tick, stop=self._stop))
-                stream.done, stream.tick = stream.done + moved.sent_bytes, Tick(0, 0, "")
-        except BaseException as error:
-            if self._error is None and not isinstance(error, Cancelled):
-                self._error = error
-            self._stop.set()
+        for transfer in stream.transfers:
+            limit = transfer.bandwidth_limit
+            shared = replace(transfer, bandwidth_limit=max(1, limit // share) if limit else 0)
+            moved = link.run(partial(rsync.move, shared, tick, stop=stop))
+            stream.done, stream.tick = stream.done + moved.sent_bytes, Tick(0, 0, "")
 
 
-@contextmanager
-def _written_early(far: Machine, places: Sequence[str]) -> Iterator[None]:
+def _written_early(far: Machine, places: Sequence[str]) -> AbstractContextManager[None]:
     """Have the far side put on disk what comes, while it comes, so that the sync at the end finds little to do.
 
     Only an order to begin: what it cannot do, that sync says.
     """
-    ended = threading.Event()
 
-    def write() -> None:
-        while not ended.wait(_EARLY):
-            with suppress(HostError):  # the link is lost; the transfers say so
-                if far.run(["sync", "-f", "--", *places], timeout=3600).status != 0:
-                    return
+    def write() -> bool:
+        try:
+            return far.run(["sync", "-f", "--", *places], timeout=3600).status == 0
+        except HostError:  # the link is lost; the transfers say so
+            return True
 
-    writer = threading.Thread(target=write, name="early writer", daemon=True)
-    writer.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        writer.join(_EARLY)
+    return meanwhile(_EARLY, write, patience=_EARLY)
 
 
 def _literal(path: str) -> str:
