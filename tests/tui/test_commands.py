@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from textual import events
 
 from engine.permission import LEVELS
 from tests.support.fleet import Fleet
 from tests.tui.conftest import console, flash, screen_text, until
 from tui import commands
 from tui.screens.room import Room
+from tui.widgets.prompt import Prompt
 
 ROOMS = {
     "servers": "tui.screens.servers:Servers",
@@ -154,3 +156,16 @@ async def test_a_long_sentence_above_the_keys_is_read_whole(fleet: Fleet) -> Non
         app.say("A short one.")
         await pilot.pause()
         assert flash(app).strip() == "A short one."
+
+
+async def test_a_key_typed_ahead_may_come_to_a_prompt_that_goes(fleet: Fleet) -> None:
+    """What is inside a prompt is removed before itself: a key that was pressed before it was there finds no field."""
+    async with console(fleet.config) as (app, pilot):
+        late = [events.Key("x", "x"), events.Key("enter", None)]
+        await pilot.press(":")
+        prompt = app.screen.query_one(Prompt)
+        await prompt.query("*").remove()
+        for key in late:
+            app.post_message(key)
+        await pilot.pause()
+        assert app.screen.query_one(Prompt) is prompt

@@ -172,12 +172,14 @@ class Prompting(Screen[None]):
         """Open a prompt before the next key is looked at, and give it what was typed before it was there."""
         prompts = self.query("#prompt")
         if prompts and event.time < self._prompt_since:
-            event.stop()
-            event.prevent_default()
             from tui.widgets.prompt import Prompt
 
-            prompts.first(Prompt).take(event)
-            return
+            prompt = prompts.first(Prompt)
+            if not prompt.over:
+                event.stop()
+                event.prevent_default()
+                prompt.take(event)
+                return
         opening = [commands.named("every.command"), commands.named("every.filter")]
         command = next((c for c in opening if event.key in c.keys.split(",")), None)
         if command is None or prompts:

@@ -84,34 +84,37 @@ class Prompt(Vertical):
     def __init__(self, sign: str, text: str, history: Sequence[str], complete: Completer, hint: str) -> None:
         super().__init__(id="prompt")
         self.sign = sign
-        self._text = text
         self._history = list(history)
         self._place = len(self._history)
         self._complete = complete
         self._hint = hint
         self._cycle: list[str] = []
         self._offered = ""
+        # Held, not looked up: what is on its way to a prompt may come when its children are gone already.
+        self._field = _Typed(text, compact=True, select_on_focus=False)
+        self._hints = Lines(id="hints")
+        self.over = False
+        """Whether it was accepted or closed, and goes."""
 
     def compose(self) -> ComposeResult:
         with Horizontal():
             yield Lines((("  ", "text"), (self.sign, "hand!")), id="prompt-sign")
-            yield _Typed(self._text, compact=True, select_on_focus=False)
-        yield Lines(id="hints")
+            yield self._field
+        yield self._hints
 
     def on_mount(self) -> None:
-        self.screen.set_focus(self.query_one(_Typed))
+        self.screen.set_focus(self._field)
         self._show_hints()
 
     def take(self, event: events.Key) -> None:
         """Hand on to the field a key that was pressed before it was there."""
         key = events.Key(event.key, event.character)
         key.set_sender(self.app)  # it bubbles as far as its sender, and enter is the app's to bind
-        self.query_one(_Typed)._forward_event(key)
+        self._field._forward_event(key)
 
     def _set(self, text: str) -> None:
-        field = self.query_one(_Typed)
-        field.value = text
-        field.cursor_position = len(text)
+        self._field.value = text
+        self._field.cursor_position = len(text)
 
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:
@@ -124,13 +127,17 @@ class Prompt(Vertical):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.post_message(self.Accepted(self.sign, event.value))
+        if not self.over:
+            self.over = True
+            self.post_message(self.Accepted(self.sign, event.value))
 
     @on(_Typed.Asked)
     def _asked(self, event: _Typed.Asked) -> None:
         event.stop()
         if event.what == "close":
-            self.post_message(self.Closed(self.sign))
+            if not self.over:
+                self.over = True
+                self.post_message(self.Closed(self.sign))
         elif event.what == "complete":
             self._offer()
         else:
@@ -142,7 +149,7 @@ class Prompt(Vertical):
 
     def _offer(self) -> None:
         """Complete as far as it is certain; after that go through what there is."""
-        typed = self.query_one(_Typed).value
+        typed = self._field.value
         if self._cycle:
             place = self._cycle.index(typed) + 1 if typed in self._cycle else 0
             self._offered = self._cycle[place % len(self._cycle)]
@@ -158,15 +165,15 @@ class Prompt(Vertical):
         self._set(self._offered)
 
     def _show_hints(self) -> None:
-        typed = self.query_one(_Typed).value
+        typed = self._field.value
         found = self._cycle or list(self._complete(typed))
         if not found:
-            self.query_one("#hints", Lines).show([((f"  {self._hint}", "quiet"),)])
+            self._hints.show([((f"  {self._hint}", "quiet"),)])
             return
         spans: list[Span] = [("  ", "text")]
         for whole in found[:40]:
             spans += [(plain(whole.rpartition(" ")[2] or whole), "hand" if whole == typed else "quiet"), ("  ", "text")]
-        self.query_one("#hints", Lines).show([tuple(spans)])
+        self._hints.show([tuple(spans)])
 
 
 def _common(lines: Sequence[str]) -> str:
