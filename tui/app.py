@@ -261,10 +261,16 @@ class Console(Places):
         if isinstance(self.screen, Room):
             self.screen.say(text, role)
 
+    def _reports(self) -> str:
+        """Return the directory for what is known of a defect; a demo's own is removed with it."""
+        import tempfile
+
+        return tempfile.gettempdir() if self.banner else self.config.state_directory
+
     def on_watch_broke(self, message: WatchBroke) -> None:
         from tui import crash
 
-        self.trouble = crash.write_report(message.error, self.config.state_directory)
+        self.trouble = crash.write_report(message.error, self._reports())
         self.repaint()
         self.say(f"What is shown is old from now on: a defect of cellarman, see {self.trouble}")
 
@@ -421,7 +427,7 @@ class Console(Places):
         if not self.crashed:
             from tui import crash
 
-            self.crashed = crash.summary(error, crash.write_report(error, self.config.state_directory))
+            self.crashed = crash.summary(error, crash.write_report(error, self._reports()))
         super()._handle_exception(error)
 
     def _fatal_error(self) -> None:
