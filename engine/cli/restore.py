@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any, TextIO
 
 from engine import trail
+from engine.amounts import counted
 from engine.cli import following, output
 from engine.config import Config
 from engine.errors import Refused, UsageError
@@ -231,7 +232,7 @@ def plan_lines(plan: Plan) -> list[str]:
         lines += [
             f"  backup    {plan.info.id}, ended {output.when(plan.info.end_time)}, timeline {plan.info.timeline}",
             f"  timeline  {plan.timeline}",
-            f"  replay    {plan.wal.first} to {plan.wal.last}: {plan.wal.count} segments, "
+            f"  replay    {plan.wal.first} to {plan.wal.last}: {counted(plan.wal.count, 'segment')}, "
             f"{output.size(plan.wal.bytes)}",
             f"  copy      {output.size(plan.copy_bytes)}; {output.size(plan.free_bytes)} are free",
         ]

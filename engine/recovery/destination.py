@@ -110,12 +110,12 @@ def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, op
         return [Refused(f"{what} {path} leads nowhere", why, fix)]
     if not place.directory:
         return [Refused(f"{what} {path} is not a directory", "", fix)]
+    if place.read_only:
+        return [_unwritable(place, f"{what} {path} is not writable", fix)]
     if place.owner != uid and uid != 0:
         why = f"it belongs to account {place.owner}; PostgreSQL runs only in a directory of its own"
         fix += "" if place.names else f", or sudo chown {uid} {shlex.quote(path)}"
         return [Refused(f"{what} {path} belongs to another account", why, fix)]
-    if place.read_only:
-        return [_unwritable(place, f"{what} {path} is not writable", fix)]
     if not place.usable:
         return [Refused(f"{what} {path} is not writable", "permission denied", fix)]
     return [] if not place.names or ours else _occupied(rules, place, what, fix)

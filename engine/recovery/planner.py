@@ -392,7 +392,9 @@ def _steps(
         steps.append(f"start PostgreSQL {info.major} there" + (f" on port {order.port}" if order.port else ""))
     else:
         steps.append(f"start it yourself: {control} -D {shlex.quote(order.destination)} start")
-    steps.append(f"PostgreSQL replays {wal.count} WAL segments, {wal.first} to {wal.last}, to {order.target}")
+    steps.append(
+        f"PostgreSQL replays {amounts.counted(wal.count, 'WAL segment')}, {wal.first} to {wal.last}, to {order.target}"
+    )
     steps.append(_ending(order))
     return steps
 
