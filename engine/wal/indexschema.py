@@ -124,6 +124,7 @@ CREATE INDEX segment_loose ON segment (number) WHERE joined = 0;
 CREATE INDEX segment_bad ON segment (timeline, number) WHERE problem IS NOT NULL;
 CREATE INDEX segment_short ON segment (timeline, number) WHERE problem IS NULL AND ended_by NOT IN ('end', 'switch');
 CREATE INDEX event_place ON event (timeline, number);
+CREATE INDEX event_minimal ON event (timeline, number, lsn) WHERE kind = '{MINIMAL}';
 CREATE TABLE directory (name PRIMARY KEY, mtime_ns) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
