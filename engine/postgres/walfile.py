@@ -237,6 +237,24 @@ def commits(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> I
     return map(walrecord.Commit._make, _walked(data, header, carry).ends)
 
 
+def first_record(data: bytes, header: SegmentHeader, lsn: int) -> Lsn | None:
+    """Return where the first record begins that begins at or after `lsn` in a segment, None when none does."""
+    base, block = int(header.address), header.block_size
+    for page in range(max(0, lsn - base) // block * block, len(data), block):
+        magic, info, _, address, rest = _PAGE_HEADER.unpack_from(data, page)
+        if magic != header.magic or address != base + page:
+            return None
+        position = page + (HEADER_SIZE if info & _LONG_HEADER else _SHORT_HEADER) + (rest + 7 & -8)
+        while position < page + block:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if length < walrecord.HEADER:
+                return None
+            if base + position >= lsn:
+                return Lsn(base + position)
+            position += length + 7 & -8
+    return None
+
+
 def _walked(data: bytes, header: SegmentHeader, carry: Carry | None) -> _Walk:
     walker = _Walk(data, header, carry)
     for page in range(0, len(data) - header.block_size + 1, header.block_size):

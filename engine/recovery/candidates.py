@@ -350,7 +350,8 @@ def _by_lsn(target: LsnTarget, run: Run, archive: Archive, facts: Facts) -> Try:
     for key in keys(run, archive, segment_of(target.lsn, archive.segment_size)):
         row = facts.row(key) or facts.walk(key)
         if row.last_record is not None and row.last_record >= target.lsn:
-            return Choice(run, key[1], *_commits_around(target.lsn, target.inclusive, run, archive, facts))
+            found = facts.first_record(keys(run, archive, segment_of(target.lsn, archive.segment_size)), target.lsn)
+            return Choice(run, key[1], *_commits_around(found or target.lsn, target.inclusive, run, archive, facts))
     end = last_record(run, archive, facts)
     known = f"the last record that can be replayed starts at {end}" if end is not None else "there is no later record"
     return Miss("unreachable", base, f"{known}; {why_it_ends(run, archive)}", run)
@@ -359,7 +360,8 @@ def _by_lsn(target: LsnTarget, run: Run, archive: Archive, facts: Facts) -> Try:
 def _commits_around(
     lsn: int, inclusive: bool, run: Run, archive: Archive, facts: Facts
 ) -> tuple[Mark | None, Mark | None]:
-    """Return the last commit before an LSN and the first one after it, looked for in the segments beside it only."""
+    """Return the last commit before the record at an LSN and the first one after it, looked for in the segments beside
+    it only."""
     number = segment_of(lsn, archive.segment_size)
     near = list(keys(run, archive, max(segment_of(run.base.stop, archive.segment_size), number - 1), number + 1))
     commits = [m for key in near for m in facts.marks(key) if m.commit and m.lsn >= run.base.stop]

@@ -91,6 +91,15 @@ class WalFacts:
         """Return the commits and aborts of a segment, in WAL order; raises InvalidSegment."""
         return self._walk(key).marks
 
+    def first_record(self, keys: Iterable[Key], lsn: Lsn) -> Lsn | None:
+        """Return where the first record begins that begins at or after an LSN in these segments, in WAL order."""
+        for key in keys:
+            data = self._content(self._archive.name(*key))
+            found = None if data is None else walfile.first_record(data, walfile.read_header(data), lsn)
+            if found is not None:
+                return found
+        return None
+
     def points(self, keys: Iterable[Key]) -> Sequence[Point]:
         """Return the named restore points in these segments, in WAL order; raises InvalidSegment."""
         if self._points is None:

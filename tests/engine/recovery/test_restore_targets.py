@@ -68,6 +68,19 @@ def test_lsn(history: History) -> None:
         assert value(conninfo, "SELECT count(*) FROM kept") == 200
 
 
+def test_lsn_inside_a_record(history: History) -> None:
+    """PostgreSQL stops after the first record that begins behind it: here that is a commit, which stays."""
+    commit = history.scene.plan(XidTarget(history.marks[1].xid)).kept
+    assert commit is not None
+    target = LsnTarget(Lsn(commit.lsn - 1))
+    plan = history.scene.plan(target)
+    assert plan.kept == commit and plan.dropped and plan.dropped.lsn > commit.lsn
+    with history.scene.restored(target, action="promote") as (_, conninfo):
+        assert value(conninfo, "SELECT count(*) FROM kept") == 300
+    without = history.scene.plan(LsnTarget(Lsn(commit.lsn - 1), inclusive=False))
+    assert without.kept and without.kept.lsn < commit.lsn and without.dropped == commit
+
+
 def test_restore_point(history: History) -> None:
     with history.scene.restored(NameTarget("two hundred more")) as (result, conninfo):
         assert result["verdict"] == "paused", result
