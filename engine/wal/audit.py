@@ -237,7 +237,7 @@ def _read(path: str) -> tuple[Identity, bytes]:
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is not a regular file")
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        data = file.read(codec.LARGEST_PLAIN + 1)
+        data = file.read(min(found.st_size, codec.LARGEST_PLAIN) + 1)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return condemned.identity(found), data
 

@@ -180,7 +180,8 @@ def decompress(data: bytes, limit: int = LARGEST_PLAIN) -> bytes:
 def read_stored(path: str, limit: int = LARGEST_PLAIN) -> bytes:
     """Return a WAL file's bytes as they are stored, at most one more than `limit`; raises OSError."""
     with open(path, "rb", buffering=0, opener=at_once) as file:
-        return file.read(limit + 1)
+        # Room for what there is, and no more: the pages of a far larger piece of memory cost more than the reading.
+        return file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
 
 
 def map_stored(path: str, limit: int = LARGEST_PLAIN) -> bytes | mmap:
