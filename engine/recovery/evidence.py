@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -51,8 +52,11 @@ class WalFacts:
         self._walked: dict[Key, _Walked] = {}
         self._rows: dict[tuple[int, int], dict[int, index.SegmentRow]] = {}
         self._points: dict[Key, list[Point]] | None = None
+        self._newest_ending: tuple[str, contentcheck.Ending] | None = None
         self.headers_only = 0
         """Segments of which `check` read the header only."""
+        self.unproven = 0
+        """Segments that `check` took for what the index says, although nobody has verified their records."""
 
     def row(self, key: Key) -> Row | None:
         """Return what the index knows of a segment; None when it does not, or knows an older file."""
@@ -112,14 +116,16 @@ class WalFacts:
             found += self._points.get(key, ()) if self._indexed(key) is not None else self._walk(key).points
         return sorted(found, key=lambda point: point.lsn)
 
-    def check(self, keys: Sequence[Key]) -> dict[Key, str]:
+    def check(self, keys: Sequence[Key], seconds: float) -> dict[Key, str]:
         """Return the segments that satisfy nothing, with the reason; `keys` are in the order of replay.
 
-        What the index knows of an unchanged file holds. Other files are read: whole if they are few, else their
-        headers. Only the last may hold less than a whole segment of records, and only where nothing tells of more.
+        What the index knows of an unchanged file holds; where nobody has verified its records, it is read, for at most
+        `seconds`. Other files are read: whole if they are few, else their headers. Only the last may hold less than a
+        whole segment of records, and only where nothing tells of more.
         """
         bad: dict[Key, str] = {}
         unknown = 0
+        deadline = time.monotonic() + seconds
         changed = open_record = False
         """Whether the segment before did, and whether a record that begins in a changed one goes on."""
         for position, key in enumerate(keys):
@@ -129,12 +135,13 @@ class WalFacts:
             changed = not unchanged
             open_record = changed or (not known and row is not None and row.last_record_lsn is None)
             try:
-                if known and row is not None:
+                if known and row is not None and (row.proven or time.monotonic() > deadline):
+                    self.unproven += not row.proven
                     end, ended_by = row.end_lsn, row.ended_by
                     if row.problem is not None:
                         raise InvalidSegment(key, row.problem)
                 elif unknown < _WHOLE:
-                    unknown += 1
+                    unknown += not known
                     self._forget(key)
                     walked = self._walk(key)
                     end, ended_by = walked.row.end, walked.ended_by
@@ -220,10 +227,11 @@ class WalFacts:
             data,
             systems=self._systems,
             histories=histories,
-            before=contentcheck.ending_before(name, header, histories, self._content) if header.rem_len else None,
+            before=self._before(name, header),
             magic=magic,
             read=self._content,
         )
+        self._newest_ending = None if found.ending is None else (name, found.ending)
         if found.problem:
             raise InvalidSegment(key, found.problem)
         marks = tuple(
@@ -232,6 +240,13 @@ class WalFacts:
         )
         points = tuple(Point(p.name, key[0], Lsn(p.lsn), p.timestamp) for p in facts.restore_points)
         return _Walked(_row(key, marks, facts), marks, points, facts.ended_by, facts.carry)
+
+    def _before(self, name: str, header: walfile.SegmentHeader) -> tuple[str, contentcheck.Ending] | None:
+        """Return the segment that one goes on from, and how it ends, where that was read last or is needed."""
+        histories = self._archive.histories
+        if self._newest_ending and contentcheck.predecessor(name, header, histories) == self._newest_ending[0]:
+            return self._newest_ending
+        return contentcheck.ending_before(name, header, histories, self._content) if header.rem_len else None
 
     def _content(self, name: str) -> bytes | None:
         """Return the plain content of a segment, None when it cannot be had."""

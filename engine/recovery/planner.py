@@ -86,7 +86,7 @@ def make_plan(
     system = _system_id(server, infos)
     if not read_only:
         _index(server, reporter, proving)
-    best = _search(server, order, infos, system, reporter, read_only=read_only)
+    best = _search(server, order, infos, system, reporter, read_only=read_only, proving=proving)
     warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
@@ -180,7 +180,14 @@ def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, ke
 
 
 def _search(
-    server: Server, order: Order, infos: Sequence[BackupInfo], system: int | None, report: Reporter, *, read_only: bool
+    server: Server,
+    order: Order,
+    infos: Sequence[BackupInfo],
+    system: int | None,
+    report: Reporter,
+    *,
+    read_only: bool,
+    proving: float,
 ) -> _Found:
     """Apply the rules until no segment that they rely on turns out to be invalid."""
     size = infos[0].xlog_segment_size
@@ -191,7 +198,7 @@ def _search(
         try:
             opens = order.action == "promote"
             result = choose(order.target, starts, order.timeline, archive, facts, opens=opens)
-            bad = facts.check(_relied_on(result, archive))
+            bad = facts.check(_relied_on(result, archive), proving)
         except InvalidSegment as invalid:
             bad = {invalid.key: invalid.reason}
         if not bad:
@@ -449,6 +456,11 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
     lines += [f"{t:08X}.history is missing: latest stops below timeline {t}" for t in history_holes(archive)]
     if found.facts.headers_only:
         lines.append(f"of {found.facts.headers_only} WAL segments only the header was read")
+    if found.facts.unproven:
+        lines.append(
+            f"of {found.facts.unproven} WAL segments the records are not verified yet, and damage in them would end the"
+            f" restore: cellarman wal verify {order.server} looks for it"
+        )
     before, after = choice.kept, choice.dropped
     if isinstance(order.target, TimeTarget) and before and after and before.time - after.time > 1_000_000:
         lines.append("the server's clock went backward near the target: commits are not in the order of their times")

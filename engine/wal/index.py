@@ -224,8 +224,8 @@ def catch_up(
 ) -> int:
     """Index the archived segments that are new or changed, forget those that are gone; returns how many were read.
 
-    Up to `prove` seconds, by default half of the budget, are spent on verifying every record of them as well: what is
-    indexed counts as good until the audit reads it, and what is left then is the audit's.
+    Up to `prove` seconds, by default half of the budget, are spent on verifying every record of them as well, and of
+    those that an earlier call had no time to verify.
     Stops after `budget` seconds when one is given; the next call goes on. Raises Busy when another process keeps
     indexing; with a budget that is noted and 0 returned.
     """

@@ -23,6 +23,8 @@ _SETTLED_NS = 2_000_000_000
 """A directory changed less than this before it was read may change again under the same mtime."""
 _MOST_DROPS = 100
 """Events of dropped files kept for one segment; the row counts them all."""
+_MOST_PROVEN = 1024
+"""Segments indexed earlier that one pass verifies at most."""
 _UNIX_EPOCH = 946_684_800
 """Unix seconds at PostgreSQL's epoch, 2000-01-01 UTC."""
 
@@ -76,8 +78,19 @@ class Indexer:
                 self._database.execute(
                     "INSERT OR REPLACE INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
                 )
+        self._prove_what_is_left()
         self._database.commit()
         return done
+
+    def _prove_what_is_left(self) -> None:
+        """Verify segments that were indexed when there was no time for it, as long as there is some now."""
+        query = "SELECT name, size, mtime_ns FROM segment WHERE proven = 0"
+        left = self._database.execute(f"{query} ORDER BY timeline DESC, number LIMIT {_MOST_PROVEN}").fetchall()
+        for name, size, mtime_ns in left:
+            if self._to_prove <= 0 or (self._deadline is not None and time.monotonic() >= self._deadline):
+                return
+            if self._database.execute(f"{query} AND name = ?", (name,)).fetchone():
+                self._index(name, size, mtime_ns)
 
     def _changed(self) -> Iterator[_Found]:
         """Yield the directories of wals/ that changed since they were read, and forget those that are gone."""
@@ -164,6 +177,7 @@ class Indexer:
                 "size": size,
                 "mtime_ns": mtime_ns,
                 "problem": problem,
+                "proven": 1,
             }
         )
 
@@ -175,7 +189,8 @@ class Indexer:
         timeline, number = segment.parse_segment(name, header.segment_size)
         carry = self._carry_into(header, number) if header.rem_len else None
         facts = walfile.walk(data, header, carry)
-        problem = self._found_bad(name, data, header, facts) if self._to_prove > 0 else None
+        prove = self._to_prove > 0
+        problem = self._found_bad(name, data, header, facts) if prove else None
         if problem:
             self._insert_problem(name, size, mtime_ns, problem)
             return []
@@ -199,6 +214,7 @@ class Indexer:
                 "rem_len": header.rem_len,
                 "joined": int(not header.rem_len or (carry is not None and carry.missing == header.rem_len)),
                 "n_drops": len(facts.drops),
+                "proven": int(prove),
                 "carry_lsn": ahead and int(ahead.lsn),
                 "carry_length": ahead and ahead.length,
                 "carry_missing": ahead and ahead.missing,

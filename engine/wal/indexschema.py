@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 4
+VERSION = 5
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
@@ -46,6 +46,7 @@ class SegmentRow(
             "last_commit_xid",
             "min_xid",
             "max_xid",
+            "proven",
         ),
     )
 ):
@@ -88,6 +89,8 @@ class SegmentRow(
     last_commit_xid: int | None
     min_xid: int | None
     max_xid: int | None
+    proven: int
+    """1 when every record was verified, or there is a `problem`; 0 when there was no time for it yet."""
 
     @property
     def complete(self) -> bool:
@@ -125,6 +128,7 @@ CREATE INDEX segment_bad ON segment (timeline, number) WHERE problem IS NOT NULL
 CREATE INDEX segment_short ON segment (timeline, number) WHERE problem IS NULL AND ended_by NOT IN ('end', 'switch');
 CREATE INDEX event_place ON event (timeline, number);
 CREATE INDEX event_minimal ON event (timeline, number, lsn) WHERE kind = '{MINIMAL}';
+CREATE INDEX segment_unproven ON segment (timeline, number) WHERE proven = 0;
 CREATE TABLE directory (name PRIMARY KEY, mtime_ns) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """

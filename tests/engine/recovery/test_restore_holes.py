@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import pytest
 
@@ -16,6 +17,7 @@ from engine.postgres.segment import segment_name
 from engine.recovery import choices
 from engine.recovery.candidates import Choice
 from engine.recovery.plan import Plan
+from engine.recovery.planner import make_plan
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
@@ -172,7 +174,7 @@ def in_the_commit(mark: Mark) -> int:
     return Lsn.parse(mark.lsn) % SEGMENT - 20
 
 
-@pytest.mark.parametrize("known", ["indexed", "new", "reindexed", "listed", "condemned"])
+@pytest.mark.parametrize("known", ["indexed", "new", "reindexed", "listed", "hurried", "condemned"])
 def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
     """Whether the index knew the segment before, had never seen it, or the audit found it; and whoever looked first."""
     layout, path = holed.scene.server.layout, holed.path(holed.late[2])
@@ -187,6 +189,9 @@ def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
             index.rebuild(layout)
         elif known == "listed":
             choices.catch_up(holed.scene.server)
+        elif known == "hurried":
+            os.unlink(layout.index)
+            index.catch_up(layout, prove=0)
         elif known == "condemned":
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
             condemned.condemn(layout, os.path.basename(path), condemned.identity(os.stat(path)), "corrupt: found bad")
@@ -201,6 +206,18 @@ def test_a_flipped_byte_is_a_hole_beforehand(holed: Holed, known: str) -> None:
     finally:
         os.replace(path + ".aside", path)
         shutil.rmtree(layout.own)
+
+
+def test_records_that_there_was_no_time_to_verify_are_said_and_verified_later(holed: Holed) -> None:
+    scene, now = holed.scene, datetime.now(timezone.utc)
+    shutil.rmtree(scene.server.layout.own, ignore_errors=True)
+    index.catch_up(scene.server.layout, prove=0)
+    hurried = make_plan(scene.server, scene.order(backup=holed.second.id), now=now, proving=0)
+    assert hurried.reachable and any("not verified yet" in warning for warning in hurried.warnings)
+    later = make_plan(scene.server, scene.order(backup=holed.second.id), now=now)
+    assert later.reachable and not any("not verified yet" in warning for warning in later.warnings)
+    again = make_plan(scene.server, scene.order(backup=holed.second.id), now=now, proving=0)
+    assert not any("not verified yet" in warning for warning in again.warnings)
 
 
 def test_a_byte_flipped_after_the_plan_is_fatal(holed: Holed, monkeypatch: pytest.MonkeyPatch) -> None:
