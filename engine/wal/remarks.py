@@ -32,7 +32,11 @@ def of_names(
     glance: bool = False,
 ) -> list[Finding]:
     """Return what is to be said about names alone; at a glance, what no file has to be read for."""
-    quick = [*_unreadable(names), *(_history_copies(timeline) for timeline in sorted(differ))]
+    quick = [
+        *_unreadable(names),
+        *_unfinished(inventory, server),
+        *(_history_copies(timeline) for timeline in sorted(differ)),
+    ]
     if glance:
         return quick
     return [
@@ -71,6 +75,24 @@ def _unreadable(names: Names) -> Iterator[Finding]:
             int(directory[:8], 16),
             why=f"{path} cannot be read: {reason}; whether its segments are there is not known",
             fix=f"make it readable for this account: chmod -R u+rX {path}",
+        )
+
+
+def _unfinished(inventory: Inventory, server: str) -> Iterator[Finding]:
+    """Yield the segments that lie in a queue and are not whole: recovery cannot get through them, nor end at them."""
+    for (timeline, number), path in sorted(inventory.unfinished.items())[:_SHOWN]:
+        name = segment.segment_name(timeline, number, inventory.segment_size)
+        yield Finding(
+            "unfinished",
+            "warning",
+            None,
+            timeline,
+            name,
+            name,
+            1,
+            why=f"{path} is not whole: a restore that comes to it ends there in an error",
+            fix=f"push it again from the server: cellarman-wal push pg_wal/{name} --server {server}; if it is lost, "
+            f"remove {path}",
         )
 
 

@@ -169,6 +169,16 @@ def test_v13_a_partial_with_all_of_it_can_be_used_by_hand(repo: Repo) -> None:
     assert hole.state == "lost_but_recoverable" and hole.fix.startswith(f"cp {partial} ")
 
 
+@pytest.mark.parametrize("queue", ["incoming", "streaming"])
+def test_a_segment_in_a_queue_that_is_not_whole_is_named_where_nothing_follows(repo: Repo, queue: str) -> None:
+    repo.put("1/1..1/5").backup(2, 3, hour=10)
+    place = Path(getattr(repo.layout, queue))
+    place.mkdir(parents=True, exist_ok=True)
+    (place / NAME6).write_bytes(filled(6, 1)[: SIZE // 2])
+    [found] = [f for f in report(repo.server, now=NOW, ask_server=False).findings if f.severity != "note"]
+    assert (found.kind, found.first) == ("unfinished", NAME6) and str(place) in found.why
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_v14_v15_the_parents_copy_of_the_switch_segment_is_not_needed(repo: Repo, partial: bool) -> None:
     repo.put("1/1..1/4 2/6..2/9").put("2/5", of=1).history(2, FORK).backup(2, 3, hour=10)
