@@ -11,6 +11,7 @@ from engine.config import Server
 from engine.errors import Busy, CellarmanError
 from engine.event import Reporter
 from engine.postgres import connection
+from engine.postgres.backuplabel import FROM_STANDBY
 from engine.postgres.facts import server_facts
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_of
@@ -134,7 +135,7 @@ def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str
         reasons.append(f"taking in WAL failed: {trouble}")
     if lost:
         reasons.append(lost)
-        if "BACKUP FROM: standby" in (info.backup_label or ""):
+        if FROM_STANDBY in (info.backup_label or ""):
             fixes.append(
                 "a standby's backup begins at its last restartpoint, and this one lies before the archive:"
                 " CHECKPOINT on the primary, then on the standby, and back up again"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from engine.errors import CellarmanError
 from engine.postgres.lsn import Lsn
 
+FROM_STANDBY = "BACKUP FROM: standby"
+"""In the label of a backup that was taken from a standby."""
 _WAL_LOCATION = re.compile(r"(?P<lsn>[0-9A-F]+/[0-9A-F]+) \(file (?P<file>[0-9A-F]{24})\)")
 
 

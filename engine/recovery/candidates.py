@@ -138,7 +138,7 @@ def attempt(target: Target, base: Base, timeline: str, archive: Archive, facts: 
         case NameTarget():
             return _by_name(target, run, archive, facts)
         case Immediate():
-            return Choice(run, core_range(base.start, base.stop, archive.segment_size)[1])
+            return _at_once(run, archive, facts)
         case EndOfArchive():
             return _to_the_end(run, archive, facts)
 
@@ -409,6 +409,22 @@ def _by_name(target: NameTarget, run: Run, archive: Archive, facts: Facts) -> Tr
     ]
     number = segment_of(first.lsn, archive.segment_size)
     return Choice(run, number, kept, dropped, first, tuple(notes))
+
+
+def _at_once(run: Run, archive: Archive, facts: Facts) -> Try:
+    """Return where PostgreSQL notices that it is consistent: at the record behind the one that made it so.
+
+    On a primary's backup that is the end of the segment, which follows the record of the backup's end.
+    """
+    base = run.base
+    if not base.of_standby:
+        return Choice(run, core_range(base.start, base.stop, archive.segment_size)[1])
+    for key in keys(run, archive, segment_before(base.stop, archive.segment_size)):
+        row = facts.row(key) or facts.walk(key)
+        if row.last_record is not None and row.last_record >= base.stop:
+            return Choice(run, key[1])
+    why = f"backup {base.id} is consistent at {base.stop}, which PostgreSQL notices at the record behind that"
+    return Miss("unreachable", base, f"{why}; {why_it_ends(run, archive)}", run)
 
 
 def _to_the_end(run: Run, archive: Archive, facts: Facts) -> Try:

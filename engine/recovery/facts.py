@@ -93,3 +93,5 @@ class Base:
     """Kept with its own WAL only."""
     unusable: str = ""
     """Why it can start no recovery; empty when it can."""
+    of_standby: bool = False
+    """Whether a standby was copied: then no record marks its end in the WAL."""

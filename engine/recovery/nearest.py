@@ -30,7 +30,7 @@ def explain(
     after = _start_of(order, new[-1].run) if new and new[-1].run else None
     lines = [_reason(order, misses, short, now)]
     fixes = [f"{moment.what}: {moment.command}" for moment in (before, after) if moment]
-    if short and short.run and short.run.reach.end_kind == "open_end" and not isinstance(order.target, Immediate):
+    if short and short.run and short.run.reach.end_kind == "open_end":
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
     elif short and short.run and short.run.reach.end_kind == "bad_history":
         fixes.append(_MEND_HISTORY)

@@ -15,6 +15,7 @@ from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
 from engine.host.local import installed
 from engine.postgres import programs
+from engine.postgres.backuplabel import FROM_STANDBY
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
 from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
@@ -121,7 +122,8 @@ def _base(layout: Layout, info: BackupInfo, system: int | None) -> Base:
     elif not os.path.isdir(source.data_directory(layout, info)):
         unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
     timeline = info.timeline if info.timeline is not None else int(info.begin_wal[:8], 16)
-    return Base(info.id, timeline, begin, end, info.end_time, info.keep == "standalone", unusable)
+    standby = FROM_STANDBY in (info.backup_label or "")
+    return Base(info.id, timeline, begin, end, info.end_time, info.keep == "standalone", unusable, standby)
 
 
 def restorable(info: BackupInfo) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
-from engine.recovery.candidates import Choice, choose
+from engine.recovery.candidates import Choice, Miss, attempt, choose
 from engine.recovery.facts import Base, Mark, Point, Row
-from engine.recovery.target import EndOfArchive, LsnTarget, Target, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget, XidTarget
 from engine.wal.gaps import Archive, Key
 
 SIZE = 1 << 20
@@ -141,6 +142,18 @@ def test_a_choice_is_where_postgresql_stops_and_never_too_new(
         assert found.dropped == stop
         kept = [m for m in facts.all if base.stop <= m.lsn < stop.lsn and m.commit]
         assert found.kept == (kept[-1] if kept else None)
+
+
+def test_the_end_of_a_standbys_backup_is_noticed_at_the_record_behind_it() -> None:
+    base = Base("b", 1, Lsn(2 * SIZE), Lsn(4 * SIZE), pg_time(21), of_standby=True)
+    ends_there, goes_on = Archive(SIZE, {1: [2, 3]}), Archive(SIZE, {1: [2, 3, 4]})
+    made = Made([], {2, 3, 4}, 4)
+    short = attempt(Immediate(), base, "current", ends_there, made)
+    assert isinstance(short, Miss) and short.kind == "unreachable" and "record behind" in short.why
+    found = attempt(Immediate(), base, "current", goes_on, made)
+    assert isinstance(found, Choice) and found.stop_segment == 4
+    primary = attempt(Immediate(), replace(base, of_standby=False), "current", ends_there, made)
+    assert isinstance(primary, Choice) and primary.stop_segment == 3
 
 
 def test_a_history_that_recovery_will_ask_for_must_be_readable() -> None:
