@@ -17,7 +17,7 @@ from typing import Literal
 from engine.postgres.clock import pg_microseconds, pg_time
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_of
-from engine.postgres.timeline import Lineage
+from engine.postgres.timeline import Lineage, latest_timeline
 from engine.recovery.facts import Base, Facts, Mark, Point, Row
 from engine.recovery.target import (
     EndOfArchive,
@@ -98,7 +98,7 @@ def _asked_for(base: Base, lineage: Lineage, archive: Archive, *, newer: bool) -
 
     PostgreSQL fetches those from the backup's timeline to the one that it follows (restoreTimeLineHistoryFiles in
     timeline.c); and those `newer` than that, up to the first that is missing, for `latest` and before it opens for
-    writing (findNewestTimeLine).
+    writing (findNewestTimeLine). That one must not have been lost.
     """
     bad = archive.bad_histories
     asked = list(range(max(2, base.timeline), lineage.timeline + 1))
@@ -106,7 +106,21 @@ def _asked_for(base: Base, lineage: Lineage, archive: Archive, *, newer: bool) -
     while newer and (following in archive.histories or following in bad):
         asked.append(following)
         following += 1
-    return next((bad[number] for number in asked if number in bad), "")
+    unreadable = next((bad[number] for number in asked if number in bad), "")
+    return unreadable or (lost_history(lineage, archive) if newer else "")
+
+
+def lost_history(lineage: Lineage, archive: Archive) -> str:
+    """Return that the timeline which recovery along a lineage would begin has WAL already and only lacks its history,
+    "" when that is not so: what was committed on it would be taken for never done."""
+    timeline = latest_timeline(lineage.timeline, archive.histories) + 1
+    own = next((number for number in archive.segments.get(timeline, ()) if archive.good(timeline, number)), None)
+    if own is None or timeline in archive.bad_histories:
+        return ""
+    return (
+        f"{timeline:08X}.history is missing, and {archive.name(timeline, own)} shows that there is a timeline"
+        f" {timeline}: PostgreSQL would not follow it, and call itself {timeline} again"
+    )
 
 
 def _as_far_as_known(far: Reach, lineage: Lineage, archive: Archive) -> Reach:

@@ -16,7 +16,7 @@ from engine.wal.gaps import Archive
 _LOOK = "cellarman wal fetch-missing"
 _MEND_HISTORY = (
     "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any more,"
-    " move the file out of the archive"
+    " move all that is of it out of the archive"
 )
 
 

@@ -19,7 +19,7 @@ from engine.postgres.backuplabel import FROM_STANDBY
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of, segment_start
 from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
-from engine.recovery.candidates import Choice, Miss, choose, keys
+from engine.recovery.candidates import Choice, Miss, choose, keys, lost_history
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
 from engine.recovery.place import Ground, Leftover, Place
@@ -198,7 +198,7 @@ def _search(
     while True:
         facts = WalFacts(server.layout, archive, system)
         try:
-            opens = order.action == "promote"
+            opens = order.action == "promote" or isinstance(order.target, EndOfArchive)
             result = choose(order.target, starts, order.timeline, archive, facts, opens=opens)
             bad = facts.check(_relied_on(result, archive), proving)
         except InvalidSegment as invalid:
@@ -449,6 +449,9 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
             f"{run.reach.reason}: until that file is mended, or out of the archive, recovery stops at the target and"
             " perhaps cannot open for writing"
         )
+    lost = lost_history(run.lineage, archive)
+    if lost:
+        lines.append(f"{lost}: until that file is back, recovery stops at the target and cannot open for writing")
     if contentcheck.CONTINUES in run.reach.reason and run.reach.missing_first == choice.stop_segment + 1:
         last = archive.name(run.lineage.canonical(choice.stop_segment, archive.segment_size), choice.stop_segment)
         lines.append(

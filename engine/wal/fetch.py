@@ -31,6 +31,7 @@ REFUSED = 255
 
 _TRIES = 3
 _PAUSE = 0.3
+_TIMELINE = "START TIMELINE:"
 _ARRIVAL_WAIT = 5.0
 """Seconds that a segment which somebody is still writing into incoming/ is waited for."""
 
@@ -62,6 +63,7 @@ def get(
             return DELIVERED
         _prove_end(layout, name, system_id)
         if segment.kind_of(name) == segment.HISTORY and _is_recovering(destination):
+            _check_lost_history(layout, name, system_id)
             _check_last_restored(layout, os.path.dirname(destination), system_id)
         return ABSENT
     except Hole as error:
@@ -79,6 +81,32 @@ def _is_recovering(destination: str) -> bool:
     """Tell whether a PostgreSQL asks that will open for writing when its WAL ends: not one that goes on to stream."""
     asks = os.path.dirname(destination) == "pg_wal" and os.path.exists("recovery.signal")
     return asks and not os.path.exists("standby.signal")
+
+
+def _check_lost_history(layout: Layout, name: str, system_id: int | None) -> None:
+    """Raise Hole when a timeline has WAL, and its history is missing: a recovery that comes from another one would not
+    follow it, and call itself by its number. The one that a backup began on needs no history."""
+    number = int(name[:8], 16)
+    first = _next_present(layout, name[:8] + "0" * 16, system_id)
+    if first and _began_on() not in (0, number) and not any(True for _ in _histories(layout, number + 1)):
+        raise Hole(
+            f"{name} is missing from the archive",
+            f"{first} is there: recovery would not follow timeline {number}, and call itself by that number",
+            "push it (pg_wal of the server or of a standby); to go on without that timeline, add --accept-gap to"
+            " restore_command",
+        )
+
+
+def _began_on() -> int:
+    """Return the timeline of the backup that this data directory was restored from, 0 when that is not known."""
+    for label in ("backup_label", "backup_label.old"):
+        try:
+            with open(label, encoding="utf-8", errors="replace") as file:
+                found = [line.split(":")[1] for line in file.read(codec.SMALL_FILE).splitlines() if _TIMELINE in line]
+                return int(found[0]) if found else 0
+        except (OSError, ValueError):
+            continue
+    return 0
 
 
 def _check_last_restored(layout: Layout, directory: str, system_id: int | None) -> None:

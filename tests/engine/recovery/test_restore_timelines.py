@@ -18,7 +18,7 @@ from engine.postgres.segment import segment_name, segment_of
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.target import TimeTarget
 from engine.repository.backupinfo import BackupInfo
-from engine.wal.fetch import REFUSED, get
+from engine.wal.fetch import ABSENT, REFUSED, get
 from engine.wal.findings import report
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.support.cluster import Cluster, Install, free_port
@@ -138,6 +138,30 @@ def test_a_bad_history_that_is_asked_for_by_nobody_before_the_target(failover: F
         assert {(w.bounded_by, w.missing) for w in found if w.timeline == 2} == {("gap", bad.name)}
     finally:
         bad.unlink()
+
+
+def test_a_lost_history_of_a_timeline_that_has_wal(failover: Failover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL by itself would follow timeline 1, and open as timeline 2."""
+    stage, lost = failover.scene, "00000002.history"
+    path = stage.server.layout.wal(lost)
+    place = stage.root / "recovering"
+    (place / "pg_wal").mkdir(parents=True)
+    (place / "recovery.signal").touch()
+    monkeypatch.chdir(place)
+    os.rename(path, path + ".aside")
+    try:
+        for plan in (stage.plan(), stage.plan(timeline="current"), stage.plan(TimeTarget(failover.shared.at))):
+            assert plan.refused and lost in plan.refused.why, plan
+        paused = stage.plan(TimeTarget(failover.shared.at), timeline="current")
+        assert paused.reachable and any(lost in warning for warning in paused.warnings)
+        (place / "backup_label").write_text("START TIMELINE: 1\n")
+        assert get(stage.server.layout, lost, "pg_wal/RECOVERYHISTORY") == REFUSED
+        assert get(stage.server.layout, "00000003.history", "pg_wal/RECOVERYHISTORY") == ABSENT
+        (place / "backup_label").write_text("START TIMELINE: 2\n")
+        assert get(stage.server.layout, lost, "pg_wal/RECOVERYHISTORY") == ABSENT
+    finally:
+        os.rename(path + ".aside", path)
+        shutil.rmtree(place)
 
 
 def test_a_timeline_that_does_not_exist(failover: Failover) -> None:
