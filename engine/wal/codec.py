@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 """Bytes read at once: large enough for the codecs, small enough to stay in the processor's cache."""
 _PIECE = 1 << 18
+_FED = 1 << 16
+"""Compressed bytes that a decompressor is given at once where its output is not wanted in one piece."""
 _RUN = 1
 """The type of a zstd block that is one byte repeated."""
 LARGEST_PLAIN = 1 << 30
@@ -240,9 +242,12 @@ def _pieces(data: bytes | mmap, limit: int) -> Iterator[bytes | memoryview]:
     if name == "zstd":
         yield from _unzstd_pieces(data, limit)
         return
+    if name != "none":
+        yield from _inflated(name, data, limit, _FED, CHUNK)
+        return
     if len(data) > limit:
         raise _too_large(limit)
-    plain = memoryview(data if name == "none" else decompress(bytes(data), limit))
+    plain = memoryview(data)
     for start in range(0, len(plain), CHUNK):
         yield plain[start : start + CHUNK]
 
@@ -265,20 +270,34 @@ def read_head(path: str, count: int = 8192) -> bytes:
 
 
 def _inflate(codec: str, data: bytes, limit: int) -> bytes:
-    """Decompress frame after frame, as `cat a.gz b.gz` makes them, to the end of the data."""
-    plain = b""
-    while data:
+    pieces = list(_inflated(codec, data, limit, len(data), limit + 1))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _inflated(codec: str, data: bytes | mmap, limit: int, fed: int, most: int) -> Iterator[bytes]:
+    """Decompress frame after frame, as `cat a.gz b.gz` makes them, to the end of the data: `fed` bytes at a time, in
+    pieces of at most `most`."""
+    at = length = 0
+    while at < len(data):
         machine = _machine(codec)
-        try:
-            plain += machine.decompress(data, limit + 1 - len(plain))
-        except _damages() as error:
-            raise Unreadable("compressed WAL is damaged", f"{codec}: {error}") from None
-        if len(plain) > limit:
-            raise _too_large(limit)
-        if not machine.eof:
-            raise Unreadable("compressed WAL is damaged", f"{codec}: it ends too early")
-        data = machine.unused_data or b""
-    return plain
+        rest = b""
+        while not machine.eof:
+            if not rest and getattr(machine, "needs_input", True):
+                rest = data[at : at + fed]
+                at += len(rest)
+                if not rest:
+                    raise Unreadable("compressed WAL is damaged", f"{codec}: it ends too early")
+            try:
+                piece = machine.decompress(rest, min(most, limit + 1 - length))
+            except _damages() as error:
+                raise Unreadable("compressed WAL is damaged", f"{codec}: {error}") from None
+            rest = getattr(machine, "unconsumed_tail", b"")
+            length += len(piece)
+            if length > limit:
+                raise _too_large(limit)
+            if piece:
+                yield piece
+        at -= len(machine.unused_data or b"")
 
 
 def _unzstd(data: bytes, limit: int) -> bytes:

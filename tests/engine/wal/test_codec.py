@@ -7,6 +7,7 @@ import gzip
 import lzma
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import lz4.frame
@@ -78,6 +79,21 @@ def test_what_was_appended_is_noticed_in_either_way_of_reading(name: str, tail: 
 def test_the_plain_size_is_bounded(name: str) -> None:
     with pytest.raises(codec.Unreadable, match="more than 1000 bytes"):
         codec.decompress(OTHERS[name](PLAIN), 1000)
+
+
+@pytest.mark.parametrize("name", ["gzip", "bzip2", "xz", "lz4"])
+def test_a_large_segment_is_never_held_whole_while_it_is_delivered(name: str, tmp_path: Path) -> None:
+    size = 48 << 20
+    packed = OTHERS[name](PLAIN + bytes(size)) + OTHERS[name](PLAIN)
+    with open(tmp_path / "plain", "wb") as file:
+        tracemalloc.start()
+        head, written = codec.pour(packed, file.fileno())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 16 << 20 and head == (PLAIN + bytes(8192))[:8192]
+    assert (tmp_path / "plain").read_bytes() == PLAIN + bytes(size) + PLAIN and written == size + 2 * len(PLAIN)
+    with open(tmp_path / "cut", "wb") as file, pytest.raises(codec.Unreadable, match="damaged"):
+        codec.pour(packed[:-3], file.fileno())
 
 
 def test_concatenated_gzip_members_are_one_file() -> None:
