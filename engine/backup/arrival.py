@@ -170,9 +170,9 @@ class Readers:
         try:
             total, started = self._total(follower.root, follower.path, check), 0
             while not follower.arrived.wait(_LOOK):
-                while os.fstat(fd).st_size - total.size >= _BLOCK and (block := os.read(fd, _BLOCK)):
+                while (size := os.fstat(fd).st_size) - total.size >= _BLOCK and (block := os.read(fd, _BLOCK)):
+                    started = _start_writing(fd, started, size)
                     total.add(block)
-                started = _start_writing(fd, started, total.size)
             if not follower.whole:
                 return False
             if os.stat(place).st_ino != os.fstat(fd).st_ino:
