@@ -8,6 +8,7 @@ import sys
 from engine.cli import output
 from engine.config import Config
 from engine.recovery.reachable import reachable_windows
+from engine.wal.findings import say_unproven
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, config: Config) -> int:
     server = config.server(args.server)
     found, without = reachable_windows(server, read_only=config.read_only)
+    for sentence in say_unproven(server):
+        print(f"unknown: {sentence}", file=sys.stderr)
     if args.json:
         output.json_out({"server": server.name, "windows": [window.to_json() for window in found]})
         return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+from engine.amounts import counted
 from engine.config import Server
 from engine.errors import CellarmanError, Refused
 from engine.event import Reporter, Silent
@@ -151,6 +152,7 @@ def gather(
     seconds = _GLANCE if glance else READING_SECONDS
     scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
+    unknown += say_unproven(server)
     gaps = _accepted(layout, unknown)
     archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad, index.minimal(layout)))
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
@@ -259,6 +261,17 @@ def _say_unchecked(scrutiny: Scrutiny, names: Names, server: str, unknown: list[
         unknown.append(
             f"whether files changed in place after they were indexed was looked at for {scrutiny.looked_at} of {total}"
         )
+
+
+def say_unproven(server: Server) -> list[str]:
+    """Return the sentence that the records of some segments have not been verified, if that is so."""
+    count = index.unproven(server.layout)
+    if not count:
+        return []
+    many = counted(count, "segment") if count < index.UNPROVEN_COUNTED else f"{count} segments or more"
+    return [
+        f"the records of {many} have not been verified yet: maintenance does it, or cellarman wal reindex {server.name}"
+    ]
 
 
 def _accepted(layout: Layout, unknown: list[str]) -> list[accepted.Accepted]:

@@ -174,6 +174,15 @@ def looked_at(layout: Layout) -> dict[str, int]:
     return dict(_read(layout, "SELECT name, mtime_ns FROM directory", (), tuple))
 
 
+def unproven(layout: Layout) -> int:
+    """Return how many indexed segments nobody has verified the records of, counted to UNPROVEN_COUNTED."""
+    query = (
+        f"SELECT count(*) FROM (SELECT 1 FROM segment WHERE proven = 0 AND problem IS NULL LIMIT {UNPROVEN_COUNTED})"
+    )
+    found = _read(layout, query, (), tuple)
+    return found[0][0] if found else 0
+
+
 def last_time(layout: Layout, timeline: int, number: int) -> int | None:
     """Return the latest commit of the newest segment with one, of a timeline up to a number: microseconds since
     2000-01-01 UTC."""
@@ -197,6 +206,7 @@ class Times(NamedTuple):
     last_commit_xid: int | None
 
 
+UNPROVEN_COUNTED = 10_000
 _TIMES = "number, min_commit, max_commit, last_commit, last_commit_lsn, last_commit_xid"
 
 

@@ -293,6 +293,16 @@ def test_a_record_that_fills_segments_is_proven_where_it_ends(layout: Layout, wr
     assert not any(row.problem for row in all_rows(layout))
 
 
+def test_what_nobody_verified_is_counted_until_it_is(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    names = names_of(source)[:4]
+    archive(layout, source, names)
+    index.catch_up(layout, prove=0)
+    assert index.unproven(layout) == len(names)
+    index.catch_up(layout, prove=60)
+    assert index.unproven(layout) == 0
+
+
 def replace(layout: Layout, name: str, data: bytes) -> None:
     """Put another file under a name, as a copy does: its directory changes as well."""
     new = Path(layout.wal(name) + ".new")

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from engine.config import Server
 from engine.postgres.segment import segment_name
+from engine.wal import index
 from tests.support.cluster import Cluster, Install, running
 from tests.support.programs import BIN, Cellarman, configure, until
 
@@ -68,6 +70,17 @@ def test_a_whole_archive_is_well(site: tuple[Cluster, Cellarman]) -> None:
     document = cellarman.json("wal", "gaps", "main")
     assert (document["server"], document["status"], alarms(document), document["unknown"]) == ("main", "ok", [], [])
     assert "main: ok" in cellarman.run("wal", "gaps", "main").out
+
+
+def test_what_nobody_verified_is_said(site: tuple[Cluster, Cellarman]) -> None:
+    _, cellarman = site
+    layout = Server("main", str(cellarman.config.parent / "barman")).layout
+    os.unlink(layout.index)
+    count = index.catch_up(layout, prove=0)
+    sentence = f"the records of {count} segments have not been verified yet: maintenance does it, or cellarman wal"
+    assert any(said.startswith(sentence) for said in cellarman.json("wal", "gaps", "main")["unknown"])
+    assert cellarman.run("windows", "main").err == ""  # which takes the time to do it
+    assert cellarman.json("wal", "gaps", "main")["unknown"] == []
 
 
 def test_what_the_server_still_has_can_be_fetched_again(site: tuple[Cluster, Cellarman]) -> None:
