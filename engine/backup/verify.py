@@ -173,7 +173,10 @@ def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Report
     except CellarmanError as error:
         reading.find("backup.info", str(error))
         return 0
-    report.phase("wal", f"{names[0]} to {names[-1]}" if names else "")
+    if not names:
+        reading.find("backup.info", "does not say where the backup begins and ends in the WAL (begin_wal, end_wal)")
+        return 0
+    report.phase("wal", f"{names[0]} to {names[-1]}")
     size, carry, read, records = info.xlog_segment_size, None, 0, RecordCheck()
     for number, name in enumerate(names):
         report.progress(number * size, len(names) * size, number, len(names))
@@ -245,5 +248,5 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
         "wal": verdict.wal,
         "findings": [{"path": finding.path, "problem": finding.problem} for finding in verdict.findings[:1000]],
         "summary": f"backup {verdict.backup} of {server.name} is {outcome}: "
-        f"{verdict.bytes / 2**20:,.1f} MiB against its manifest, {verdict.wal} WAL segments{pages}",
+        f"{verdict.bytes / 2**20:,.1f} MiB against its manifest, {counted(verdict.wal, 'WAL segment')}{pages}",
     }

@@ -139,6 +139,13 @@ def test_a_flipped_byte_in_compressed_wal(plain: Taken) -> None:
         path.write_bytes(whole)
 
 
+def test_a_backup_that_does_not_say_what_wal_it_needs(plain: Taken) -> None:
+    where, info = plain
+    verdict = verify.verify(where.server, replace(info, begin_wal=None))
+    assert [(finding.path, "begin_wal" in finding.problem) for finding in verdict.findings] == [("backup.info", True)]
+    assert not verdict.good
+
+
 def test_from_the_command_line(plain: Taken, data: Path) -> None:
     where, info = plain
     done = where.run("verify", "main", "latest")
