@@ -240,7 +240,7 @@ def commits(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> I
 def first_record(data: bytes, header: SegmentHeader, lsn: int) -> Lsn | None:
     """Return where the first record begins that begins at or after `lsn` in a segment, None when none does."""
     base, block = int(header.address), header.block_size
-    for page in range(max(0, lsn - base) // block * block, len(data), block):
+    for page in range(max(0, lsn - base) // block * block, len(data) - block + 1, block):
         magic, info, _, address, rest = _PAGE_HEADER.unpack_from(data, page)
         if magic != header.magic or address != base + page:
             return None

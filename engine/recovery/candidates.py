@@ -364,8 +364,8 @@ def _by_lsn(target: LsnTarget, run: Run, archive: Archive, facts: Facts) -> Try:
     for key in keys(run, archive, segment_of(target.lsn, archive.segment_size)):
         row = facts.row(key) or facts.walk(key)
         if row.last_record is not None and row.last_record >= target.lsn:
-            found = facts.first_record(keys(run, archive, segment_of(target.lsn, archive.segment_size)), target.lsn)
-            return Choice(run, key[1], *_commits_around(found or target.lsn, target.inclusive, run, archive, facts))
+            replayed = facts.first_record(key, target.lsn) or target.lsn
+            return Choice(run, key[1], *_commits_around(replayed, target.inclusive, run, archive, facts))
     end = last_record(run, archive, facts)
     known = f"the last record that can be replayed starts at {end}" if end is not None else "there is no later record"
     return Miss("unreachable", base, f"{known}; {why_it_ends(run, archive)}", run)

@@ -95,14 +95,9 @@ class WalFacts:
         """Return the commits and aborts of a segment, in WAL order; raises InvalidSegment."""
         return self._walk(key).marks
 
-    def first_record(self, keys: Iterable[Key], lsn: Lsn) -> Lsn | None:
-        """Return where the first record begins that begins at or after an LSN in these segments, in WAL order."""
-        for key in keys:
-            data = self._content(self._archive.name(*key))
-            found = None if data is None else walfile.first_record(data, walfile.read_header(data), lsn)
-            if found is not None:
-                return found
-        return None
+    def first_record(self, key: Key, lsn: Lsn) -> Lsn | None:
+        """Return where the first record of a segment begins that begins at or after an LSN; raises InvalidSegment."""
+        return walfile.first_record(*self._opened(key), lsn)
 
     def points(self, keys: Iterable[Key]) -> Sequence[Point]:
         """Return the named restore points in these segments, in WAL order; raises InvalidSegment."""
@@ -209,16 +204,22 @@ class WalFacts:
         except InvalidSegment:
             return None
 
-    def _read(self, key: Key, carry: walfile.Carry | None) -> _Walked:
-        name = self._archive.name(*key)
+    def _opened(self, key: Key) -> tuple[bytes, walfile.SegmentHeader]:
+        """Return the plain content of a segment, and its header, which is right; raises InvalidSegment."""
         try:
             data = codec.read_segment(self._path(key))
             header = walfile.read_header(data)
+            name = self._archive.name(*key)
             reason = walfile.check_segment(name, header, system_id=self._system_id, size=len(data))
         except (CellarmanError, OSError) as error:
             raise InvalidSegment(key, _why(error)) from error
         if reason:
             raise InvalidSegment(key, reason)
+        return data, header
+
+    def _read(self, key: Key, carry: walfile.Carry | None) -> _Walked:
+        name = self._archive.name(*key)
+        data, header = self._opened(key)
         facts = walfile.walk(data, header, carry)
         magic = inspection.magic_of(self._layout, self._system_id)
         histories = self._archive.histories

@@ -71,8 +71,8 @@ class Facts(Protocol):
     def marks(self, key: Key) -> Sequence[Mark]:
         """Return the commits and aborts of a segment, in WAL order."""
 
-    def first_record(self, keys: Iterable[Key], lsn: Lsn) -> Lsn | None:
-        """Return where the first record begins that begins at or after an LSN in these segments, in WAL order."""
+    def first_record(self, key: Key, lsn: Lsn) -> Lsn | None:
+        """Return where the first record of a segment begins that begins at or after an LSN."""
 
     def points(self, keys: Iterable[Key]) -> Sequence[Point]:
         """Return the named restore points in these segments, in WAL order."""

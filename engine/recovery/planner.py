@@ -463,8 +463,8 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
         lines.append(f"of {found.facts.headers_only} WAL segments only the header was read")
     if found.facts.unproven:
         lines.append(
-            f"of {found.facts.unproven} WAL segments the records are not verified yet, and damage in them would end the"
-            f" restore: cellarman wal verify {order.server} looks for it"
+            f"the records of {amounts.counted(found.facts.unproven, 'WAL segment')} have not been verified yet, and"
+            f" damage in them would end the restore: maintenance does it, or cellarman wal reindex {order.server}"
         )
     before, after = choice.kept, choice.dropped
     if isinstance(order.target, TimeTarget) and before and after and before.time - after.time > 1_000_000:

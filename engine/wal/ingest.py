@@ -98,6 +98,7 @@ def ingest(
     layout = server.layout
     patience = server.lock_timeout if wait is None else wait
     tally = _Tally()
+    recycled.trim(layout)
     with locks.hold(layout.lock("archive-wal"), wait=patience, what=f"archive the WAL of {server.name}"):
         healed = reconcile(layout, wait=server.lock_timeout)
         told = report or Silent()
@@ -106,7 +107,6 @@ def ingest(
         arrivals = list(queued(layout, settle))
         if arrivals:
             _Pass(server, told, tally).take(arrivals)
-        recycled.trim(layout)
     return tally.result()
 
 

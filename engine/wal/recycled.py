@@ -67,8 +67,12 @@ def take(layout: Layout, name: str, size: int | None = None) -> tuple[str, int] 
 
 
 def trim(layout: Layout) -> int:
-    """Remove what no segment has come for, or all when room is scarce; return how many files."""
-    return remove_stale(_place(layout), _UNUSED if room(layout) >= 0 else 0.0)
+    """Remove what no segment has come for, or all when room is scarce; return how many files. What cannot be removed
+    stays: archiving does not fail for it."""
+    try:
+        return remove_stale(_place(layout), _UNUSED if room(layout) >= 0 else 0.0)
+    except OSError:
+        return 0
 
 
 def _claim(descriptor: int, kept: str, path: str, size: int | None) -> bool:

@@ -44,7 +44,7 @@ class Made:
     def marks(self, key: Key) -> Sequence[Mark]:
         return [m for m in self.all if m.lsn // SIZE == key[1]]
 
-    def first_record(self, keys: Iterable[Key], lsn: Lsn) -> Lsn | None:
+    def first_record(self, key: Key, lsn: Lsn) -> Lsn | None:
         return lsn
 
     def points(self, keys: Iterable[Key]) -> Sequence[Point]:

@@ -213,11 +213,11 @@ def test_records_that_there_was_no_time_to_verify_are_said_and_verified_later(ho
     shutil.rmtree(scene.server.layout.own, ignore_errors=True)
     index.catch_up(scene.server.layout, prove=0)
     hurried = make_plan(scene.server, scene.order(backup=holed.second.id), now=now, proving=0)
-    assert hurried.reachable and any("not verified yet" in warning for warning in hurried.warnings)
+    assert hurried.reachable and any("not been verified yet" in warning for warning in hurried.warnings)
     later = make_plan(scene.server, scene.order(backup=holed.second.id), now=now)
-    assert later.reachable and not any("not verified yet" in warning for warning in later.warnings)
+    assert later.reachable and not any("not been verified yet" in warning for warning in later.warnings)
     again = make_plan(scene.server, scene.order(backup=holed.second.id), now=now, proving=0)
-    assert not any("not verified yet" in warning for warning in again.warnings)
+    assert not any("not been verified yet" in warning for warning in again.warnings)
 
 
 def test_a_byte_flipped_after_the_plan_is_fatal(holed: Holed, monkeypatch: pytest.MonkeyPatch) -> None:

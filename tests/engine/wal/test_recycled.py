@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Server
+from engine.errors import CellarmanError
 from engine.repository import identity
 from engine.repository.layout import Layout
 from engine.wal import codec, push, receipt, recycled
@@ -169,6 +170,20 @@ class TestRoom:
         assert (len(_kept(layout)), os.listdir(layout.incoming)) == (2, [])
         monkeypatch.setattr(recycled, "_MOST", pages.SIZE)
         _pass(layout)
+        assert _kept(layout) == []
+
+    def test_it_is_given_back_before_a_pass_that_lacks_it(
+        self, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _push(layout, 5)
+        _pass(layout)
+        pages.put(layout.incoming, 6)
+        os.unlink(layout.wal(pages.name(5)))
+        os.rmdir(os.path.dirname(layout.wal(pages.name(5))))
+        Path(os.path.dirname(layout.wal(pages.name(5)))).write_text("in the way")  # so that nothing can be archived
+        monkeypatch.setattr(recycled, "_MOST", 0)  # as when the disk is full
+        with pytest.raises(CellarmanError, match="cannot archive"):
+            ingest(Server("main", os.path.dirname(layout.home)))
         assert _kept(layout) == []
 
 
