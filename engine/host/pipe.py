@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from engine.host import local, openssh, problems
 from engine.host.ciphers import cheapest
@@ -38,15 +39,17 @@ def feed(endpoint: Endpoint, argv: Sequence[str], chunks: Iterable[bytes], what:
         with local.start_leashed(words, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
             assert process.stdin is not None
             try:
-                for chunk in chunks:
-                    process.stdin.write(chunk)
-                process.stdin.close()
-                process.wait(_END)
-            except BrokenPipeError:
+                with suppress(BrokenPipeError):  # its exit code and its words say why it reads no more
+                    for chunk in chunks:
+                        process.stdin.write(chunk)
+                    process.stdin.close()
                 process.wait(_END)
             except BaseException:
                 process.kill()
                 raise
+            finally:
+                with suppress(BrokenPipeError):  # what is still to be written then is of no use
+                    process.stdin.close()
         said.seek(0)
         text = said.read(1 << 16).decode(errors="replace").strip()
     if process.returncode == 255:
