@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
-from engine.postgres.timeline import Switch
 from engine.repository import identity
 from engine.repository.layout import Layout
-from engine.wal import codec, contentcheck, indexschema, inspection, soundness
-from engine.wal.inventory import histories
+from engine.wal import indexschema, reading
 
 _BATCH_SECONDS = 1.0
+_HURRY = 1.0
+"""Seconds within which other processes would hardly have begun to read."""
 _SETTLED_NS = 2_000_000_000
 """A directory changed less than this before it was read may change again under the same mtime."""
 _MOST_DROPS = 100
@@ -51,9 +52,8 @@ class Indexer:
         self._told = told
         self._deadline = deadline
         self._system_id = _system_id(layout, told)
-        self._newest_carry: tuple[int, int, walfile.Carry | None] = (0, 0, None)
-        self._newest_ending: tuple[str, contentcheck.Ending] | None = None
-        self._histories: dict[int, tuple[Switch, ...]] | None = None
+        self._reader = reading.Reader(layout, self._system_id, self._carry_into)
+        self._after_bad = False
         sizes = database.execute("SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1").fetchone()
         self._segment_size = sizes[0] if sizes else 16 << 20
 
@@ -64,23 +64,31 @@ class Indexer:
         done, committed = 0, time.monotonic()
         if total:
             self._told.phase("index", f"{total} WAL segments")
-        for directory in found:
-            for name, size, mtime_ns in directory.files:
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    self._database.commit()
-                    return done
-                done += self._index(name, size, mtime_ns)
-                if time.monotonic() - committed > _BATCH_SECONDS:
-                    self._database.commit()
-                    committed = time.monotonic()
-                    self._told.progress(0, None, done, total)
-            if directory.mtime_ns is not None:
-                self._database.execute(
-                    "INSERT OR REPLACE INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
-                )
+        names = [name for directory in found for name, _, _ in directory.files]
+        with contextlib.closing(self._reads(names)) as reads:
+            for directory in found:
+                for name, size, mtime_ns in directory.files:
+                    if self._deadline is not None and time.monotonic() >= self._deadline:
+                        self._database.commit()
+                        return done
+                    done += self._index(name, size, mtime_ns, next(reads))
+                    if time.monotonic() - committed > _BATCH_SECONDS:
+                        self._database.commit()
+                        committed = time.monotonic()
+                        self._told.progress(0, None, done, total)
+                if directory.mtime_ns is not None:
+                    self._database.execute(
+                        "INSERT OR REPLACE INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
+                    )
         self._prove_what_is_left()
         self._database.commit()
         return done
+
+    def _reads(self, names: list[str]) -> Generator[reading.Read | None, None, None]:
+        """Return what other processes find in these segments, None for those that are to be read here."""
+        hurried = self._deadline is not None and self._deadline - time.monotonic() < _HURRY
+        processes = 1 if hurried else reading.processes()
+        return reading.many(self._layout, self._system_id, names, lambda: self._to_prove, processes)
 
     def _prove_what_is_left(self) -> None:
         """Verify segments that were indexed when there was no time for it, as long as there is some now."""
@@ -139,28 +147,29 @@ class Indexer:
             )
             self._database.execute("DELETE FROM segment WHERE name = ?", (name,))
 
-    def _index(self, name: str, size: int, mtime_ns: int) -> int:
-        """Read one segment, and those after it that waited for the end of its last record; returns how many."""
+    def _index(self, name: str, size: int, mtime_ns: int, found: reading.Read | None = None) -> int:
+        """Take in one segment, and those after it that waited for the end of its last record; returns how many.
+
+        `found` is what reading it found, if it was read; behind a bad segment it may rest on that one.
+        """
+        found = None if self._after_bad else found
         done = 0
         waiting = [(name, size, mtime_ns)]
         first = name
         while waiting:
             name, size, mtime_ns = waiting.pop()
             try:
-                data = codec.read_segment(self._layout.wal(name))
-                header = walfile.read_header(data)
-                problem = walfile.check_segment(name, header, system_id=self._system_id, size=len(data))
+                read = found or self._reader.read(name, prove=self._to_prove > 0)
             except FileNotFoundError:
                 continue
-            except CellarmanError as error:
-                self._forget([name])
-                self._insert_problem(name, size, mtime_ns, error.why or error.what)
+            self._to_prove -= read.seconds / (reading.processes() if found else 1)
+            found = None
+            self._forget([name])
+            self._after_bad = read.problem is not None
+            if read.problem:
+                self._insert_problem(name, size, mtime_ns, read.problem)
             else:
-                self._forget([name])
-                if problem:
-                    self._insert_problem(name, size, mtime_ns, problem)
-                else:
-                    waiting += self._insert(name, size, mtime_ns, data, header, anew=name == first)
+                waiting += self._insert(name, size, mtime_ns, read, anew=name == first)
             done += 1
         return done
 
@@ -182,18 +191,13 @@ class Indexer:
         )
 
     def _insert(
-        self, name: str, size: int, mtime_ns: int, data: bytes, header: walfile.SegmentHeader, *, anew: bool
+        self, name: str, size: int, mtime_ns: int, read: reading.Read, *, anew: bool
     ) -> list[tuple[str, int, int]]:
         """Write a good segment's row and events; returns the files that are to be read again with what it says."""
+        header, facts = read.header, read.facts
+        assert header is not None and facts is not None
         self._segment_size = header.segment_size
         timeline, number = segment.parse_segment(name, header.segment_size)
-        carry = self._carry_into(header, number) if header.rem_len else None
-        facts = walfile.walk(data, header, carry)
-        prove = self._to_prove > 0
-        problem = self._found_bad(name, data, header, facts) if prove else None
-        if problem:
-            self._insert_problem(name, size, mtime_ns, problem)
-            return []
         values = {
             field: getattr(facts, field) for field in walfile.SegmentFacts._fields if field in indexschema.COLUMNS
         }
@@ -212,16 +216,15 @@ class Indexer:
                 "magic": header.magic,
                 "first_timeline": header.timeline,
                 "rem_len": header.rem_len,
-                "joined": int(not header.rem_len or (carry is not None and carry.missing == header.rem_len)),
+                "joined": int(read.joined),
                 "n_drops": len(facts.drops),
-                "proven": int(prove),
+                "proven": int(read.proven),
                 "carry_lsn": ahead and int(ahead.lsn),
                 "carry_length": ahead and ahead.length,
                 "carry_missing": ahead and ahead.missing,
                 "carry_data": ahead and ahead.data,
             }
         )
-        self._newest_carry = (timeline, number, ahead)
         self._database.executemany(
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(timeline, number, int(lsn), *rest) for lsn, *rest in _events_of(facts)],
@@ -248,32 +251,8 @@ class Indexer:
         ).fetchall()
         return list(dict.fromkeys([*waiting, *following]))
 
-    def _found_bad(
-        self, name: str, data: bytes, header: walfile.SegmentHeader, facts: walfile.SegmentFacts
-    ) -> str | None:
-        """Return why a segment cannot be replayed to where its valid data ends, None when it can be."""
-        began = time.monotonic()
-        if self._histories is None:
-            self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
-        magic = inspection.magic_of(self._layout, self._system_id)
-        before = self._newest_ending
-        if before is not None and contentcheck.predecessor(name, header, self._histories) != before[0]:
-            before = None
-        if before is not None or header.rem_len:
-            found = soundness.judge_with(
-                self._layout, name, data, self._system_id, self._histories, magic, facts, before
-            )
-        else:
-            systems = () if self._system_id is None else (self._system_id,)
-            found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts, magic=magic)
-        self._newest_ending = None if found.ending is None else (name, found.ending)
-        self._to_prove -= time.monotonic() - began
-        return found.problem
-
     def _carry_into(self, header: walfile.SegmentHeader, number: int) -> walfile.Carry | None:
-        """Return the record that the segment before leaves unfinished; its timeline is that of the first page."""
-        if self._newest_carry[:2] == (header.timeline, number - 1):
-            return self._newest_carry[2]
+        """Return the record that the indexed segment before leaves unfinished; its timeline is the first page's."""
         found = self._database.execute(
             f"SELECT {', '.join(indexschema.CARRY)} FROM segment"
             " WHERE timeline = ? AND number = ? AND segment_size = ? AND carry_lsn IS NOT NULL",

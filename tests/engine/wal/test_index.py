@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,8 +22,8 @@ from engine.postgres import walfile
 from engine.postgres.segment import segment_name
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import codec, index, soundness
-from tests.support import wal
+from engine.wal import codec, index, reading, soundness
+from tests.support import programs, wal
 from tests.support.cluster import Install
 
 ALL = 1 << 40
@@ -228,12 +230,12 @@ def test_a_killed_writer_leaves_an_index_that_goes_on(layout: Layout, written: t
     script = (
         "import os, sys\n"
         "from engine.repository.layout import Layout\n"
-        "from engine.wal import index, indexer\n"
-        "walk, left = indexer.walfile.walk, [7]\n"
+        "from engine.wal import index, indexer, reading\n"
+        "walk, left = reading.walfile.walk, [7]\n"
         "def die(*a):\n"
         "    left[0] -= 1\n"
         "    return walk(*a) if left[0] else os.kill(os.getpid(), 9)\n"
-        "indexer.walfile.walk = die\n"
+        "reading.walfile.walk = die\n"
         "indexer._BATCH_SECONDS = 0\n"
         "index.catch_up(Layout('main', sys.argv[1]))\n"
     )
@@ -244,6 +246,94 @@ def test_a_killed_writer_leaves_an_index_that_goes_on(layout: Layout, written: t
     by_two = all_rows(layout)
     index.rebuild(layout)
     assert all_rows(layout) == by_two
+
+
+@pytest.mark.parametrize("run", [1, 2, 5])
+def test_several_processes_find_what_one_finds(
+    layout: Layout, written: tuple[Path, wal.Dump], monkeypatch: pytest.MonkeyPatch, run: int
+) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names, "zstd")
+    for at, damage in ((2, lambda data: bytes(len(data))), (5, lambda data: data[:-9]), (7, flipped), (9, None)):
+        place = Path(layout.wal(names[at]))
+        if damage is None:
+            place.unlink()
+        else:
+            place.write_bytes(damage((source / names[at]).read_bytes()))
+    monkeypatch.setattr(reading, "processes", lambda: 1)
+    assert index.rebuild(layout) >= len(names) - 1
+    by_one = everything(layout)
+    monkeypatch.setattr(reading, "processes", lambda: 3)
+    monkeypatch.setattr(reading, "_RUN", run)
+    monkeypatch.setattr(reading, "_WORTH", 1)
+    assert index.rebuild(layout) >= len(names) - 1
+    assert everything(layout) == by_one
+    assert children(os.getpid()) == set()
+
+
+def test_when_the_processes_die_the_rest_is_read_all_the_same(
+    layout: Layout, written: tuple[Path, wal.Dump], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names)
+    index.rebuild(layout)
+    by_one = everything(layout)
+    monkeypatch.setattr(reading, "processes", lambda: 2)
+    monkeypatch.setattr(reading, "_RUN", 1)
+    monkeypatch.setattr(reading, "_WORTH", 1)
+    ask = reading._Process.ask
+
+    def ask_the_dying(process: reading._Process, before: list[str], run: list[str], prove: float) -> None:
+        if run[0] >= names[6]:
+            for child in children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+        ask(process, before, run, prove)
+
+    monkeypatch.setattr(reading._Process, "ask", ask_the_dying)
+    assert index.rebuild(layout) >= len(names)
+    assert everything(layout) == by_one
+    assert children(os.getpid()) == set()
+
+
+def test_readers_end_with_who_started_them(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    source, _ = written
+    archive(layout, source, names_of(source))
+    script = (
+        "import sys\n"
+        "from engine.repository.layout import Layout\n"
+        "from engine.wal import reading\n"
+        "reading._RUN = reading._WORTH = 1\n"
+        "reads = reading.many(Layout('main', sys.argv[1]), None, sys.argv[2:], lambda: 1.0, 2)\n"
+        "print(next(reads) and 'read', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", script, layout.home, *names_of(source)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asks:
+        assert asks.stdout is not None
+        asks.stdout.readline()
+        readers = children(asks.pid)
+        assert len(readers) == 2
+        asks.kill()
+    programs.until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in readers), what="the readers' end")
+
+
+def flipped(data: bytes) -> bytes:
+    """Return a segment with one bit of a record changed."""
+    return data[:300_000] + bytes([data[300_000] ^ 1]) + data[300_001:]
+
+
+def everything(layout: Layout) -> list[list[tuple[object, ...]]]:
+    """Return every row of the index, however it came there."""
+    with contextlib.closing(sqlite3.connect(layout.index)) as database:
+        tables = ("SELECT * FROM segment ORDER BY name", "SELECT * FROM event ORDER BY timeline, lsn, kind")
+        return [database.execute(query).fetchall() for query in tables]
+
+
+def children(parent: int) -> set[int]:
+    """Return the processes that a process has started and that have not ended."""
+    return {int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
 
 
 def test_a_reader_without_the_right_to_write_reads(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
