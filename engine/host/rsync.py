@@ -85,8 +85,6 @@ class Transfer:
     """Keep what came of a file when the link is lost, under its own name, for the next run to go on with."""
     largest: int = 0
     """Bytes of the largest file that is transferred; 0: all are."""
-    whole_file: bool = False
-    """Send changed files whole rather than what changed in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +200,7 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
     words += ["--partial"] if transfer.partial else []
-    words += ["--whole-file"] if transfer.whole_file or transfer.far is None else []
+    words += ["--whole-file"] if transfer.far is None else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
 

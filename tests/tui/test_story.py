@@ -33,7 +33,7 @@ def _marked(shown: Pane) -> str:
 def test_from_the_first_backup_to_the_rows_of_a_dropped_table(tmp_path: Path, postgres: cluster.Install) -> None:
     with cluster.running(postgres, tmp_path / "pg") as server:
         server.sql("CREATE TABLE wine (name text)")
-        ours = programs.configure(tmp_path / "ours", server, bandwidth_limit=8000)
+        ours = programs.configure(tmp_path / "ours", server, bandwidth_limit=3000)
         with ours.spawned("agent"):
             try:
                 _backed_up_though_the_terminal_went_away(tmp_path, ours)
