@@ -62,7 +62,8 @@ def examine(server: Server, report: Reporter, shared: Shared) -> Ready:
     parent = reuse.parent(server, facts)
     needed = 0 if parent is not None and server.reuse_backup == "link" else facts.cluster_size or 0
     preflight.room(server, preflight.HEADROOM + needed)
-    return Ready(facts, pgdata, far, near, here, there, _compressor(server, here, there), page, pages, parent)
+    compress = _compressor(server, here, there) if far else ""
+    return Ready(facts, pgdata, far, near, here, there, compress, page, pages, parent)
 
 
 def _data_directory(server: Server, facts: ServerFacts) -> str:
@@ -109,17 +110,14 @@ def _same_cluster(server: Server, facts: ServerFacts, host: calls.Calls | ThisHo
 
 def _compressor(server: Server, here: RsyncVersion, there: RsyncVersion) -> str:
     wanted = server.network_compression
-    both = [name for name in here.compressors if name in there.compressors]
-    if wanted == "none":
-        return ""
-    if wanted == "auto":
-        return both[0] if both else ""
-    if wanted not in both:
+    found = rsync.compressor(wanted, here, there)
+    if found is None:
         has = {"here": here, f"on {server.ssh}": there}
-        lacking = next(where for where, found in has.items() if wanted not in found.compressors)
+        lacking = next(where for where, program in has.items() if wanted not in program.compressors)
+        both = [name for name in here.compressors if name in there.compressors]
         raise Refused(
             f'network_compression = "{wanted}" cannot be used for {server.name}',
             f"the rsync {has[lacking]} {lacking} does not have it; both have: {', '.join(both) or 'none'}",
             f'set network_compression = "auto" in {preflight.table(server)}',
         )
-    return wanted
+    return found

@@ -209,7 +209,7 @@ def _network_compression(value: object) -> str:
     return str(value)
 
 
-NETWORK_COMPRESSORS = ("none", "auto", "zstd", "lz4", "zlib")
+NETWORK_COMPRESSORS = ("none", "auto", "lz4", "zstd", "zlib")
 COMPRESSORS = ("none", "gzip", "lz4", "zstd")
 
 SERVER_KEYS: Mapping[str, Parser] = {

@@ -72,14 +72,13 @@ def _contradictions(server: Server, sources: Sources) -> Iterator[Problem]:
 
 _OF_RSYNC = {
     "reuse_backup": "pg_basebackup copies everything",
-    "network_compression": "pg_basebackup has backup_compression",
     "tablespace_bandwidth_limit": "pg_basebackup has one limit for all",
 }
 
 
 def _of_other_methods(server: Server, sources: Sources) -> Iterator[Problem]:
     """Yield keys that the server's method has no use for (Barman refuses the same)."""
-    nothing = {"reuse_backup": "off", "network_compression": "none", "tablespace_bandwidth_limit": ()}
+    nothing = {"reuse_backup": "off", "tablespace_bandwidth_limit": ()}
     for key, why in _OF_RSYNC.items():
         if server.backup_method == "postgres" and getattr(server, key) != nothing[key]:
             yield Problem(
@@ -87,12 +86,6 @@ def _of_other_methods(server: Server, sources: Sources) -> Iterator[Problem]:
                 f'{key} with backup_method = "postgres": {why}',
                 'remove it, or: backup_method = "rsync"',
             )
-    if server.backup_method == "local-rsync" and server.network_compression != "none":
-        yield Problem(
-            sources[server.name, "network_compression"],
-            'network_compression with backup_method = "local-rsync": there is no network',
-            'network_compression = "none"',
-        )
 
 
 def _omissions(server: Server, sources: Sources) -> Iterator[Problem]:

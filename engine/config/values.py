@@ -68,8 +68,8 @@ class Server:
     """(tablespace, kilobytes a second) where they differ; of a backup by rsync."""
     reuse_backup: ReuseBackup = "off"
     """What a backup by rsync does with files that the one before has unchanged: hard links, copies, or nothing."""
-    network_compression: NetworkCompression = "none"
-    """Of rsync over ssh; auto is the best that both sides have."""
+    network_compression: NetworkCompression = "auto"
+    """Of rsync over ssh, backups and restores; auto is the quickest that both sides have, zlib aside."""
     basebackup_retry_times: int = 5
     """How often a transfer of a backup by rsync is taken up again after a lost link."""
     basebackup_retry_sleep: int = 2

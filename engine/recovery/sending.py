@@ -16,6 +16,7 @@ from functools import partial
 from engine.config import Server
 from engine.event import Lane, Reporter
 from engine.host import rsync
+from engine.host.local import ThisHost
 from engine.host.machine import Machine
 from engine.host.problems import HostError
 from engine.host.rsync import Tick, Transfer
@@ -59,13 +60,22 @@ def transfers(server: Server, plan: Plan, content: source.Source) -> list[Transf
 
 def send(server: Server, plan: Plan, content: source.Source, far: Machine, report: Reporter) -> None:
     """Do the transfers; raises what the first one that failed for good raised, when all others have stopped."""
-    whole = transfers(server, plan, content)
+    compress = _compressor(server, far, report)
+    whole = [replace(transfer, compress=compress) for transfer in transfers(server, plan, content)]
     big = [item for item in content.items if item.size > _BIG]
     work = _Sending(report, content.bytes)
     with _written_early(far, [transfer.destination for transfer in whole]):
         work.run([_Stream([replace(transfer, largest=_BIG) for transfer in whole])])
         shares = _shares(big, server.parallel_jobs)
         work.run([_Stream(list(_listed(whole, share)), sum(item.size for item in share)) for share in shares])
+
+
+def _compressor(server: Server, far: Machine, report: Reporter) -> str:
+    """Return what the transfers are compressed with, "" for nothing: a restore is not refused for want of it."""
+    found = rsync.compressor(server.network_compression, rsync.version(ThisHost()), rsync.version(far))
+    if found is None:
+        report.note(f"not compressed on the way: not both rsyncs have {server.network_compression}", "warn")
+    return found or ""
 
 
 def _shares(items: Iterable[Item], count: int) -> list[list[Item]]:

@@ -200,15 +200,9 @@ def test_no_configuration_says_where_it_was_looked_for(tmp_path: Path, monkeypat
         ),
         ("[servers.main]\nbackup_method = 'rsync'\n", 2, ("[servers.main.ssh]",)),
         ("[servers.main]\nreuse_backup = 'link'\n", 2, ("reuse_backup with", 'backup_method = "rsync"')),
-        ("[servers.main]\nnetwork_compression = true\n", 2, ("network_compression with",)),
         ("[servers.main]\ntablespace_bandwidth_limit = 'fast:1Mi'\n", 2, ("tablespace_bandwidth_limit with",)),
         ("[servers.main]\ntablespace_bandwidth_limit = 'fast'\n", 2, ("NAME:LIMIT",)),
         ("[servers.main]\nnetwork_compression = 'gz'\n", 2, ('true, false, or one of "none", "auto"',)),
-        (
-            "[servers.main]\nbackup_method = 'local-rsync'\nnetwork_compression = 'lz4'\n",
-            3,
-            ("there is no network",),
-        ),
         (
             "[servers.main]\nbackup_method = 'local-rsync'\nbackup_compression = 'gzip'\n",
             3,
