@@ -145,7 +145,7 @@ def many(
 
     `prove` is asked for the seconds that may still be spent on verifying.
     """
-    if count < 2 or len(names) < _WORTH:
+    if count < 2 or len(names) < _WORTH or _are_large(layout, names[0]):
         yield from [None] * len(names)
         return
     runs = [(names[max(0, at - 1) : at], names[at : at + _RUN]) for at in range(0, len(names), _RUN)]
@@ -161,6 +161,14 @@ def many(
     finally:
         for process in at_work:
             process.end()
+
+
+def _are_large(layout: Layout, name: str) -> bool:
+    """Tell whether segments are so large, by one of them, that several at once would fill the memory."""
+    try:
+        return walfile.read_header(codec.read_head(layout.wal(name))).segment_size > codec.LARGE
+    except (CellarmanError, OSError):
+        return False
 
 
 class _Process:
