@@ -72,7 +72,10 @@ def send(server: Server, plan: Plan, content: source.Source, far: Machine, repor
 
 def _compressor(server: Server, far: Machine, report: Reporter) -> str:
     """Return what the transfers are compressed with, "" for nothing: a restore is not refused for want of it."""
-    found = rsync.compressor(server.network_compression, rsync.version(ThisHost()), rsync.version(far))
+    try:
+        found = rsync.compressor(server.network_compression, rsync.version(ThisHost()), rsync.version(far))
+    except HostError:  # the link is lost; the transfers try again, and say so
+        return ""
     if found is None:
         report.note(f"not compressed on the way: not both rsyncs have {server.network_compression}", "warn")
     return found or ""
