@@ -41,12 +41,6 @@ def examine(server: Server, report: Reporter) -> Ready:
     """Return what the backup needs; raises Refused, or CellarmanError when the server does not answer."""
     shape = _shape(server)
     facts = server_side(server, report)
-    if facts.in_recovery:
-        raise Refused(
-            f"{server.name} is a standby",
-            "pg_basebackup's backups are taken from the primary here",
-            f'point conninfo to the primary; or set backup_method = "rsync" in {table(server)}',
-        )
     senders(server, facts, wanted=1)
     program = programs.find("pg_basebackup", server.path_prefix, facts.major)
     _streaming(server, facts)

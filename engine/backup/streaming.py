@@ -1,6 +1,7 @@
 """A backup taken with pg_basebackup, from preflight to DONE.
 
-The begin is corrected from the finished backup_label; the end is how far the server has written WAL after the copy.
+The begin is corrected from the finished backup_label; the end is how far the server has written WAL after the copy, or,
+of a standby, which writes none, what the server wrote into the manifest.
 """
 
 from __future__ import annotations
@@ -112,19 +113,25 @@ class _Run(run.Run):
         return {**run.position(placed), "end_time": now, "backup_label": text}
 
     def _where_it_ends(self, timeline: int) -> tuple[datetime, Lsn]:
-        """Return when and where the backup is consistent: how far the server has written WAL by now, or, when it does
-        not answer any more, the end that it wrote into the manifest."""
+        """Return when and where the backup is consistent: how far the server has written WAL by now, or, of a standby
+        or when it does not answer any more, the end that it wrote into the manifest."""
         try:
             with connection.connect(self.server.conninfo, timeout=self.server.check_timeout) as conn:
-                _same_timeline(conn, timeline)
-                return _now_and_here(conn)
+                now, lsn = _now_and_here(conn)
+                if not self.facts.in_recovery:
+                    _same_timeline(conn, timeline)
+                    return now, lsn
         except ConnectionFailed as error:
-            manifest = os.path.join(self.server.layout.data(self.info.id), "backup_manifest")
-            ends = [part.end for part in scan_manifest(manifest, _no_matter).wal_ranges if part.timeline == timeline]
-            if not ends:
-                raise
             self.report.note(f"the end of the backup is taken from its manifest: {error}", "warn")
-            return datetime.now(timezone.utc), max(ends)
+            now = datetime.now(timezone.utc)
+        return now, self._end_in_manifest(timeline)
+
+    def _end_in_manifest(self, timeline: int) -> Lsn:
+        manifest = os.path.join(self.server.layout.data(self.info.id), "backup_manifest")
+        ranges = scan_manifest(manifest, _no_matter).wal_ranges
+        if [part.timeline for part in ranges] != [timeline]:
+            raise _changed(timeline)
+        return ranges[0].end
 
 
 def _no_matter(entry: ManifestFile) -> None:
@@ -138,15 +145,20 @@ def _same_timeline(conn: Connection, timeline: int) -> None:
         )
         row = cursor.fetchone()
     if row is None or row[0]:
-        raise CellarmanError(
-            "the server changed its timeline during the backup", f"it began on timeline {timeline}", "back up again"
-        )
+        raise _changed(timeline)
+
+
+def _changed(timeline: int) -> CellarmanError:
+    return CellarmanError(
+        "the server changed its timeline during the backup", f"it began on timeline {timeline}", "back up again"
+    )
 
 
 def _now_and_here(conn: Connection) -> tuple[datetime, Lsn]:
-    """Return the server's time, and the end of the WAL that it has written."""
+    """Return the server's time, and the end of the WAL that it has written, or, a standby, replayed."""
+    here = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
     with conn.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp(), pg_current_wal_lsn()::text")
+        cursor.execute(f"SELECT clock_timestamp(), {here}::text")
         row = cursor.fetchone()
     assert row is not None
     return row[0].astimezone(timezone.utc), Lsn.parse(row[1])

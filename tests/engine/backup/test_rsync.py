@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +25,9 @@ from engine.postgres.pagechecksum import PageCheck, segment_of
 from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.programs import until
 from tests.support.site import Site, processes, site
 from tests.support.sshd import Far, sshd
+from tests.support.standby import standby_of, switching
 
 LOCAL = {"backup_method": "local-rsync"}
 
@@ -215,50 +213,20 @@ def test_reuse_by_copying(postgres: Install) -> None:
 
 def test_from_a_standby(postgres: Install, tmp_path: Path) -> None:
     """Its backup begins at its last restartpoint, and the WAL from there, which came before the archive, is fetched."""
-    with running(postgres, extra=["--wal-segsize=1"]) as primary:
-        place = tmp_path / "standby"
-        place.mkdir()
-        primary.sql("CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) n")
-        primary.install.run("pg_basebackup", "-d", primary.conninfo, "-D", str(place / "data"), "-R", "-c", "fast")
-        standby = Cluster(primary.install, place, free_port())
-        standby.configure(port=str(standby.port), unix_socket_directories=str(place))
-        standby.start()
-        try:
-            primary.sql("SELECT pg_switch_wal()")
-            primary.sql("INSERT INTO kept SELECT n FROM generate_series(1, 20000) n")
-            reached = f"SELECT pg_last_wal_replay_lsn() >= '{primary.value('SELECT pg_current_wal_lsn()')}'::pg_lsn"
-            until(lambda: standby.value(reached), what="the standby has replayed it")
-            with site(standby, wal_timeout=60, **LOCAL) as where:
-                where.run("cron")
-                with switching(primary):
-                    info, heard = take(where)
-                check_whole(where, info)
-                assert info.backup_label is not None and "BACKUP FROM: standby" in info.backup_label
-                data = where.repo / "base" / info.id / "data"
-                assert not (data / "standby.signal").exists()
-                assert any("standby ends no WAL segment" in note for note in heard.notes)
-                assert left_behind(standby, where) == []
-        finally:
-            standby.stop("immediate")
-
-
-@contextlib.contextmanager
-def switching(primary: Cluster) -> Iterator[None]:
-    """Have the primary write WAL and end segments, as a busy one does."""
-    done = threading.Event()
-
-    def work() -> None:
-        while not done.wait(0.3):
-            primary.sql("SELECT pg_create_restore_point('busy'), pg_switch_wal()")
-            primary.sql("CHECKPOINT")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    with (
+        running(postgres, extra=["--wal-segsize=1"]) as primary,
+        standby_of(primary, tmp_path / "standby") as standby,
+        site(standby, wal_timeout=60, **LOCAL) as where,
+    ):
+        where.run("cron")
+        with switching(primary):
+            info, heard = take(where)
+        check_whole(where, info)
+        assert info.backup_label is not None and "BACKUP FROM: standby" in info.backup_label
+        data = where.repo / "base" / info.id / "data"
+        assert not (data / "standby.signal").exists()
+        assert any("standby ends no WAL segment" in note for note in heard.notes)
+        assert left_behind(standby, where) == []
 
 
 def test_configuration_that_lies_elsewhere_comes_too(postgres: Install, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from engine.postgres.backuplabel import parse_label
 from engine.postgres.lsn import Lsn
 from engine.repository import identity, locks, repository
 from engine.repository.backupinfo import BackupInfo
-from tests.support.cluster import Cluster, Install, running
+from tests.support.cluster import Cluster, Install, free_port, running
+from tests.support.programs import until
 from tests.support.site import Site, eventually, processes, site
+from tests.support.standby import standby_of, switching
 
 
 class Heard(Silent):
@@ -229,3 +231,33 @@ def test_shapes_are_told() -> None:
     assert Shape(False, "zstd").compression is None
     with pytest.raises(AttributeError):
         Shape().tar = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("form", [{}, {"backup_compression": "gzip"}], ids=["plain", "tar"])
+def test_from_a_standby(each_postgres: Install, tmp_path: Path, form: dict[str, str]) -> None:
+    """The WAL from its last restartpoint on, which came before the archive, is fetched; the rest comes by itself."""
+    with (
+        running(each_postgres, extra=["--wal-segsize=1"]) as primary,
+        standby_of(primary, tmp_path / "standby") as standby,
+        site(standby, wal_timeout=60, **form) as where,
+    ):
+        where.run("cron")
+        with switching(primary):
+            info, heard = take(where)
+        check_whole(where, info)
+        assert info.backup_label is not None and "BACKUP FROM: standby" in info.backup_label
+        assert any("standby ends no WAL segment" in note for note in heard.notes)
+        primary.sql("CREATE TABLE wine AS SELECT n FROM generate_series(1, 77) n")
+        lsn = str(primary.value("SELECT pg_current_wal_lsn()"))
+        primary.sql("DROP TABLE wine")
+        primary.sql("SELECT pg_switch_wal()")
+        port, data = free_port(), str(tmp_path / "back")
+        words = ("restore", "main", "auto", data, "--to-lsn", lsn, "--exclusive", "--start", "--port", str(port))
+        until(lambda: (where.run("wal", "ingest", "main"), not where.run(*words, "--plan").returncode)[1])
+        restored = where.run(*words, "--yes", data)
+        assert restored.returncode == 0, restored.stderr
+        copy = Cluster(each_postgres, tmp_path, port, [])
+        try:
+            assert copy.value("SELECT count(*) FROM wine") == 77
+        finally:
+            each_postgres.run("pg_ctl", "-D", data, "-m", "immediate", "stop")
