@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from mmap import mmap
 
 import google_crc32c
 
@@ -163,7 +164,7 @@ class Auditor:
     def _judged(self, name: str) -> Reading:
         known = self._log.reading(name)
         try:
-            identity, raw = _read(self._layout.wal(name))
+            identity, raw = _read(self._layout.wal(name), self._layout.own)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -178,13 +179,13 @@ class Auditor:
         kept = same is not None and (found.problem is None or found.problem == same.problem)
         return found._replace(since=same.since if same is not None and kept else time.time_ns())
 
-    def _content(self, name: str, identity: Identity, raw: bytes, same: Reading | None) -> Reading:
+    def _content(self, name: str, identity: Identity, raw: bytes | mmap, same: Reading | None) -> Reading:
         """Judge the content of a file; `same` is what was read of this very file before."""
         reading = Reading(name, *identity)
         if _now(self._layout, name) != identity:
             return reading._replace(unknown="it changed while it was read")
         try:
-            plain = codec.decompress(raw, _limit(self._layout.wal(name)))
+            plain = _plain(raw, _limit(self._layout.wal(name)), self._layout.own)
         except codec.Unreadable as error:
             if error.fix:
                 return reading._replace(unknown=error.why or error.what)
@@ -199,7 +200,7 @@ class Auditor:
             before=(before, ending) if before and ending else None,
             magic=inspection.magic_of(self._layout, self._systems[0] if self._systems else None),
         )
-        problem, digest = found.problem, google_crc32c.value(plain)
+        problem, digest = found.problem, _digest(plain)
         if not problem and found.blemish:
             problem = auditlog.HARMLESS + found.blemish
         system = str(found.header.system_id) if found.header else None
@@ -229,17 +230,62 @@ class Auditor:
         return before, Ending.unpacked(read.ending)
 
 
-def _read(path: str) -> tuple[Identity, bytes]:
-    """Return a file's identity and content, from the disk itself as far as the kernel lets us."""
+def _read(path: str, room: str) -> tuple[Identity, bytes | mmap]:
+    """Return a file's identity and content, from the disk itself as far as the kernel lets us; what is large is copied
+    to a file without a name in the directory `room`, and mapped."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:
+    with open(descriptor, "rb", buffering=0):
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError("it is not a regular file")
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        data = file.read(min(found.st_size, codec.LARGEST_PLAIN) + 1)
+        size = min(found.st_size, codec.LARGEST_PLAIN) + 1
+        # The file itself is not mapped: a disk that cannot be read would end this process.
+        copied = _mapped(room, lambda sink: _copy(descriptor, sink, size)) if size > codec.LARGE else None
+        data = os.pread(descriptor, size, 0) if copied is None else copied
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return condemned.identity(found), data
+
+
+def _plain(raw: bytes | mmap, limit: int, room: str) -> bytes:
+    """Return the plain content of a file, mapped as `_read` does where that is large; raises Unreadable."""
+    if codec.sniff(raw[:32]) == "none" and len(raw) <= limit:
+        return raw  # type: ignore[return-value]
+    mapped = _mapped(room, lambda sink: codec.pour(raw, sink, limit)[1]) if limit > codec.LARGE else None
+    return codec.decompress(bytes(raw), limit) if mapped is None else mapped  # type: ignore[return-value]
+
+
+def _mapped(room: str, fill: Callable[[int], int]) -> mmap | None:
+    """Return what `fill` writes to a file, mapped; None when there is no room for it. It returns how much that is."""
+    try:
+        sink = os.open(room, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        return codec.map_file(sink, fill(sink))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return None
+        raise
+    except ValueError:
+        return None  # nothing was written, and nothing cannot be mapped
+    finally:
+        os.close(sink)
+
+
+def _copy(source: int, sink: int, most: int) -> int:
+    """Copy a file's first bytes; return how many."""
+    at = 0
+    while at < most and (piece := os.pread(source, min(codec.CHUNK, most - at), at)):
+        at += codec.write_all(sink, piece)
+    return at
+
+
+def _digest(plain: bytes | mmap) -> int:
+    crc = 0
+    for at in range(0, len(plain), codec.CHUNK):
+        crc = google_crc32c.extend(crc, plain[at : at + codec.CHUNK])
+    return crc
 
 
 def _rotten(same: Reading) -> str:

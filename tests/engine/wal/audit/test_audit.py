@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from engine.postgres import walfile
-from engine.wal import archive, auditlog, condemned, fetch, index
+from engine.postgres.segment import segment_name
+from engine.repository import repository
+from engine.repository.layout import Layout
+from engine.wal import archive, auditlog, codec, condemned, fetch, index
 from engine.wal.audit import audit
 from engine.wal.findings import report
 from tests.engine.wal.audit.conftest import Repo
+from tests.engine.wal.pages import filled
 
 SIZE = 1 << 20
 
@@ -241,3 +248,25 @@ def test_a_bad_segment_gives_way_to_what_the_server_pushes_again(repo: Repo) -> 
     assert list(bad(repo)) == [name]
     archive.store(repo.layout, str(source), name, compression="none")
     assert index.problems(repo.layout) == {} and bad(repo) == {}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_large_segment_is_read_in_less_memory_than_it_has(tmp_path: Path, compression: str) -> None:
+    """In a process that may have less memory of its own than the segment has bytes."""
+    size, most = 128 << 20, 112 << 20
+    layout = Layout("main", str(tmp_path / "main"))
+    repository.prepare(layout)
+    noise = random.Random(1).randbytes(1 << 20)
+    for number in (3, 4):
+        content = filled(number, 1, size=size, noise=noise)
+        path = Path(layout.wal(segment_name(1, number, size)))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(codec.compress(content if number == 3 else flipped(content, size - 9000), compression))
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({most}, {most}))\n"
+        "from engine.repository.layout import Layout; from engine.wal.audit import audit\n"
+        f"found = audit(Layout('main', {layout.home!r}))\n"
+        "print(found.read, found.unknown, [(each.name, each.problem[:8]) for each in found.bad])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert found.stdout == f"2 () [('{segment_name(1, 4, size)}', 'corrupt:')]\n", found.stderr
