@@ -124,6 +124,8 @@ def about(judged: WalFinding) -> Finding:
     if judged.kind in ("hole", "branch_hazard"):
         what = f"WAL{_names(judged)} {'is' if judged.count == 1 else 'are'} missing"
         what += "" if judged.count == 1 else f" ({judged.count} segments)"
+    elif judged.kind == "wal_level_minimal":
+        what = f"backups are not replayed past WAL{_names(judged)}"
     elif judged.kind in _BREAKS:
         what = f"WAL{_names(judged)} is not usable ({judged.why})"
         why = "nothing after it can be restored until a new backup ends" if judged.severity == "critical" else ""

@@ -8,7 +8,7 @@ from engine.wal.judgement import fixes
 from engine.wal.judgement.backups import backup_findings, orphans
 from engine.wal.judgement.branches import branch_findings
 from engine.wal.judgement.coverage import Line, lines
-from engine.wal.judgement.matter import hole_findings, kind_of
+from engine.wal.judgement.matter import hole_findings, kind_of, minimal_findings
 from engine.wal.judgement.states import Whereabouts
 from engine.wal.judgement.supply import supply_findings
 from engine.wal.judgement.values import RANK, Case, Finding
@@ -21,6 +21,7 @@ def judge(case: Case) -> list[Finding]:
     states = Whereabouts(case)
     found = [
         *hole_findings(case, interest, states),
+        *minimal_findings(case, interest),
         *backup_findings(case, interest, states),
         *branch_findings(case, interest),
         *supply_findings(case, interest),

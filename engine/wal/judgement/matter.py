@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from engine.postgres.lsn import Lsn
 from engine.wal.accepted import Accepted
 from engine.wal.gaps import core_range
 from engine.wal.judgement import fixes
@@ -17,7 +18,7 @@ from engine.wal.runs import Span
 ACCEPTED = "accepted"
 _MOST_HOLES = 1000
 """On one lineage; beyond that only the first and the last ones are judged."""
-HOLE, HAZARD, IRRELEVANT = "hole", "branch_hazard", "irrelevant"
+HOLE, HAZARD, IRRELEVANT, MINIMAL = "hole", "branch_hazard", "irrelevant", "wal_level_minimal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,51 @@ def _cost(case: Case, line: Line, hole: Span) -> Cost:
         return Cost("warning", affected, False, lost_from, max(after.ended, lost_from), why)
     why = _killing(killed) + "nothing after it can be recovered until a new backup ends"
     return Cost("critical" if line.primary else "warning", affected, False, lost_from, None, why)
+
+
+def minimal_findings(case: Case, lines: Sequence[Line]) -> list[Finding]:
+    """Return where WAL goes on with wal_level = minimal: a backup that began before is not replayed past that."""
+    found: dict[tuple[int, int], Finding] = {}
+    for line in sorted(lines, key=lambda line: line.primary):
+        for (timeline, number), lsn in sorted(case.archive.minimal.items()):
+            if line.lineage.contains(timeline, lsn) and line.canonical(number) == timeline:
+                known = _minimal(case, line, timeline, number, lsn)
+                if known is not None:
+                    found[timeline, number] = known
+    return list(found.values())
+
+
+def _minimal(case: Case, line: Line, timeline: int, number: int, lsn: Lsn) -> Finding | None:
+    """Return what a time with wal_level = minimal costs the backups of a lineage; None when it costs none."""
+    size = case.archive.segment_size
+    usable = [base for base in line.bases if line.usable(base, size)]
+    begins = {base.id: core_range(base.start, base.stop, size)[0] for base in usable}
+    before = [base for base in usable if begins[base.id] < number and not base.standalone]
+    stopped = [base for base in before if (line.reaches(begins[base.id]) or 0) >= number]
+    if not stopped:
+        return None
+    after = next((base for base in usable if begins[base.id] >= number), None)
+    lost_from = _last_commit(case, line, number - 1) or max(base.ended for base in stopped)
+    name = case.archive.name(timeline, number)
+    why = f"the server ran with wal_level = minimal from {lsn} on: PostgreSQL replays no backup from before past that; "
+    if after is not None:
+        why += f"times after it are reached from backup {after.id}"
+    else:
+        why += "nothing after it can be recovered until a new backup ends"
+    return Finding(
+        MINIMAL,
+        "note" if after is not None else "critical" if line.primary else "warning",
+        None,
+        timeline,
+        name,
+        name,
+        1,
+        tuple(base.id for base in stopped),
+        lost_from,
+        max(after.ended, lost_from) if after is not None else None,
+        why,
+        "" if after is not None else f"cellarman backup {case.server}",
+    )
 
 
 def _killing(killed: Sequence[Base]) -> str:

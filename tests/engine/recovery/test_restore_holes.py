@@ -20,9 +20,10 @@ from engine.recovery.plan import Plan
 from engine.recovery.planner import make_plan
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
-from engine.recovery.target import Immediate, LsnTarget, TimeTarget
+from engine.recovery.target import Immediate, LsnTarget, TimeTarget, XidTarget
 from engine.repository.backupinfo import BackupInfo
-from engine.wal import condemned, index
+from engine.wal import condemned, findings, index
+from engine.wal.judgement.values import Finding
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.support.cluster import Install
 
@@ -245,14 +246,14 @@ def test_a_byte_flipped_after_the_plan_is_fatal(holed: Holed, monkeypatch: pytes
 
 
 def test_a_backup_without_its_wal_is_passed_over(holed: Holed) -> None:
-    assert holed.second.end_wal
-    path = holed.scene.server.layout.wal(holed.second.end_wal)
+    assert holed.second.begin_wal
+    path = holed.scene.server.layout.wal(holed.second.begin_wal)
     os.rename(path, path + ".aside")
     try:
         plan = holed.scene.plan(Immediate())
         assert plan.info and plan.info.id == holed.first.id
         named = holed.scene.plan(Immediate(), backup=holed.second.id)
-        assert named.refused and holed.second.end_wal in named.refused.why
+        assert named.refused and holed.second.begin_wal in named.refused.why
     finally:
         os.rename(path + ".aside", path)
 
@@ -287,6 +288,10 @@ def test_nothing_is_replayed_past_a_time_of_too_little_wal(postgres: Install) ->
         [window], _ = reachable_windows(stage.server)
         assert (window.backup, window.bounded_by) == (first.id, "wal_level_minimal")
         assert window.to_time < after.at
+        [finding] = minimal_stretches(stage)
+        assert (finding.severity, finding.affected_backups) == ("critical", (first.id,))
+        assert finding.fix == "cellarman backup main" and "wal_level = minimal from 0/" in finding.why
+        assert finding.lost_from == before_commit(stage, before) and finding.lost_to is None
         with stage.restored(refused.before.target) as (_, conninfo):
             assert value(conninfo, "SELECT count(*) FROM kept") == before.rows
         second = stage.backup()
@@ -294,5 +299,19 @@ def test_nothing_is_replayed_past_a_time_of_too_little_wal(postgres: Install) ->
         stage.archive_all()
         plan = stage.plan()
         assert plan.refused is None and plan.info is not None and plan.info.id == second.id
+        [finding] = minimal_stretches(stage)
+        assert finding.severity == "note" and second.id in finding.why and finding.lost_to == second.end_time
         with stage.restored() as (_, conninfo):
             assert value(conninfo, "SELECT count(*) FROM kept") == after.rows + 100
+
+
+def minimal_stretches(stage: Scene) -> list[Finding]:
+    found = findings.report(stage.server, ask_server=False).findings
+    return [finding for finding in found if finding.kind == "wal_level_minimal"]
+
+
+def before_commit(stage: Scene, mark: Mark) -> datetime:
+    """Return when the transaction of a mark was committed, as the plan that keeps it says."""
+    kept = stage.plan(XidTarget(mark.xid)).kept
+    assert kept is not None
+    return kept.at
