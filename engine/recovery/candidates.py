@@ -1,9 +1,10 @@
 """Which backup gets to a target, on which timelines and how far: pure rules. "Cannot" is a Miss, with a reason.
 
-Source: PostgreSQL's recoveryStopsBefore, recoveryStopsAfter and PerformWalRecovery
+Source: PostgreSQL's recoveryStopsBefore, recoveryStopsAfter, CheckRecoveryConsistency and PerformWalRecovery
 (src/backend/access/transam/xlogrecovery.c): a time stops before the first commit or abort in WAL order that is later
 (inclusive) or not earlier (exclusive) than it; an xid by equality; an LSN at the first record that starts there or
-later; a name at the first restore point of that name. A stop before consistency is fatal, and so is no stop at all.
+later; a name at the first restore point of that name. A stop before consistency is fatal, and so is no stop at all;
+after the very record that makes a backup consistent it may stop.
 A backup newer than the target time goes unnoticed: choosing it is prevented here.
 """
 
@@ -80,7 +81,8 @@ def open_run(base: Base, choice: str, archive: Archive, *, opens: bool = False) 
     `opens` for writing where it stops, why it cannot do that."""
     if base.unusable:
         return Miss("unusable", base, base.unusable)
-    lineage = resolve(choice, base.timeline, base.start, archive)
+    stop = (base.stop_timeline, int(base.stop)) if base.exact else None
+    lineage = resolve(choice, base.timeline, base.start, archive, stop=stop)
     if isinstance(lineage, NoLineage):
         return Miss("off_branch", base, lineage.why)
     unreadable = _asked_for(base, lineage, archive, newer=opens or choice == "latest")
@@ -359,16 +361,31 @@ def _last_of(key: Key | None, facts: Facts, stop: int) -> Mark | None:
 
 def _by_lsn(target: LsnTarget, run: Run, archive: Archive, facts: Facts) -> Try:
     base = run.base
-    if target.lsn < base.stop:
-        return Miss("too_new", base, f"backup {base.id} is consistent only at {base.stop}, after the target", run)
+    too_new = Miss("too_new", base, f"backup {base.id} is consistent only at {base.stop}, after the target", run)
+    if target.lsn < (base.start if base.exact else base.stop):
+        return too_new
     for key in keys(run, archive, segment_of(target.lsn, archive.segment_size)):
         row = facts.row(key) or facts.walk(key)
         if row.last_record is not None and row.last_record >= target.lsn:
-            replayed = facts.first_record(key, target.lsn) or target.lsn
-            return Choice(run, key[1], *_commits_around(replayed, target.inclusive, run, archive, facts))
+            found = facts.first_record(key, target.lsn) or target.lsn
+            if found < base.stop and not (target.inclusive and _ends_backup(found, run, archive, facts)):
+                return too_new
+            return Choice(run, key[1], *_commits_around(found, target.inclusive, run, archive, facts))
     end = last_record(run, archive, facts)
     known = f"the last record that can be replayed starts at {end}" if end is not None else "there is no later record"
     return Miss("unreachable", base, f"{known}; {why_it_ends(run, archive)}", run)
+
+
+def _ends_backup(lsn: Lsn, run: Run, archive: Archive, facts: Facts) -> bool:
+    """Tell whether the record at an LSN before a backup's stop is the last one before it: with that behind it, the
+    backup is consistent."""
+    for key in keys(
+        run, archive, segment_of(lsn, archive.segment_size), segment_of(run.base.stop, archive.segment_size)
+    ):
+        following = facts.first_record(key, Lsn(lsn + 1))
+        if following is not None:
+            return following >= run.base.stop
+    return False
 
 
 def _commits_around(
@@ -428,10 +445,10 @@ def _by_name(target: NameTarget, run: Run, archive: Archive, facts: Facts) -> Tr
 def _at_once(run: Run, archive: Archive, facts: Facts) -> Try:
     """Return where PostgreSQL notices that it is consistent: at the record behind the one that made it so.
 
-    On a primary's backup that is the end of the segment, which follows the record of the backup's end.
+    Where that one is not known, the end of the backup's last segment follows it.
     """
     base = run.base
-    if not base.of_standby:
+    if not base.exact:
         return Choice(run, core_range(base.start, base.stop, archive.segment_size)[1])
     for key in keys(run, archive, segment_before(base.stop, archive.segment_size)):
         row = facts.row(key) or facts.walk(key)

@@ -72,7 +72,9 @@ class WalFacts:
         if block not in self._rows:
             found = index.rows(self._layout, timeline, block[1] * _BLOCK, (block[1] + 1) * _BLOCK - 1)
             self._rows[block] = {row.number: row for row in found}
-        return self._rows[block].get(number)
+        row = self._rows[block].get(number)
+        torn = row is not None and contentcheck.CONTINUES in (row.problem or "")
+        return None if torn and key in self._archive.begins else row
 
     def _forget(self, key: Key) -> None:
         self._rows[(key[0], key[1] // _BLOCK)].pop(key[1], None)
@@ -228,7 +230,7 @@ class WalFacts:
             data,
             systems=self._systems,
             histories=histories,
-            before=self._before(name, header),
+            before=None if key in self._archive.begins else self._before(name, header),
             magic=magic,
             read=self._content,
         )
@@ -247,7 +249,7 @@ class WalFacts:
         histories = self._archive.histories
         if self._newest_ending and contentcheck.predecessor(name, header, histories) == self._newest_ending[0]:
             return self._newest_ending
-        return contentcheck.ending_before(name, header, histories, self._content) if header.rem_len else None
+        return contentcheck.ending_before(name, header, histories, self._content)
 
     def _content(self, name: str) -> bytes | None:
         """Return the plain content of a segment, None when it cannot be had."""

@@ -87,11 +87,13 @@ class Base:
     start: Lsn
     """Redo: where replay begins."""
     stop: Lsn
-    """Where it is consistent."""
+    """Where it is consistent: with the record before this behind it."""
     ended: datetime
     standalone: bool = False
     """Kept with its own WAL only."""
     unusable: str = ""
     """Why it can start no recovery; empty when it can."""
-    of_standby: bool = False
-    """Whether a standby was copied: then no record marks its end in the WAL."""
+    exact: bool = False
+    """Whether `stop` is the very end of the record that makes it consistent, and not just somewhere behind it."""
+    stop_timeline: int = 0
+    """The timeline that `stop` is on; known only where it is exact."""

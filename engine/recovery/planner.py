@@ -15,9 +15,8 @@ from engine.errors import CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
 from engine.host.local import installed
 from engine.postgres import programs
-from engine.postgres.backuplabel import FROM_STANDBY
-from engine.postgres.lsn import Lsn
-from engine.postgres.segment import parse_segment, segment_of, segment_start
+from engine.postgres.segment import parse_segment, segment_of
+from engine.postgres.timeline import latest_timeline
 from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
 from engine.recovery.candidates import Choice, Miss, choose, keys, lost_history
 from engine.recovery.evidence import InvalidSegment, WalFacts
@@ -30,9 +29,10 @@ from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.wal import contentcheck, index
+from engine.wal.consistent import MOST_READ, Consistent, consistent
 from engine.wal.gaps import Archive, Key, history_holes, with_invalid
 from engine.wal.listing import scan
-from engine.wal.scrutiny import invalid_keys
+from engine.wal.scrutiny import begins_of, invalid_keys
 
 _INDEX_BUDGET = 30.0
 """Seconds that bringing the index up to date may take; what it lacks then is read from the segments."""
@@ -87,7 +87,8 @@ def make_plan(
     system = _system_id(server, infos)
     if not read_only:
         _index(server, reporter, proving)
-    best = _search(server, order, infos, system, reporter, read_only=read_only, proving=proving)
+    known = [*infos, *(info for info in found.backups if restorable(info) and info not in infos)]
+    best = _search(server, order, infos, known, system, reporter, read_only=read_only, proving=proving)
     warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
     if not isinstance(best.result, Choice):
         refused, before, after = nearest.explain(order, best.result, best.archive, best.facts, now)
@@ -99,20 +100,16 @@ def make_plan(
 
 def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> list[Base]:
     """Return backups as starts of a recovery, newest (by where they end) first."""
-    found = [_base(layout, info, system) for info in infos]
+    if any(info.end_time is None or info.version is None for info in infos):
+        raise AssertionError("only backups that have ended are asked for")
+    spans = consistent(layout, infos, most_read=MOST_READ)
+    found = [_base(layout, info, spans[info.id], system) for info in infos]
     return sorted(found, key=lambda base: (base.ended, base.id), reverse=True)
 
 
-def _base(layout: Layout, info: BackupInfo, system: int | None) -> Base:
-    size = info.xlog_segment_size
-    begin, end = info.begin_xlog, info.end_xlog
-    if info.end_time is None or info.begin_wal is None or info.end_wal is None or info.version is None:
-        raise AssertionError("only backups that have ended are asked for")
-    if begin is None:
-        begin = Lsn(segment_start(parse_segment(info.begin_wal, size)[1], size) + (info.begin_offset or 0))
-    if end is None:
-        end = Lsn(segment_start(parse_segment(info.end_wal, size)[1] + 1, size))
-    unusable = ""
+def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None) -> Base:
+    assert info.end_time is not None
+    unusable = span.lacking
     if info.is_incremental:
         unusable = f"backup {info.id} is incremental: it has to be combined with {info.parent_backup_id} first"
     elif info.snapshots_info:
@@ -121,9 +118,18 @@ def _base(layout: Layout, info: BackupInfo, system: int | None) -> Base:
         unusable = f"backup {info.id} is of another system, {info.systemid}; the archive's is {system}"
     elif not os.path.isdir(source.data_directory(layout, info)):
         unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
-    timeline = info.timeline if info.timeline is not None else int(info.begin_wal[:8], 16)
-    standby = FROM_STANDBY in (info.backup_label or "")
-    return Base(info.id, timeline, begin, end, info.end_time, info.keep == "standalone", unusable, standby)
+    standalone = info.keep == "standalone"
+    return Base(
+        info.id,
+        span.timeline,
+        span.start,
+        span.stop,
+        info.end_time,
+        standalone,
+        unusable,
+        span.exact,
+        span.stop_timeline,
+    )
 
 
 def restorable(info: BackupInfo) -> bool:
@@ -176,24 +182,27 @@ def _index(server: Server, report: Reporter, proving: float) -> None:
 def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, keep: bool) -> Archive:
     """Return the archive with what in it satisfies nothing: by the index, by the audit, or as it is read now."""
     size = infos[0].xlog_segment_size
-    cores = [(info.begin_wal, info.end_wal) for info in infos if info.xlog_segment_size == size]
-    archive = replace(scan(layout, size), minimal=index.minimal(layout))
-    return with_invalid(archive, invalid_keys(layout, size, cores, system, keep=keep))
+    own = [info for info in infos if info.xlog_segment_size == size]
+    begins = frozenset(parse_segment(name, size) for name in begins_of(own))
+    archive = replace(scan(layout, size), minimal=index.minimal(layout), begins=begins)
+    return with_invalid(archive, invalid_keys(layout, size, own, system, keep=keep))
 
 
 def _search(
     server: Server,
     order: Order,
     infos: Sequence[BackupInfo],
+    known: Sequence[BackupInfo],
     system: int | None,
     report: Reporter,
     *,
     read_only: bool,
     proving: float,
 ) -> _Found:
-    """Apply the rules until no segment that they rely on turns out to be invalid."""
+    """Apply the rules until no segment that they rely on turns out to be invalid; all backups that are `known` tell
+    which those are."""
     size = infos[0].xlog_segment_size
-    archive = sound(server.layout, infos, system, keep=not read_only)
+    archive = sound(server.layout, known, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:
         facts = WalFacts(server.layout, archive, system)
@@ -217,6 +226,20 @@ def _relied_on(result: Choice | list[Miss], archive: Archive) -> list[Key]:
         return list(keys(result.run, archive, first, result.stop_segment + 1))
     run = next((miss.run for miss in result if miss.kind == "unreachable" and miss.run), None)
     return list(keys(run, archive, segment_of(run.base.start, archive.segment_size))) if run else []
+
+
+def _perhaps_dead(choice: Choice, archive: Archive) -> list[str]:
+    """Return that what is replayed may be a branch which was left, where a timeline that lost its history began before
+    the target."""
+    timeline = choice.run.lineage.timeline
+    lost = latest_timeline(timeline, archive.histories) + 1
+    first = archive.segments[lost][0]
+    if choice.stop_segment < first:
+        return []
+    return [
+        f"timeline {lost} began in or before {archive.name(lost, first)}: what timeline {timeline} has from there on"
+        " may be a branch that was left"
+    ]
 
 
 def _detail(
@@ -452,6 +475,7 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
     lost = lost_history(run.lineage, archive)
     if lost:
         lines.append(f"{lost}: until that file is back, recovery stops at the target and cannot open for writing")
+        lines += _perhaps_dead(choice, archive)
     if contentcheck.CONTINUES in run.reach.reason and run.reach.missing_first == choice.stop_segment + 1:
         last = archive.name(run.lineage.canonical(choice.stop_segment, archive.segment_size), choice.stop_segment)
         lines.append(

@@ -11,7 +11,7 @@ import os
 import shlex
 import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from engine.config import Server
 from engine.errors import CellarmanError
@@ -117,17 +117,21 @@ def _files(server: Server, plan: Plan) -> Iterator[tuple[str, bytes]]:
     names: Sequence[str] = [*histories(server), *plan.segments]
     system = plan.info.systemid
     with scratch.directory() as place, ThreadPoolExecutor(_AHEAD) as pool:
-        waiting = [pool.submit(_plain, server, name, system, place) for name in names[:_AHEAD]]
+
+        def submitted(name: str) -> Future[bytes]:
+            return pool.submit(_plain, server, name, system, place, begins=name == plan.segments[0])
+
+        waiting = [submitted(name) for name in names[:_AHEAD]]
         for position, name in enumerate(names):
             data = waiting.pop(0).result()
             if position + _AHEAD < len(names):
-                waiting.append(pool.submit(_plain, server, names[position + _AHEAD], system, place))
+                waiting.append(submitted(names[position + _AHEAD]))
             yield name, data
 
 
-def _plain(server: Server, name: str, system: int | None, place: str) -> bytes:
+def _plain(server: Server, name: str, system: int | None, place: str, *, begins: bool) -> bytes:
     path = os.path.join(place, name)
-    code = fetch.get(server.layout, name, path, system_id=system)
+    code = fetch.get(server.layout, name, path, system_id=system, begins=begins)
     if code != fetch.DELIVERED:
         why = "the archive does not hold it any more" if code == fetch.ABSENT else "see what was said above"
         raise CellarmanError(f"{name} could not be staged", why, f"cellarman wal gaps {server.name}")

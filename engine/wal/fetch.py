@@ -31,7 +31,8 @@ REFUSED = 255
 
 _TRIES = 3
 _PAUSE = 0.3
-_TIMELINE = "START TIMELINE:"
+_TIMELINE = "START TIMELINE"
+_START = "START WAL LOCATION"
 _ARRIVAL_WAIT = 5.0
 """Seconds that a segment which somebody is still writing into incoming/ is waited for."""
 
@@ -52,19 +53,22 @@ def get(
     system_id: int | None = None,
     accept_gap: bool = False,
     absent_on_hole: bool = False,
+    begins: bool | None = None,
 ) -> int:
     """Deliver WAL file `name` to `destination` and return 0, 1 or 255 with the reason on standard error.
 
-    `accept_gap` ends the replay at a hole or an unusable segment, and records that; `absent_on_hole` does so for a
-    standby, which goes on to streaming. Neither covers a hazard or an error.
+    `begins` tells whether recovery begins in it; by default the backup_label of the data directory that this runs in
+    does. `accept_gap` ends the replay at a hole or an unusable segment, and records that; `absent_on_hole` does so for
+    a standby, which goes on to streaming. Neither covers a hazard or an error.
     """
     try:
-        if _find(layout, name, system_id, destination):
+        if _find(layout, name, system_id, destination, _is_first(name) if begins is None else begins):
             return DELIVERED
         _prove_end(layout, name, system_id)
         if segment.kind_of(name) == segment.HISTORY and _is_recovering(destination):
             _check_lost_history(layout, name, system_id)
-            _check_last_restored(layout, os.path.dirname(destination), system_id)
+            if not os.path.exists("standby.signal"):  # a standby does not open, it goes on to stream
+                _check_last_restored(layout, os.path.dirname(destination), system_id)
         return ABSENT
     except Hole as error:
         if accept_gap or absent_on_hole:
@@ -78,35 +82,52 @@ def get(
 
 
 def _is_recovering(destination: str) -> bool:
-    """Tell whether a PostgreSQL asks that will open for writing when its WAL ends: not one that goes on to stream."""
-    asks = os.path.dirname(destination) == "pg_wal" and os.path.exists("recovery.signal")
-    return asks and not os.path.exists("standby.signal")
+    """Tell whether a PostgreSQL asks that follows timelines by what the archive has of them."""
+    signals = ("recovery.signal", "standby.signal")
+    return os.path.dirname(destination) == "pg_wal" and any(os.path.exists(signal) for signal in signals)
 
 
 def _check_lost_history(layout: Layout, name: str, system_id: int | None) -> None:
     """Raise Hole when a timeline has WAL, and its history is missing: a recovery that comes from another one would not
-    follow it, and call itself by its number. The one that a backup began on needs no history."""
+    follow it, and call itself by its number.
+
+    The one that a backup began on needs no history; nor do those older than the one that is followed, whose own history
+    PostgreSQL keeps in its pg_wal (readTimeLineHistory in timeline.c).
+    """
     number = int(name[:8], 16)
     first = _next_present(layout, name[:8] + "0" * 16, system_id)
-    if first and _began_on() not in (0, number) and not any(True for _ in _histories(layout, number + 1)):
+    kept = [int(one[:8], 16) for one in _listed("pg_wal") if segment.kind_of(one) == segment.HISTORY]
+    if first and _began_on() not in (0, number) and max(kept, default=0) < number:
         raise Hole(
             f"{name} is missing from the archive",
             f"{first} is there: recovery would not follow timeline {number}, and call itself by that number",
             "push it (pg_wal of the server or of a standby); to go on without that timeline, add --accept-gap to"
-            " restore_command",
+            " restore_command, or for a standby that streams --on-hole=absent",
         )
 
 
 def _began_on() -> int:
     """Return the timeline of the backup that this data directory was restored from, 0 when that is not known."""
+    said = _labelled(_TIMELINE)
+    return int(said) if said.isascii() and said.isdigit() else 0
+
+
+def _is_first(name: str) -> bool:
+    """Tell whether the backup that this data directory was restored from begins in a segment: PostgreSQL reads none
+    before it."""
+    return segment.kind_of(name) == segment.SEGMENT and _labelled(_START).endswith(f"(file {name})")
+
+
+def _labelled(key: str) -> str:
+    """Return what the label of the backup that this data directory was restored from says, "" when it does not."""
     for label in ("backup_label", "backup_label.old"):
         try:
             with open(label, encoding="utf-8", errors="replace") as file:
-                found = [line.split(":")[1] for line in file.read(codec.SMALL_FILE).splitlines() if _TIMELINE in line]
-                return int(found[0]) if found else 0
-        except (OSError, ValueError):
+                lines = file.read(codec.SMALL_FILE).splitlines()
+        except OSError:
             continue
-    return 0
+        return next((line[len(key) + 1 :].strip() for line in lines if line.startswith(f"{key}:")), "")
+    return ""
 
 
 def _check_last_restored(layout: Layout, directory: str, system_id: int | None) -> None:
@@ -147,8 +168,9 @@ def _end_at_hole(layout: Layout, name: str, hole: Hole, *, record: bool) -> int:
     return ABSENT
 
 
-def _find(layout: Layout, name: str, system_id: int | None, destination: str) -> bool:
-    """Deliver a WAL file, verified; False when it is in no place. Raises Hole when it is unusable.
+def _find(layout: Layout, name: str, system_id: int | None, destination: str, begins: bool) -> bool:
+    """Deliver a WAL file, verified; False when it is in no place. Raises Hole when it is unusable. `begins`: what comes
+    before it is nothing to the recovery.
 
     A file moves from the queues into the archive, so the archive is looked into once more at the end.
     """
@@ -160,9 +182,9 @@ def _find(layout: Layout, name: str, system_id: int | None, destination: str) ->
         while (stored := _stored(path)) is not None:
             try:
                 known_bad = condemned.reason(layout, name) if path == archived else ""
-                if known_bad:
+                if known_bad and not (begins and _is_torn(known_bad)):
                     raise Damaged(f"{name} is bad", known_bad, f"cellarman wal fetch-missing {layout.name}")
-                _deliver(layout, stored, name, system_id, destination)
+                _deliver(layout, stored, name, system_id, destination, begins)
                 return True
             except (codec.Unreadable, Damaged, Alien) as error:
                 if isinstance(error, Alien) or time.monotonic() >= deadline:
@@ -170,6 +192,13 @@ def _find(layout: Layout, name: str, system_id: int | None, destination: str) ->
                     raise kind(f"{name} cannot be used: {path}", error.why or error.what, error.fix) from None
                 time.sleep(_PAUSE)
     return False
+
+
+def _is_torn(problem: str) -> bool:
+    """Tell whether all that is known against a segment is that it does not continue the one before it."""
+    from engine.wal.contentcheck import CONTINUES
+
+    return CONTINUES in problem
 
 
 def _stored(path: str) -> bytes | mmap | None:
@@ -186,7 +215,9 @@ def _stored(path: str) -> bytes | mmap | None:
     raise AssertionError("the last try returns or raises")
 
 
-def _deliver(layout: Layout, stored: bytes | mmap, name: str, system_id: int | None, destination: str) -> None:
+def _deliver(
+    layout: Layout, stored: bytes | mmap, name: str, system_id: int | None, destination: str, begins: bool
+) -> None:
     """Write the file where PostgreSQL wants it; nothing is left there when that fails, or when it is not usable."""
     descriptor = os.open(destination, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -194,7 +225,7 @@ def _deliver(layout: Layout, stored: bytes | mmap, name: str, system_id: int | N
             head, size = codec.pour(stored, descriptor)
             inspection.check_segment(name, head, size, system_id)
             room = os.path.dirname(destination) or "."
-            _check_records(layout, name, _written(stored, descriptor, size), system_id, room)
+            _check_records(layout, name, _written(stored, descriptor, size), system_id, room, begins=begins)
         else:
             plain = codec.decompress(bytes(stored))
             inspection.check_content(name, plain, system_id)
@@ -231,12 +262,14 @@ def _written(stored: bytes | mmap, descriptor: int, size: int) -> bytes:
     return soundness.written(stored, descriptor, size)
 
 
-def _check_records(layout: Layout, name: str, plain: bytes, system_id: int | None, room: str) -> None:
+def _check_records(
+    layout: Layout, name: str, plain: bytes, system_id: int | None, room: str, *, begins: bool = False
+) -> None:
     """Raise Damaged unless PostgreSQL can replay a segment to its end, or to the end of all WAL; `room` is a directory
     for what is large."""
     from engine.wal import soundness
 
-    found = soundness.judge(layout, name, plain, system_id, room)
+    found = soundness.judge(layout, name, plain, system_id, room, begins=begins)
     why = found.problem
     if not why and found.short and found.header is not None:
         later = _next_present(layout, name, system_id)

@@ -16,13 +16,13 @@ from engine.event import Reporter, Silent
 from engine.postgres import segment, walfile
 from engine.postgres.backuplabel import LabelError, parse_label
 from engine.postgres.clock import pg_time
-from engine.postgres.lsn import Lsn
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.wal import accepted, codec, index, receiver, remarks, standbys
 from engine.wal import live as live_
+from engine.wal.consistent import Consistent, consistent
 from engine.wal.copies import refused_in
 from engine.wal.gaps import Archive, Key, NoLineage, core_range, resolve, without_contradicted
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
@@ -30,7 +30,16 @@ from engine.wal.judgement.judge import in_order, judge
 from engine.wal.judgement.values import Base, Case, Finding, Partial, Report
 from engine.wal.live import Live
 from engine.wal.runs import Runs, Span, spans_of
-from engine.wal.scrutiny import MOST_LOOKED_AT, READING_SECONDS, Scrutiny, examine, header_of, matter, unindexed_in
+from engine.wal.scrutiny import (
+    MOST_LOOKED_AT,
+    READING_SECONDS,
+    Scrutiny,
+    begins_of,
+    examine,
+    header_of,
+    matter,
+    unindexed_in,
+)
 
 _INDEX_BUDGET = 20.0
 """Seconds that bringing the index up to date may take."""
@@ -150,7 +159,7 @@ def gather(
         _catch_up(layout, told, unknown)
     first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
     seconds = _GLANCE if glance else READING_SECONDS
-    scrutiny = examine(layout, names, inventory, first, system, good, seconds=seconds)
+    scrutiny = examine(layout, names, inventory, first, system, good, begins=begins_of(infos), seconds=seconds)
     _say_unchecked(scrutiny, names, server.name, unknown)
     unknown += say_unproven(server)
     gaps = _accepted(layout, unknown)
@@ -357,27 +366,27 @@ def _by_timeline(names: Sequence[str], size: int) -> dict[int, Runs]:
 
 
 def _case(layout: Layout, archive: Archive, infos: Sequence[BackupInfo]) -> Case:
-    bases = tuple(_base(layout, info) for info in infos)
+    spans = consistent(layout, infos, most_read=0)
+    bases = tuple(_base(layout, info, spans[info.id]) for info in infos)
     now = datetime.now(timezone.utc)
     return Case("", archive, bases, now, evidence=Beside(layout, archive))
 
 
-def _base(layout: Layout, info: BackupInfo) -> Base:
-    size = info.xlog_segment_size
-    assert info.begin_wal is not None and info.end_wal is not None and info.end_time is not None
-    timeline, first = segment.parse_segment(info.begin_wal, size)
-    start = info.begin_xlog or Lsn(segment.segment_start(first, size) + (info.begin_offset or 0))
-    stop = info.end_xlog or Lsn(segment.segment_start(segment.parse_segment(info.end_wal, size)[1] + 1, size))
-    checkpoint = start
+def _base(layout: Layout, info: BackupInfo, span: Consistent) -> Base:
+    assert info.end_time is not None
+    checkpoint = span.start
     if info.backup_label:
         try:
             checkpoint = parse_label(info.backup_label).checkpoint_lsn
         except LabelError:
             pass  # the redo point lies before the checkpoint, on the same timeline
-    core = core_range(start, stop, size)
+    core = core_range(span.start, span.stop, info.xlog_segment_size)
     contained = _self_contained(layout, info, range(core[0], core[1] + 1))
+    stop = (span.stop_timeline, int(span.stop)) if span.exact else None
     keep = info.keep == "standalone"
-    return Base(info.id, info.timeline or timeline, start, stop, info.end_time, checkpoint, keep, contained)
+    return Base(
+        info.id, span.timeline, span.start, span.stop, info.end_time, checkpoint, keep, contained, stop, span.lacking
+    )
 
 
 def _self_contained(layout: Layout, info: BackupInfo, numbers: range) -> bool:

@@ -34,6 +34,8 @@ class Archive:
     """History files that cannot be read, with the reason."""
     minimal: Mapping[Key, Lsn] = field(default_factory=dict)
     """Segments in which WAL goes on with wal_level = minimal, and where: replay ends there with an error."""
+    begins: frozenset[Key] = frozenset()
+    """Segments in which backups begin: PostgreSQL never holds those against the one before."""
 
     def name(self, timeline: int, number: int) -> str:
         """Return the file name of a segment."""
@@ -260,12 +262,17 @@ def core_range(start_lsn: int, stop_lsn: int, size: int) -> tuple[int, int]:
 
 
 def resolve(
-    choice: str, timeline: int, checkpoint: int, archive: Archive, newest: int | None = None
+    choice: str,
+    timeline: int,
+    checkpoint: int,
+    archive: Archive,
+    newest: int | None = None,
+    stop: tuple[int, int] | None = None,
 ) -> Lineage | NoLineage:
     """Return the lineage that recovery_target_timeline = `choice` means for a backup, or why there is none.
 
-    `choice` is latest, current or a number; `timeline` and `checkpoint` (LSN) are the backup's. `newest` is what
-    latest has been resolved to already.
+    `choice` is latest, current or a number; `timeline` and `checkpoint` (LSN) are the backup's, and `stop` the
+    timeline and the LSN at which it is consistent. `newest` is what latest has been resolved to already.
     """
     if choice == "current":
         wanted = timeline
@@ -282,16 +289,18 @@ def resolve(
         )
     lineage = Lineage.of(wanted, archive.histories.get(wanted, ()))
     if not lineage.contains(timeline, checkpoint):
-        return NoLineage("backup_off_branch", _off_branch(lineage, timeline, checkpoint))
+        return NoLineage("backup_off_branch", _off_branch(lineage, timeline, checkpoint, "checkpoint"))
+    if stop is not None and not lineage.contains(stop[0], stop[1] - 1):
+        return NoLineage("backup_off_branch", _off_branch(lineage, *stop, "end"))
     return lineage
 
 
-def _off_branch(lineage: Lineage, timeline: int, checkpoint: int) -> str:
+def _off_branch(lineage: Lineage, timeline: int, lsn: int, what: str) -> str:
     for span in lineage.spans:
         if span.timeline == timeline and span.end is not None:
             return (
                 f"timeline {lineage.timeline} left timeline {timeline} at {span.end}, "
-                f"before the backup's checkpoint at {Lsn(checkpoint)}"
+                f"before the backup's {what} at {Lsn(lsn)}"
             )
     return f"timeline {lineage.timeline} does not come from timeline {timeline}, the backup's"
 

@@ -90,6 +90,24 @@ def minimal(layout: Layout) -> dict[tuple[int, int], Lsn]:
     return {(timeline, number): Lsn(lsn) for timeline, number, lsn in _read(layout, query, (), tuple)}
 
 
+def backup_ends(layout: Layout, wanted: Iterable[tuple[int, int, int, int]]) -> dict[tuple[int, int], Lsn]:
+    """Return where the records are that backups ended, by the timeline and LSN where each began.
+
+    `wanted` are (timeline, first segment, last segment, LSN where the backup began).
+    """
+    query = "SELECT min(lsn) FROM event WHERE timeline = ? AND number BETWEEN ? AND ? AND kind = ? AND value = ?"
+    found: dict[tuple[int, int], Lsn] = {}
+
+    def look(database: sqlite3.Connection) -> dict[tuple[int, int], Lsn]:
+        for timeline, first, last, start in wanted:
+            (lsn,) = database.execute(query, (timeline, first, last, BACKUP_END, int(start))).fetchone()
+            if lsn is not None:
+                found[timeline, start] = Lsn(lsn)
+        return found
+
+    return _ask(layout, look, {})
+
+
 def problems(layout: Layout) -> dict[tuple[int, int], str]:
     """Return the archived segments that satisfy nothing, by (timeline, number), with the reason: those that the index
     knows, and those that the audit condemned."""

@@ -121,13 +121,7 @@ class Reader:
         before = self._ending
         if before is not None and contentcheck.predecessor(name, header, self._histories) != before[0]:
             before = None
-        if before is not None or header.rem_len:
-            found = soundness.judge_with(
-                self._layout, name, data, self._system_id, self._histories, magic, facts, before
-            )
-        else:
-            systems = () if self._system_id is None else (self._system_id,)
-            found = contentcheck.check(name, data, systems=systems, histories=self._histories, facts=facts, magic=magic)
+        found = soundness.judge_with(self._layout, name, data, self._system_id, self._histories, magic, facts, before)
         self._ending = None if found.ending is None else (name, found.ending)
         return found.problem
 

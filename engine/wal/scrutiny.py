@@ -7,6 +7,7 @@ one by one, and those that changed are read.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
+from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
-from engine.wal import codec, index, inspection, soundness
+from engine.wal import codec, contentcheck, index, inspection, soundness
 from engine.wal.gaps import Key, left_later
 from engine.wal.inventory import Inventory, Names, histories, list_names, listed, take
 from engine.wal.listing import locate
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST_LOOKED_AT = 4096
 """Files whose size and time are compared with the index's."""
+_TORN = re.compile(f"{contentcheck.CONTINUES} ([0-9A-F]{{24}})")
 _MOST_READ = 256
 _MOST_FILLED = 1025
 """Segments that one record of 1 GiB can go on in."""
@@ -57,9 +60,11 @@ def examine(
     system_id: int | None,
     known: Histories,
     *,
+    begins: Mapping[str, str],
     seconds: float = READING_SECONDS,
 ) -> Scrutiny:
     """Return what is known of the segments; `first` are (timeline, run) whose files are compared, first ones first.
+    `begins` are the segments in which backups begin, each with the backup.
 
     At most `seconds` are spent on reading files that are new, or changed since they were indexed.
     """
@@ -86,9 +91,38 @@ def examine(
     to_read.update(dict.fromkeys(_going_on(layout, to_read, inventory.segment_size)))
     read = _read(layout, to_read, system_id, inventory, known, seconds)
     invalid.update({name: reason for name, reason in read.items() if reason})
+    _blame_the_one_before(layout, invalid, begins, system_id, known)
     left = [name for name in to_read if name not in read]
     new = sum(1 for name in unindexed if name in read)
     return Scrutiny(invalid, unchecked - new, sum(1 for name in left if name not in unindexed), len(known_files))
+
+
+def _blame_the_one_before(
+    layout: Layout, invalid: dict[str, str], begins: Mapping[str, str], system_id: int | None, known: Histories
+) -> None:
+    """Take segments that do not continue the one before them for good where a backup begins in them, if nothing else is
+    wrong with them: they are its history, and the one before is of another."""
+    for name, backup in begins.items():
+        torn = _TORN.search(invalid.get(name, ""))
+        if torn is None:
+            continue
+        alone = _alone(layout, name, system_id, known)
+        if alone:
+            invalid[name] = alone
+            continue
+        del invalid[name]
+        if os.path.exists(locate(layout, torn[1])):
+            invalid.setdefault(torn[1], f"corrupt: {name}, in which backup {backup} begins, does not continue it")
+
+
+def _alone(layout: Layout, name: str, system_id: int | None, known: Histories) -> str | None:
+    """Return what is wrong with a segment itself, whatever comes before it."""
+    try:
+        data = codec.read_segment(locate(layout, name))
+    except (CellarmanError, OSError) as error:
+        return str(error)
+    systems = () if system_id is None else (system_id,)
+    return contentcheck.check(name, data, systems=systems, histories=known).problem
 
 
 def _queued(layout: Layout, inventory: Inventory) -> list[str]:
@@ -229,21 +263,31 @@ def _problem_of(
     return found.problem or (found.short if followed else None)
 
 
+def begins_of(infos: Iterable[BackupInfo]) -> dict[str, str]:
+    """Return the segments in which backups begin, each with the first of those."""
+    found: dict[str, str] = {}
+    for info in infos:
+        if info.begin_wal:
+            found.setdefault(info.begin_wal, info.id)
+    return found
+
+
 def invalid_keys(
     layout: Layout,
     size: int,
-    backups: Sequence[tuple[str | None, str | None]],
+    infos: Sequence[BackupInfo],
     system_id: int | None,
     *,
     keep: bool,
 ) -> dict[Key, str]:
-    """Return the segments of `size` bytes that satisfy nothing, with the reason; `backups` are the first and the last
-    segment that each needs to be consistent, newest first. Those are among them of which there is only a file that
-    recovery is never given: they tell that WAL went on."""
+    """Return the segments of `size` bytes that satisfy nothing, with the reason; `infos` are the backups that count,
+    newest first. Those are among them of which there is only a file that recovery is never given: they tell that WAL
+    went on."""
     names = list_names(layout, keep=keep)
     inventory = take(layout, names, size)
     known, _, _ = histories(layout, names.root)
-    found = examine(layout, names, inventory, matter(backups, inventory), system_id, known)
+    first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
+    found = examine(layout, names, inventory, first, system_id, known, begins=begins_of(infos))
     keys = {
         key: f"only {path} is there, a name that PostgreSQL does not ask for" for key, path in inventory.encoded.items()
     }

@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 _CONTINUES = f"corrupt: {contentcheck.CONTINUES}"
 
 
-def judge(layout: Layout, name: str, data: bytes, system_id: int | None, room: str = "") -> Content:
+def judge(
+    layout: Layout, name: str, data: bytes, system_id: int | None, room: str = "", *, begins: bool = False
+) -> Content:
     """Judge the plain content of a segment with what comes before it in the archive, of which large segments may be
-    unpacked in the directory `room` instead of in memory."""
+    unpacked in the directory `room` instead of in memory. Nothing comes before one in which recovery `begins`."""
     magic = inspection.magic_of(layout, system_id)
-    return judge_with(layout, name, data, system_id, _histories(layout), magic, room=room)
+    known = _histories(layout)
+    if begins:
+        systems = () if system_id is None else (system_id,)
+        return contentcheck.check(name, data, systems=systems, histories=known, magic=magic)
+    return judge_with(layout, name, data, system_id, known, magic, room=room)
 
 
 def judge_with(

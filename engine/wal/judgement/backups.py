@@ -40,6 +40,20 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
     """Yield what a backup lacks to be consistent."""
     archive, size = case.archive, case.archive.segment_size
     first, last = core_range(base.start, base.stop, size)
+    if base.lacking:
+        yield Finding(
+            "unusable",
+            "critical" if alone else "warning",
+            "other_history",
+            base.timeline,
+            archive.name(base.timeline, first),
+            archive.name(base.timeline, last),
+            last - first + 1,
+            (base.id,),
+            why=f"PostgreSQL would refuse it: {base.lacking}",
+            fix=f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}",
+        )
+        return
     on = [line for line in lines if base in line.bases]
     if not on:
         return
@@ -85,8 +99,8 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
 
 
 def _off_branch(case: Case, base: Base) -> Iterator[Finding]:
-    """Yield that `latest` leaves a backup's own branch before its checkpoint: PostgreSQL would refuse to follow it."""
-    lineage = resolve("latest", base.timeline, base.checkpoint, case.archive)
+    """Yield that `latest` leaves a backup's own branch before its end: PostgreSQL would refuse to follow it."""
+    lineage = resolve("latest", base.timeline, base.checkpoint, case.archive, stop=base.end)
     if isinstance(lineage, NoLineage) and lineage.kind == "backup_off_branch":
         yield Finding(
             "backup_off_branch",

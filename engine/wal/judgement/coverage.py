@@ -50,7 +50,7 @@ class Line:
     def usable(self, base: Base, size: int) -> bool:
         """Tell whether all WAL that a backup needs to be consistent is there."""
         first, last = core_range(base.start, base.stop, size)
-        reached = self.reaches(first)
+        reached = self.reaches(first) if not base.lacking else None
         return reached is not None and reached >= last
 
 
@@ -72,7 +72,7 @@ def lines(case: Case) -> list[Line]:
     newest = max(case.bases, key=lambda base: (base.ended, base.id), default=None)
     for base in case.bases:
         for choice in ("latest", "current"):
-            lineage = resolve(choice, base.timeline, base.checkpoint, case.archive)
+            lineage = resolve(choice, base.timeline, base.checkpoint, case.archive, stop=base.end)
             if isinstance(lineage, NoLineage):
                 continue
             found[lineage.timeline] = lineage
@@ -96,7 +96,7 @@ def _server_timeline(case: Case) -> int | None:
 
 def _line(case: Case, lineage: Lineage, primary: bool) -> Line:
     cuts = tuple(stretches(lineage, case.archive.segment_size))
-    bases = [base for base in case.bases if lineage.contains(base.timeline, base.checkpoint)]
+    bases = [base for base in case.bases if _on(base, lineage)]
     written = [number for timeline, number in case.encoded if timeline == lineage.timeline]
     if case.live is not None and case.live.timeline == lineage.timeline and case.live.written is not None:
         written.append(case.live.written)
@@ -108,6 +108,12 @@ def _line(case: Case, lineage: Lineage, primary: bool) -> Line:
         primary,
         max(written, default=None),
     )
+
+
+def _on(base: Base, lineage: Lineage) -> bool:
+    """Tell whether a lineage leads through a backup, from its checkpoint to where it is consistent."""
+    ends = base.end is None or lineage.contains(base.end[0], base.end[1] - 1)
+    return ends and lineage.contains(base.timeline, base.checkpoint)
 
 
 def holes(line: Line, size: int) -> list[Span]:

@@ -95,6 +95,10 @@ class Base:
     """Kept with the WAL from its begin to its end, and no more."""
     self_contained: bool = False
     """It carries that WAL in its own pg_wal."""
+    end: tuple[int, int] | None = None
+    """Timeline and LSN at which it is consistent, where that is known exactly."""
+    lacking: str = ""
+    """Why the WAL of its range is not its own."""
 
 
 @dataclass(frozen=True, slots=True)

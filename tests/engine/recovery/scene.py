@@ -25,10 +25,12 @@ from engine.event import Level, Silent
 from engine.recovery.plan import Order, Plan
 from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
+from engine.recovery.settings import recovery_settings, render
 from engine.recovery.target import EndOfArchive, Target
 from engine.repository.backupinfo import BackupInfo
 from engine.wal.ingest import ingest
-from tests.support.cluster import Cluster, Install, running
+from tests.support.cluster import Cluster, Install, free_port, running
+from tests.support.site import eventually
 
 CLIENT = os.path.join(os.path.dirname(sys.executable), "cellarman-wal")
 SEGMENT = 1 << 20
@@ -125,11 +127,44 @@ class Scene:
         finally:
             self.remove(order.destination)
 
+    def stopped(self, target: Target, **settings: str) -> str:
+        """Return how recovery along the backup's timeline ends that is told to stop somewhere, whatever the plan says
+        of that: "paused", or what PostgreSQL died of."""
+        tried = Cluster(self.cluster.install, self.root / "tried", free_port())
+        tried.root.mkdir()
+        order = self.order(destination=str(tried.data), timeline="current")
+        execute(order.to_arguments(), self.server, Silent())
+        told = recovery_settings(target, timeline="current", action="pause", command="", major=tried.install.major)
+        del told["restore_command"]
+        with (tried.data / "postgresql.auto.conf").open("a") as conf:
+            conf.write(render({**told, **settings}))
+        tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root))
+        try:
+            tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
+            return _ended(tried)
+        finally:
+            self.remove(str(tried.data))
+            shutil.rmtree(tried.root)
+
     def remove(self, directory: str) -> None:
         """Stop the server in a directory and remove it."""
         pg_ctl = str(self.cluster.install.bindir / "pg_ctl")
         subprocess.run([pg_ctl, "-D", directory, "-m", "immediate", "-w", "stop"], capture_output=True, check=False)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _ended(tried: Cluster) -> str:
+    """Wait for the end of a recovery; return "paused", or what PostgreSQL died of."""
+    found: list[str] = []
+
+    def said() -> bool:
+        log = tried.log if (tried.root / "log").exists() else ""
+        fatal = re.search(r"FATAL:  (?!the database system is)(.*)", log)
+        found[:] = ["paused"] if "pausing at the end of recovery" in log else [fatal[1]] if fatal else []
+        return bool(found)
+
+    eventually(said, "recovery has ended")
+    return found[0]
 
 
 def value(conninfo: str, query: str) -> Any:

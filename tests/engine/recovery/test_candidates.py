@@ -145,14 +145,14 @@ def test_a_choice_is_where_postgresql_stops_and_never_too_new(
 
 
 def test_the_end_of_a_standbys_backup_is_noticed_at_the_record_behind_it() -> None:
-    base = Base("b", 1, Lsn(2 * SIZE), Lsn(4 * SIZE), pg_time(21), of_standby=True)
+    base = Base("b", 1, Lsn(2 * SIZE), Lsn(4 * SIZE), pg_time(21), exact=True, stop_timeline=1)
     ends_there, goes_on = Archive(SIZE, {1: [2, 3]}), Archive(SIZE, {1: [2, 3, 4]})
     made = Made([], {2, 3, 4}, 4)
     short = attempt(Immediate(), base, "current", ends_there, made)
     assert isinstance(short, Miss) and short.kind == "unreachable" and "record behind" in short.why
     found = attempt(Immediate(), base, "current", goes_on, made)
     assert isinstance(found, Choice) and found.stop_segment == 4
-    primary = attempt(Immediate(), replace(base, of_standby=False), "current", ends_there, made)
+    primary = attempt(Immediate(), replace(base, exact=False), "current", ends_there, made)
     assert isinstance(primary, Choice) and primary.stop_segment == 3
 
 

@@ -29,7 +29,8 @@ from engine.recovery.target import LsnTarget
 from engine.repository.layout import Layout
 from engine.wal import codec, findings
 from engine.wal.audit import audit
-from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene
+from engine.wal.fetch import REFUSED, get
+from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
 
@@ -376,3 +377,107 @@ def test_a_byte_flipped_anywhere(life: Life, seed: int) -> None:
         assert said != "promoted" or rows == life.marks[-1].rows
     finally:
         life.heal()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_comes_before_the_segment_that_a_backup_begins_in_is_nothing_to_it(
+    postgres: Install, read_only: bool
+) -> None:
+    """PostgreSQL never reads it; and that the backup begins there tells which of the two is of another history."""
+    with scene(postgres) as stage:
+        stage.insert()
+        older = stage.backup()
+        stage.insert()
+        stage.archive_all()
+        stage.insert()
+        stage.archive_all()
+        newer = stage.backup()
+        last = stage.insert()
+        stage.archive_all()
+        number = parse_segment(newer.begin_wal or "", SEGMENT)[1]
+        twin = segment_name(1, number - 1, SEGMENT)
+        path = Path(stage.server.layout.wal(twin))
+        path.write_bytes(ended_sooner(codec.read_segment(str(path))))
+        shutil.rmtree(stage.server.layout.own)
+        if not read_only:
+            audit(stage.server.layout)
+        now = datetime.now(timezone.utc)
+        before = make_plan(stage.server, stage.order(backup=older.id), now=now, read_only=read_only)
+        assert before.refused and f"{newer.begin_wal}, in which backup {newer.id} begins" in before.refused.why
+        plan = make_plan(stage.server, stage.order(backup=newer.id), now=now, read_only=read_only)
+        assert plan.reachable, plan.refused
+        found, _ = reachable_windows(stage.server, read_only=read_only)
+        assert {(w.backup, w.bounded_by) for w in found} == {
+            (older.id, "invalid_segment"),
+            (newer.id, "end_of_archive"),
+        }
+        said = findings.report(stage.server, ask_server=False, read_only=read_only)
+        assert [(f.kind, f.first) for f in said.findings if f.severity != "note"] == [("corrupt", twin)]
+        with stage.restored(backup=newer.id) as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == last.rows
+
+
+def test_a_twin_that_was_indexed_before_its_follower_came(postgres: Install) -> None:
+    """What comes is held against what was indexed in an earlier pass, also where no record goes on across the two."""
+    with scene(postgres) as stage:
+        stage.insert()
+        stage.backup()
+        number = segment_of(Lsn.parse(stage.insert().lsn), SEGMENT)
+        stage.archive_all()
+        path = Path(stage.server.layout.wal(segment_name(1, number, SEGMENT)))
+        path.write_bytes(ended_sooner(codec.read_segment(str(path))))
+        assert reachable_windows(stage.server)[0][0].bounded_by == "end_of_archive"
+        stage.insert()
+        stage.archive_all()
+        following = segment_name(1, number + 1, SEGMENT)
+        plan = stage.plan()
+        assert plan.refused and following in plan.refused.why, plan.warnings
+        assert get(stage.server.layout, following, str(stage.root / "delivered")) == REFUSED
+
+
+def segments_of(stage: Scene) -> set[str]:
+    return {path.name for path in Path(stage.server.layout.wals).rglob("00000001????????????????")}
+
+
+def test_wal_of_another_history_than_the_backup_that_it_seems_to_be_of(postgres: Install) -> None:
+    """Two lives of one cluster wrote the same segments: PostgreSQL finds no end of the backup in those of the other."""
+    with scene(postgres) as stage:
+        stage.insert()
+        stage.backup()
+        stage.insert()
+        stage.archive_all()
+        place, aside = stage.cluster.data, stage.root / "aside"
+        stage.cluster.stop()
+        shutil.copytree(place, aside, symlinks=True)
+        shared = segments_of(stage)
+        stage.cluster.start()
+        info = stage.backup()
+        stage.insert()
+        stage.archive_all()
+        order = stage.order()
+        execute(order.to_arguments(), stage.server, Silent())
+        stage.cluster.stop()
+        core = [name for name in segments_of(stage) if (info.begin_wal or "") <= name <= (info.end_wal or "")]
+        shutil.rmtree(place)
+        aside.rename(place)
+        place.chmod(0o700)
+        for name in segments_of(stage) - shared:
+            os.unlink(stage.server.layout.wal(name))
+        stage.cluster.start()
+        while any(not os.path.exists(stage.server.layout.wal(name)) for name in core):
+            stage.insert(3000)
+            stage.archive_all()
+        plan = stage.plan(backup=info.id)
+        assert plan.refused and f"says that backup {info.id} ended" in plan.refused.why, plan
+        assert info.id not in [window.backup for window in reachable_windows(stage.server)[0]]
+        said = findings.report(stage.server, ask_server=False)
+        assert [f.state for f in said.findings if f.kind == "unusable"] == ["other_history"]
+        restored = Cluster(postgres, stage.root / "other", free_port())
+        restored.root.mkdir()
+        restored.data.symlink_to(order.destination)
+        restored.configure(port=str(restored.port), unix_socket_directories=str(restored.root))
+        try:
+            postgres.run("pg_ctl", "-D", str(restored.data), "-l", str(restored.root / "log"), "-W", "start")
+            assert "could not locate" in concluded(restored) or "ends before end of" in concluded(restored)
+        finally:
+            restored.stop("immediate")

@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 
 from engine.postgres.lsn import Lsn
+from engine.recovery.reachable import reachable_windows
 from engine.recovery.target import Immediate, LsnTarget, NameTarget, TimeTarget, XidTarget
 from tests.engine.recovery.scene import Mark, Scene, scene, value
 from tests.support.cluster import Install
@@ -121,3 +122,14 @@ def test_lsn_inside_the_backup(history: History) -> None:
     assert found.info and found.info.begin_xlog
     plan = history.scene.plan(LsnTarget(Lsn(found.info.begin_xlog + 8)))
     assert not plan.reachable and plan.after and "--to-immediate" in plan.after.command
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_an_lsn_around_the_record_that_ends_the_backup(history: History, inclusive: bool) -> None:
+    """What the server says of the end is later: the record is what PostgreSQL goes by, and it may stop behind that."""
+    stage = history.scene
+    window = reachable_windows(stage.server)[0][-1]
+    record = window.from_lsn - 40
+    for lsn in (record - 200, record - 8, record, record + 1, window.from_lsn, window.from_lsn + 8):
+        target = LsnTarget(Lsn(lsn), inclusive)
+        assert stage.plan(target).reachable == (stage.stopped(target) == "paused"), target

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from engine.backup import streaming
@@ -16,12 +17,18 @@ from engine.event import Silent
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_name, segment_of
 from engine.recovery.reachable import reachable_windows
-from engine.recovery.target import TimeTarget
+from engine.recovery.restore import execute
+from engine.recovery.settings import render, setting_of
+from engine.recovery.target import Immediate, TimeTarget, XidTarget
 from engine.repository.backupinfo import BackupInfo
+from engine.wal import codec
 from engine.wal.fetch import ABSENT, REFUSED, get
 from engine.wal.findings import report
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
+from tests.engine.recovery.test_restore_damage import ended_sooner
+from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
+from tests.support.site import eventually
 
 
 @dataclass
@@ -154,6 +161,12 @@ def test_a_lost_history_of_a_timeline_that_has_wal(failover: Failover, monkeypat
             assert plan.refused and lost in plan.refused.why, plan
         paused = stage.plan(TimeTarget(failover.shared.at), timeline="current")
         assert paused.reachable and any(lost in warning for warning in paused.warnings)
+        early = stage.plan(Immediate(), timeline="current", backup=failover.before.id)
+        assert early.reachable and not any("branch that was left" in warning for warning in early.warnings)
+        dead = stage.plan(TimeTarget(failover.old.at), timeline="current", backup=failover.old_backup.id)
+        assert dead.refused  # no commit after it proves it
+        dead = stage.plan(XidTarget(failover.old.xid), timeline="current")
+        assert dead.reachable and any("may be a branch that was left" in warning for warning in dead.warnings)
         (place / "backup_label").write_text("START TIMELINE: 1\n")
         assert get(stage.server.layout, lost, "pg_wal/RECOVERYHISTORY") == REFUSED
         assert get(stage.server.layout, "00000003.history", "pg_wal/RECOVERYHISTORY") == ABSENT
@@ -162,6 +175,75 @@ def test_a_lost_history_of_a_timeline_that_has_wal(failover: Failover, monkeypat
     finally:
         os.rename(path + ".aside", path)
         shutil.rmtree(place)
+
+
+@pytest.mark.parametrize(("options", "goes_on"), [("", False), (" --on-hole=absent", True)])
+def test_a_standby_does_not_follow_a_branch_whose_successors_history_was_lost(
+    failover: Failover, options: str, goes_on: bool
+) -> None:
+    """Unless it streams: then PostgreSQL learns of the timeline from its primary."""
+    stage, lost = failover.scene, "00000002.history"
+    path = stage.server.layout.wal(lost)
+    order = stage.order(XidTarget(failover.old.xid), destination=str(stage.root / "following"), timeline="current")
+    execute(order.to_arguments(), stage.server, Silent())
+    standby = Cluster(stage.cluster.install, stage.root / "follower", free_port())
+    standby.root.mkdir()
+    standby.data.symlink_to(order.destination)
+    os.rename(standby.data / "recovery.signal", standby.data / "standby.signal")
+    conf = standby.data / "postgresql.auto.conf"
+    told = {"restore_command": setting(conf, "restore_command") + options, "recovery_target_timeline": "latest"}
+    conf.write_text(conf.read_text() + render({**told, "recovery_target_xid": ""}))
+    standby.configure(port=str(standby.port), unix_socket_directories=str(standby.root))
+    os.rename(path, path + ".aside")
+    try:
+        standby.install.run("pg_ctl", "-D", str(standby.data), "-l", str(standby.root / "log"), "-W", "start")
+        query = "SELECT count(*) FROM kept"
+        if goes_on:
+            eventually(lambda: _value(standby, query) == failover.old.rows, "it has replayed the old branch")
+        else:
+            eventually(lambda: "FATAL:  could not restore file" in standby.log, "it has ended")
+            assert f"{lost} is missing from the archive" in standby.log
+    finally:
+        os.rename(path + ".aside", path)
+        stage.remove(order.destination)
+        shutil.rmtree(standby.root)
+
+
+def _value(cluster: Cluster, query: str) -> object:
+    """Return what a server answers, None while it does not take connections."""
+    try:
+        return cluster.value(query)
+    except psycopg2.OperationalError:
+        return None
+
+
+def setting(conf: Path, name: str) -> str:
+    found = [setting_of(line) for line in conf.read_text().splitlines()]
+    return next(text for key, text in found if key == name)
+
+
+def test_a_recovery_ends_on_no_timeline_that_has_wal(failover: Failover) -> None:
+    """Also where a newer one has its history: only that the newer one is followed makes the lost one needless."""
+    stage, lost = failover.scene, "00000002.history"
+    layout = stage.server.layout
+    third = Path(layout.wals, "00000003.history")
+    order = stage.order(destination=str(stage.root / "promoting"), timeline="1", backup=failover.before.id)
+    execute(order.to_arguments(), stage.server, Silent())
+    tried = Cluster(stage.cluster.install, stage.root / "promoter", free_port())
+    tried.root.mkdir()
+    tried.data.symlink_to(order.destination)
+    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    third.write_text("1\t0/300000\tanother one\n")
+    os.rename(layout.wal(lost), layout.wal(lost) + ".aside")
+    try:
+        plan = stage.plan(timeline="1", backup=failover.before.id)
+        assert plan.refused and lost in plan.refused.why
+        tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
+        assert concluded(tried).startswith(f'could not restore file "{lost}"')
+    finally:
+        os.rename(layout.wal(lost) + ".aside", layout.wal(lost))
+        third.unlink()
+        stage.remove(order.destination)
 
 
 def test_a_timeline_that_does_not_exist(failover: Failover) -> None:
@@ -198,3 +280,22 @@ def test_a_missing_first_segment_of_the_branch_is_a_hazard(failover: Failover) -
         assert {w.bounded_by for w in found if w.timeline == 2} == {"branch_hazard"}
     finally:
         os.rename(layout.wal(first) + ".aside", layout.wal(first))
+
+
+def test_the_first_segment_of_a_branch_is_held_against_the_last_one_before_it(failover: Failover) -> None:
+    stage = failover.scene
+    layout = stage.server.layout
+    before = segment_of(Lsn.parse(failover.shared.lsn), SEGMENT)
+    path = Path(layout.wal(segment_name(1, before, SEGMENT)))
+    first = segment_name(2, before + 1, SEGMENT)
+    assert os.path.exists(layout.wal(first))
+    good = path.read_bytes()
+    path.write_bytes(ended_sooner(codec.read_segment(str(path))))
+    try:
+        for _ in range(2):  # as it was indexed after it was changed, and anew
+            plan = stage.plan(timeline="2", backup=failover.before.id)
+            assert plan.refused and first in plan.refused.why, plan.warnings
+            shutil.rmtree(layout.own)
+        assert get(layout, first, str(stage.root / "delivered")) == REFUSED
+    finally:
+        path.write_bytes(good)
