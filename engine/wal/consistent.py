@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import CellarmanError
 from engine.postgres import walfile
@@ -59,12 +59,16 @@ def consistent(layout: Layout, infos: Sequence[BackupInfo], *, most_read: int) -
         if FROM_STANDBY in (info.backup_label or ""):
             found[info.id] = _of_standby(layout, info, span)
             continue
-        record = ends.get((span.timeline, span.start))
+        record, known = ends.get((span.timeline, span.start), (None, 0))
+        first, last = _core(info, span)
+        unknown = last - first + 1 - known
         if record is not None:
             found[info.id] = _ended(info, span, record)
+        elif unknown <= most_read and info.backup_label:  # else where it began is the catalogue's word only
+            found[info.id] = _looked_for(layout, info, span)
+            most_read -= unknown
         else:
-            found[info.id], count = _looked_for(layout, info, span, most_read)
-            most_read -= count
+            found[info.id] = span
     return found
 
 
@@ -111,32 +115,28 @@ def _control(layout: Layout, info: BackupInfo) -> ControlFile | None:
     return None
 
 
-def _looked_for(layout: Layout, info: BackupInfo, span: Consistent, most: int) -> tuple[Consistent, int]:
-    """Look for the record of a backup's end in the segments that the index does not know; return what is known then,
-    and how many were read."""
+def _looked_for(layout: Layout, info: BackupInfo, span: Consistent) -> Consistent:
+    """Look for the record of a backup's end in the segments that the index does not know."""
     size = info.xlog_segment_size
     first, last = _core(info, span)
     known = {row.number for row in index.rows(layout, span.timeline, first, last) if row.problem is None}
-    unknown = [number for number in range(last, first - 1, -1) if number not in known]
-    if len(unknown) > most:
-        return span, 0
-    for number in unknown:
+    for number in range(last, first - 1, -1):
         name = segment_name(span.timeline, number, size)
+        if number in known:
+            continue
         try:
             data = codec.read_segment(layout.wal(name))
             header = walfile.read_header(data)
-            if walfile.check_segment(name, header, system_id=info.systemid, size=len(data)):
-                return span, len(unknown)
         except (CellarmanError, OSError):
-            return span, len(unknown)
+            return span
+        if walfile.check_segment(name, header, system_id=info.systemid, size=len(data)):
+            return span
         for record in walfile.walk(data, header).backup_ends:
             if record.start_lsn == span.start:
-                return _ended(info, span, record.lsn), len(unknown)
-    if not info.backup_label:
-        return span, len(unknown)  # where it began is the catalogue's word only
+                return _ended(info, span, record.lsn)
     names = " to ".join(dict.fromkeys(segment_name(span.timeline, number, size) for number in (first, last)))
     why = f"no record in {names} says that backup {info.id} ended: that is WAL of another history than the backup's"
-    return Consistent(span.timeline, span.start, span.stop, span.stop_timeline, False, why), len(unknown)
+    return replace(span, lacking=why)
 
 
 def _end_of(record: Lsn, segment_size: int) -> Lsn:

@@ -90,19 +90,24 @@ def minimal(layout: Layout) -> dict[tuple[int, int], Lsn]:
     return {(timeline, number): Lsn(lsn) for timeline, number, lsn in _read(layout, query, (), tuple)}
 
 
-def backup_ends(layout: Layout, wanted: Iterable[tuple[int, int, int, int]]) -> dict[tuple[int, int], Lsn]:
-    """Return where the records are that backups ended, by the timeline and LSN where each began.
+def backup_ends(
+    layout: Layout, wanted: Iterable[tuple[int, int, int, int]]
+) -> dict[tuple[int, int], tuple[Lsn | None, int]]:
+    """Return where the records are that backups ended, by the timeline and LSN where each began; where there is none,
+    None and how many good segments of the backup's range are indexed.
 
     `wanted` are (timeline, first segment, last segment, LSN where the backup began).
     """
-    query = "SELECT min(lsn) FROM event WHERE timeline = ? AND number BETWEEN ? AND ? AND kind = ? AND value = ?"
-    found: dict[tuple[int, int], Lsn] = {}
+    where = "timeline = ? AND number BETWEEN ? AND ?"
+    ended = f"SELECT min(lsn) FROM event WHERE {where} AND kind = ? AND value = ?"
+    known = f"SELECT count(*) FROM segment WHERE {where} AND problem IS NULL"
 
-    def look(database: sqlite3.Connection) -> dict[tuple[int, int], Lsn]:
+    def look(database: sqlite3.Connection) -> dict[tuple[int, int], tuple[Lsn | None, int]]:
+        found: dict[tuple[int, int], tuple[Lsn | None, int]] = {}
         for timeline, first, last, start in wanted:
-            (lsn,) = database.execute(query, (timeline, first, last, BACKUP_END, int(start))).fetchone()
-            if lsn is not None:
-                found[timeline, start] = Lsn(lsn)
+            (lsn,) = database.execute(ended, (timeline, first, last, BACKUP_END, int(start))).fetchone()
+            count = 0 if lsn is not None else database.execute(known, (timeline, first, last)).fetchone()[0]
+            found[timeline, start] = (None if lsn is None else Lsn(lsn), count)
         return found
 
     return _ask(layout, look, {})
