@@ -143,7 +143,7 @@ def _check_last_restored(layout: Layout, directory: str, system_id: int | None) 
         return
     name, plain = last
     try:
-        _check_records(layout, name, plain, system_id, directory)
+        _check_records(layout, name, plain, system_id, directory, begins=_is_first(name))
     except Damaged as error:
         raise Hole(
             f"recovery would end in {name}, which cannot be replayed to its end",
