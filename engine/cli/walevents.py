@@ -11,9 +11,18 @@ from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
-from engine.wal.indexschema import BACKUP_END, CHECKPOINT, DROP, END_OF_RECOVERY, MINIMAL, RESTORE_POINT, Event
+from engine.wal.indexschema import (
+    BACKUP_END,
+    CHECKPOINT,
+    DROP,
+    END_OF_RECOVERY,
+    MINIMAL,
+    RESTORE_POINT,
+    TABLESPACE,
+    Event,
+)
 
-KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY, MINIMAL)
+KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY, MINIMAL, TABLESPACE)
 _BUDGET = 20.0
 
 
@@ -84,6 +93,8 @@ def _detail(event: Event, repeated: bool) -> str:
             return f"redo {Lsn(event.value or 0)}"
         case "backup_end":
             return f"of the backup from {Lsn(event.value or 0)}"
+        case "tablespace":
+            return f"tablespace {event.value} was made in {event.name or 'the data directory'}"
         case "wal_level_minimal":
             return "no backup from before is replayed past it"
         case _:

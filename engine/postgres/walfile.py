@@ -172,6 +172,7 @@ class SegmentFacts(
             "backup_ends",
             "end_of_recovery",
             "minimal",
+            "tablespaces",
             "drops",
             "last_timeline",
             "carry",
@@ -206,6 +207,7 @@ class SegmentFacts(
     backup_ends: tuple[walrecord.BackupEnd, ...]
     end_of_recovery: tuple[walrecord.EndOfRecovery, ...]
     minimal: tuple[walrecord.Minimal, ...]
+    tablespaces: tuple[walrecord.TablespaceMade, ...]
     drops: tuple[walrecord.Commit, ...]
     """Commits that removed files."""
     last_timeline: int
@@ -365,13 +367,14 @@ class _Walk:
         """Go from record to record until the page ends: the loop that the speed of it all hangs on."""
         data, base, last, append = self.data, self.base, self.last, self.ends.append
         unpack, unpack_end, kinds = _LENGTH_AND_MANAGER.unpack_from, _XACT_END.unpack_from, _PLAIN_KINDS
+        xact, last_manager = walrecord.XACT, walrecord.TABLESPACE
         length = 0
         last_whole_header = page_end - walrecord.HEADER
         while position <= last_whole_header:
             length, manager = unpack(data, position)
-            if manager < 2:
+            if manager <= last_manager:
                 plain = False
-                if length == _PLAIN_END and manager and position + _PLAIN_END <= page_end:
+                if length == _PLAIN_END and manager == xact and position + _PLAIN_END <= page_end:
                     xid, previous, info, block, stamp = unpack_end(data, position)
                     if block == 255 and info in kinds and (last is None or previous == base + last):
                         append((base + position, xid, stamp, kinds[info], False))
@@ -389,7 +392,7 @@ class _Walk:
             self._begin(last, length, page_end, None)
 
     def _special(self, position: int, length: int, page_end: int, last: int | None) -> bool:
-        """Take a record of the transaction or the XLOG manager; False when the page's walk is over."""
+        """Take a record that recovery may care about; False when the page's walk is over."""
         self.last = last
         if length < walrecord.HEADER:
             self._begin(position, length, page_end, None)
@@ -468,6 +471,7 @@ def _facts(walker: _Walk) -> SegmentFacts:
         backup_ends=tuple(by_kind.get(walrecord.BackupEnd, ())),
         end_of_recovery=tuple(by_kind.get(walrecord.EndOfRecovery, ())),
         minimal=tuple(by_kind.get(walrecord.Minimal, ())),
+        tablespaces=tuple(by_kind.get(walrecord.TablespaceMade, ())),
         drops=tuple(walrecord.Commit._make(end) for end in done if end[4]),
         last_timeline=walker.last_timeline,
         carry=walker.carry(),

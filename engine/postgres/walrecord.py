@@ -1,7 +1,8 @@
-"""Single WAL records that recovery cares about: ends of transactions, and the landmarks of the XLOG manager.
+"""Single WAL records that recovery cares about: ends of transactions, the landmarks of the XLOG manager, tablespaces.
 
-Sources: PostgreSQL's src/include/access/{xlogrecord,xact}.h, src/include/catalog/pg_control.h and ParseCommitRecord,
-ParseAbortRecord in src/backend/access/rmgrdesc/xactdesc.c. Light: the WAL client loads it.
+Sources: PostgreSQL's src/include/access/{xlogrecord,xact,rmgrlist}.h, src/include/catalog/pg_control.h,
+src/include/commands/tablespace.h and ParseCommitRecord, ParseAbortRecord in src/backend/access/rmgrdesc/xactdesc.c.
+Light: the WAL client loads it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    Landmark: TypeAlias = "RestorePoint | Checkpoint | BackupEnd | EndOfRecovery | Minimal"
+    Landmark: TypeAlias = "RestorePoint | Checkpoint | BackupEnd | EndOfRecovery | Minimal | TablespaceMade"
 
 HEADER = 24
 """Bytes of a record's header."""
 
-XLOG, XACT = 0, 1
+XLOG, XACT, TABLESPACE = 0, 1, 5
 COMMIT, ABORT, COMMIT_PREPARED, ABORT_PREPARED = 0x00, 0x20, 0x30, 0x40
 _KINDS = {COMMIT: "commit", ABORT: "abort", COMMIT_PREPARED: "commit_prepared", ABORT_PREPARED: "abort_prepared"}
 
@@ -29,6 +30,7 @@ _CHECKPOINTS = (0x00, 0x10)
 _BACKUP_END, _PARAMETER_CHANGE, _RESTORE_POINT, _END_OF_RECOVERY = 0x50, 0x60, 0x70, 0x90
 _WANTED_XLOG = frozenset((*_CHECKPOINTS, SWITCH, _BACKUP_END, _PARAMETER_CHANGE, _RESTORE_POINT, _END_OF_RECOVERY))
 
+_CREATE = 0x00
 _HAS_XINFO = 0x80
 _DBINFO, _SUBXACTS, _RELFILES, _INVALS, _TWOPHASE, _STATS = 0x1, 0x2, 0x4, 0x8, 0x10, 0x100
 _MAGIC_OF_18 = 0xD118
@@ -95,6 +97,17 @@ class Minimal(namedtuple("Minimal", ("lsn",))):
     lsn: Lsn
 
 
+class TablespaceMade(namedtuple("TablespaceMade", ("lsn", "oid", "location"))):
+    """CREATE TABLESPACE. Replay makes it in the same directory again, wherever a restore put the others, and goes on
+    with what is there; without that directory recovery ends with an error (create_tablespace_directories)."""
+
+    __slots__ = ()
+    lsn: Lsn
+    oid: int
+    location: str
+    """Empty for one in the data directory itself."""
+
+
 class Switch(namedtuple("Switch", ("lsn",))):
     """The end of a segment's use: zeros follow."""
 
@@ -104,7 +117,9 @@ class Switch(namedtuple("Switch", ("lsn",))):
 
 def is_wanted(rmid: int, info: int) -> bool:
     """Tell whether `decode` makes something of a record with these two header bytes."""
-    return info & 0x70 in _KINDS if rmid == XACT else rmid == XLOG and info & 0xF0 in _WANTED_XLOG
+    if rmid == XACT:
+        return info & 0x70 in _KINDS
+    return info & 0xF0 in _WANTED_XLOG if rmid == XLOG else rmid == TABLESPACE and info & 0xF0 == _CREATE
 
 
 def decode(record: bytes, lsn: int, magic: int) -> Commit | Switch | Landmark | None:
@@ -117,6 +132,9 @@ def decode(record: bytes, lsn: int, magic: int) -> Commit | Switch | Landmark | 
         return None
     try:
         main = _main_data(record)
+        if rmid == TABLESPACE:
+            location = main[4:].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            return TablespaceMade(Lsn(lsn), struct.unpack_from("<I", main)[0], location)
         return _transaction_end(main, record, lsn, magic) if rmid == XACT else _landmark(main, info & 0xF0, lsn, magic)
     except (struct.error, IndexError):
         return None

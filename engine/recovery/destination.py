@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.config import Server
 from engine.errors import Refused
 from engine.oserrors import writable_again
+from engine.postgres.lsn import Lsn
+from engine.postgres.walrecord import TablespaceMade
 from engine.recovery.place import Ground, Place
 
 _SPACE = re.compile(r"PG_\d+(\.\d+)?_\d+")
@@ -42,11 +44,15 @@ def refusals(
     server: Server,
     ground: Ground,
     tablespaces: Sequence[Placed],
+    replayed: Sequence[TablespaceMade] = (),
     *,
     delta: bool = False,
     state_directory: str = "",
+    instead: Callable[[Lsn], str] = str,
 ) -> list[Refused]:
     """Return why nothing may be written there; empty when it may.
+
+    `replayed` are tablespaces that WAL makes; `instead` returns the command that stops before that.
 
     `delta` lets the restore change a stopped server's data directory into what the backup holds. `state_directory` is
     Cellarman's own: jobs and journals are in it.
@@ -68,7 +74,28 @@ def refusals(
         found += _directory(rules, there, what, ours=owned, option=f"--tablespace {shlex.quote(space.name)}=DIR")
         found += _overlap(there.real, what, seen)
         seen[there.real] = what
+    for made, there in zip(replayed, ground.replayed, strict=True):
+        what = f"the place where WAL makes tablespace {made.oid}"
+        owned = left is not None and there.real in left.directories
+        fix = (
+            f"restore to before that: {instead(made.lsn)}\n"
+            "or, with --on HOST, where that directory is free; what a later backup holds can be put anywhere"
+        )
+        found += [_in_use(made, there, ground.host, fix)] if there.names and not owned else []
+        found += _directory(rules, there, what, ours=True, fix=fix)
+        found += _overlap(there.real, what, seen)
+        seen[there.real] = what
     return found
+
+
+def _in_use(made: TablespaceMade, there: Place, host: str, fix: str) -> Refused:
+    """Return why WAL may not make a tablespace where it does: PostgreSQL would go on with what lies there."""
+    return Refused(
+        f"replay would write into {there.path}{f' on {host}' if host else ''}, which is in use",
+        f"tablespace {made.oid} was made there at {made.lsn}, after this backup began, and replay makes it in the same"
+        f" place again, over what is there ({there.names[0]}): it may be the living server's",
+        fix,
+    )
 
 
 def _our_own(ground: Ground, state_directory: str) -> list[Refused]:
@@ -89,10 +116,13 @@ def _as_root(ground: Ground) -> Refused:
     return Refused("a restore is not done as root", why, fix)
 
 
-def _directory(rules: _Rules, place: Place, what: str, *, ours: bool = False, option: str = "") -> list[Refused]:
+def _directory(
+    rules: _Rules, place: Place, what: str, *, ours: bool = False, option: str = "", fix: str = ""
+) -> list[Refused]:
     """Return why a new cluster's files cannot go to a place."""
     path, uid = place.path, rules.ground.uid
-    fix = f"choose another directory with {option}" if option else "choose a directory that is empty or does not exist"
+    fix = fix or "choose a directory that is empty or does not exist"
+    fix = f"choose another directory with {option}" if option else fix
     inside = _inside_repository(rules.server, place) if rules.ground.holds_repository else ""
     if inside:
         return [Refused(f"{what} {path} lies in the repository", f"{inside} holds backups", fix)]

@@ -12,6 +12,7 @@ from engine.errors import CellarmanError, Refused
 from engine.host import rsync
 from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine
+from engine.postgres.walrecord import TablespaceMade
 from engine.recovery import farside, remote, staging
 from engine.recovery.destination import Placed
 from engine.recovery.place import Ground, Place
@@ -38,16 +39,19 @@ class Elsewhere:
         return "PG_VERSION" in self.ground.destination.names
 
 
-def look(server: Server, order: Order, info: BackupInfo, placed: Sequence[Placed]) -> Elsewhere:
+def look(
+    server: Server, order: Order, info: BackupInfo, placed: Sequence[Placed], replayed: Sequence[TablespaceMade]
+) -> Elsewhere:
     """Ask the host that `order.on` names. Raises UsageError, and HostError when it cannot be asked."""
     endpoint = Endpoint.parse(order.on, server.ssh)
     with machine(endpoint) as far:
         beside = order.destination + staging.BESIDE
-        seen = farside.survey(far, order.destination, [*(space.directory for space in placed), beside])
+        spaces = [*(space.directory for space in placed), *(space.location for space in replayed)]
+        seen = farside.survey(far, order.destination, [*spaces, beside])
         place = seen.spaces[-1]
         if not (place.usable or (not place.there and place.parent_usable)):
             place = replace(seen.destination, path=os.path.join(order.destination, staging.INSIDE), names=())
-        ground = replace(seen, spaces=seen.spaces[:-1])
+        ground = replace(seen, spaces=seen.spaces[: len(placed)], replayed=seen.spaces[len(placed) : -1])
         found = [*_programs(far, order, info, server), *_delta(server, order, info, placed, ground), *_staging(place)]
     return Elsewhere(endpoint, ground, place, tuple(found))
 

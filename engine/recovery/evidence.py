@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.errors import CellarmanError
-from engine.postgres import walfile
+from engine.postgres import walfile, walrecord
 from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Mark, Point, Row
@@ -52,6 +52,8 @@ class WalFacts:
         self._walked: dict[Key, _Walked] = {}
         self._rows: dict[tuple[int, int], dict[int, index.SegmentRow]] = {}
         self._points: dict[Key, list[Point]] | None = None
+        self._made: dict[Key, tuple[walrecord.TablespaceMade, ...]] = {}
+        """The tablespaces that segments make which were read here."""
         self._newest_ending: tuple[str, contentcheck.Ending] | None = None
         self.headers_only = 0
         """Segments of which `check` read the header only."""
@@ -112,6 +114,16 @@ class WalFacts:
         for key in keys:
             found += self._points.get(key, ()) if self._indexed(key) is not None else self._walk(key).points
         return sorted(found, key=lambda point: point.lsn)
+
+    def tablespaces(self, keys: Iterable[Key]) -> list[walrecord.TablespaceMade]:
+        """Return where tablespaces are made in these segments, which were checked, in WAL order."""
+        indexed: dict[Key, tuple[walrecord.TablespaceMade, ...]] = {}
+        for event in index.tablespaces(self._layout):
+            made = walrecord.TablespaceMade(Lsn(event.lsn), event.value or 0, event.name)
+            key = (event.timeline, event.number)
+            indexed[key] = (*indexed.get(key, ()), made)
+        found = [each for key in keys for each in (self._made if key in self._made else indexed).get(key, ())]
+        return sorted(found, key=lambda each: each.lsn)
 
     def check(self, keys: Sequence[Key], seconds: float) -> dict[Key, str]:
         """Return the segments that satisfy nothing, with the reason; `keys` are in the order of replay.
@@ -237,6 +249,7 @@ class WalFacts:
         self._newest_ending = None if found.ending is None else (name, found.ending)
         if found.problem:
             raise InvalidSegment(key, found.problem)
+        self._made[key] = facts.tablespaces
         marks = tuple(
             Mark(Lsn(c.lsn), c.xid, c.timestamp, c.kind.startswith("commit"), c.drops)
             for c in walfile.commits(data, header, carry)

@@ -87,7 +87,8 @@ def survey(far: Machine, destination: str, spaces: Sequence[str]) -> Ground:
     places = [_place(path, words) for path in paths]
     if not head.isdigit():
         raise CellarmanError(what, f"id -u said {head!r}", "see what the account's shell does there")
-    return Ground(int(head), places[0], tuple(places[1:]), far.name, boot.strip() == _boot_id())
+    same = boot.strip() == _boot_id()
+    return Ground(int(head), places[0], tuple(places[1:]), host=far.name, holds_repository=same)
 
 
 def find_postgres(far: Machine, path_prefix: str, major: int) -> str:

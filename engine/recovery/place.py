@@ -70,6 +70,8 @@ class Ground:
     destination: Place
     spaces: tuple[Place, ...] = ()
     """Of the tablespaces, in the plan's order."""
+    replayed: tuple[Place, ...] = ()
+    """Of the tablespaces that WAL makes, in the plan's order."""
     host: str = ""
     """Its name; empty for this host."""
     holds_repository: bool = True

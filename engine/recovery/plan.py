@@ -11,6 +11,7 @@ from typing import Any
 from engine.errors import Refused
 from engine.host.endpoint import Endpoint
 from engine.postgres.lsn import Lsn
+from engine.postgres.walrecord import TablespaceMade
 from engine.recovery.destination import Placed
 from engine.recovery.facts import Mark
 from engine.recovery.place import Leftover
@@ -144,6 +145,8 @@ class Plan:
     free_bytes: int | None = None
     """Free where the data directory will be."""
     placed: tuple[Placed, ...] = ()
+    replayed: tuple[TablespaceMade, ...] = ()
+    """Tablespaces that WAL makes, each in a directory that nothing can change."""
     leftover: Leftover | None = None
     steps: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -159,6 +162,12 @@ class Plan:
     """The archive ended after those when the plan was made."""
     staging: str = ""
     """The directory on the other host that WAL is staged in."""
+
+    @property
+    def roots(self) -> list[str]:
+        """The directories that are made, the data directory first."""
+        spaces = (space.directory for space in self.placed)
+        return [self.order.destination, *spaces, *(space.location for space in self.replayed)]
 
     @property
     def refused(self) -> Refused | None:

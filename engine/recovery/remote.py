@@ -137,7 +137,7 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
 
 def _sync(plan: Plan, far: Machine, report: Reporter, what: str) -> None:
     report.phase("sync", f"on {far.name}")
-    roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+    roots = plan.roots
     must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
 
 
@@ -172,7 +172,7 @@ def _alone(server: Server, plan: Plan) -> Iterator[None]:
 def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
     """Make the directories and the marker that says they are not whole; when something goes wrong, clean up."""
     destination = plan.order.destination
-    roots = [destination, *(space.directory for space in plan.placed)]
+    roots = plan.roots
     left = plan.leftover.directories if plan.leftover else ()
     mode = "leftover" if plan.leftover else "delta" if plan.delta else "new"
     document = json.dumps({"backup": plan.info.id if plan.info else "", "directories": sorted({*roots[1:], *left})})
@@ -234,7 +234,7 @@ def _extract_all(plan: Plan, content: source.Source, far: Machine, report: Repor
     After a lost link all begins anew: what the network still holds may reach the tar at its end later, which is ended
     before, and what it made is removed.
     """
-    roots = [plan.order.destination, *(space.directory for space in plan.placed)]
+    roots = plan.roots
     link, tries = Link(report), 0
 
     def extract() -> None:

@@ -19,7 +19,6 @@ from engine.host.local import ThisHost
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.recovery import copying, farstart, remote, source, start
 from engine.recovery.copying import Item, Meter
-from engine.recovery.destination import Placed
 from engine.recovery.extraction import extract
 from engine.recovery.furnish import furnish
 from engine.recovery.place import MARKER
@@ -106,7 +105,7 @@ def _restore(server: Server, plan: Plan, report: Reporter) -> None:
         for line in furnish(plan, control, facts.get("restore_settings", {}), ThisHost()):
             report.note(line)
         step("restore.furnished")
-        _sync(server, made, _directories(order.destination, plan.placed), report)
+        _sync(server, made, _directories(plan.roots), report)
         step("restore.synced")
         os.rename(os.path.join(order.destination, _LAST), os.path.join(order.destination, source.CONTROL))
         files.sync_directory(os.path.join(order.destination, "global"))
@@ -118,7 +117,7 @@ def _making(plan: Plan, report: Reporter) -> Iterator[None]:
     """Make the directories and the marker that says they are not whole; at the end remove the marker, or, when
     something went wrong, all that was made."""
     destination = plan.order.destination
-    roots = [destination, *(space.directory for space in plan.placed)]
+    roots = plan.roots
     new = [root for root in roots if not os.path.isdir(root)]
     _make_root(destination)
     marker = _mark(plan)
@@ -154,7 +153,7 @@ def _mark(plan: Plan) -> int:
             raise Refused(
                 f"{plan.order.destination} is not empty any more", f"it holds {others[0]}", "choose another directory"
             )
-        directories = {os.path.realpath(space.directory) for space in plan.placed}
+        directories = {os.path.realpath(root) for root in plan.roots[1:]}
         directories.update(plan.leftover.directories if plan.leftover else ())
         document = {"backup": plan.info.id if plan.info else "", "directories": sorted(directories)}
         os.ftruncate(fd, 0)
@@ -256,10 +255,10 @@ def _control(server: Server, plan: Plan) -> ControlFile:
     return control
 
 
-def _directories(destination: str, placed: Sequence[Placed]) -> list[str]:
+def _directories(roots: Sequence[str]) -> list[str]:
     """Return every directory that was made, deepest first."""
     found: list[str] = []
-    for root in (destination, *(space.directory for space in placed)):
+    for root in roots:
         found += [where for where, _, _ in os.walk(root)]
     return found[::-1]
 

@@ -29,6 +29,7 @@ from engine.wal.indexschema import (
     END_OF_RECOVERY,
     MINIMAL,
     RESTORE_POINT,
+    TABLESPACE,
     Event,
     SegmentRow,
 )
@@ -111,6 +112,12 @@ def backup_ends(
         return found
 
     return _ask(layout, look, {})
+
+
+def tablespaces(layout: Layout) -> list[Event]:
+    """Return where tablespaces were made, by timeline and LSN."""
+    query = f"SELECT {', '.join(Event._fields)} FROM event WHERE kind = '{TABLESPACE}' ORDER BY timeline, number, lsn"
+    return _read(layout, query, (), Event._make)
 
 
 def problems(layout: Layout) -> dict[tuple[int, int], str]:

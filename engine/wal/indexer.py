@@ -298,6 +298,8 @@ def _events_of(facts: walfile.SegmentFacts) -> Iterator[tuple[int, str, int | No
         yield promotion.lsn, indexschema.END_OF_RECOVERY, promotion.timestamp, "", promotion.previous
     for change in facts.minimal:
         yield change.lsn, indexschema.MINIMAL, None, "", None
+    for space in facts.tablespaces:
+        yield space.lsn, indexschema.TABLESPACE, None, space.location, space.oid
     for drop in facts.drops[:_MOST_DROPS]:
         yield drop.lsn, indexschema.DROP, drop.timestamp, "", drop.xid
 

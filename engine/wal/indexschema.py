@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 5
+VERSION = 6
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
@@ -13,6 +13,7 @@ BACKUP_END = "backup_end"
 END_OF_RECOVERY = "end_of_recovery"
 DROP = "drop"
 MINIMAL = "wal_level_minimal"
+TABLESPACE = "tablespace"
 
 
 class SegmentRow(
@@ -101,8 +102,8 @@ class SegmentRow(
 class Event(namedtuple("Event", ("timeline", "number", "lsn", "kind", "timestamp", "name", "value"))):
     """A landmark in the WAL; the timestamp is in microseconds since 2000-01-01 UTC, or None.
 
-    `name` is a restore point's. `value` is the redo LSN of a checkpoint, the start LSN of a backup's end, the timeline
-    that an end of recovery left, the xid of a drop.
+    `name` is a restore point's, or where a tablespace was made. `value` is the redo LSN of a checkpoint, the start LSN
+    of a backup's end, the timeline that an end of recovery left, the xid of a drop, the oid of a tablespace.
     """
 
     __slots__ = ()
@@ -128,6 +129,7 @@ CREATE INDEX segment_bad ON segment (timeline, number) WHERE problem IS NOT NULL
 CREATE INDEX segment_short ON segment (timeline, number) WHERE problem IS NULL AND ended_by NOT IN ('end', 'switch');
 CREATE INDEX event_place ON event (timeline, number);
 CREATE INDEX event_minimal ON event (timeline, number, lsn) WHERE kind = '{MINIMAL}';
+CREATE INDEX event_tablespace ON event (timeline, number, lsn) WHERE kind = '{TABLESPACE}';
 CREATE INDEX segment_unproven ON segment (timeline, number) WHERE proven = 0;
 CREATE TABLE directory (name PRIMARY KEY, mtime_ns) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};

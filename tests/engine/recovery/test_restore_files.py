@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
-from engine.errors import CellarmanError, UsageError
+from engine.errors import CellarmanError, Refused, UsageError
 from engine.event import Silent
+from engine.postgres.lsn import Lsn
 from engine.recovery import start
+from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
-from engine.recovery.target import Immediate
+from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
 from tests.support.cluster import Install, free_port
 
@@ -65,6 +69,43 @@ def test_tablespaces_move(debian_postgres: Install, settings: dict[str, str]) ->
         assert occupied.refused and "tablespace" in occupied.refused.what and "not empty" in occupied.refused.what
         with pytest.raises(UsageError, match="no tablespace"):
             stage.plan(Immediate(), tablespaces={"slow": "/tmp/x"})
+
+
+def test_a_tablespace_made_after_the_backup_is_made_where_it_was(each_postgres: Install) -> None:
+    """Replay would go on with the living server's files there; where there is nothing, the directory is made."""
+    with scene(each_postgres) as stage:
+        stage.insert()
+        stage.backup()
+        earlier = stage.insert()
+        last = stage.insert()
+        place = stage.root / "made later"
+        place.mkdir()
+        stage.cluster.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+        stage.cluster.sql("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 1000) i")
+        stage.cluster.sql("CHECKPOINT")
+        stage.insert()
+        stage.archive_all()
+        lived = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+        with pytest.raises(Refused, match="replay would write into"):
+            execute(stage.order(start=True).to_arguments(), stage.server, Silent())
+        os.unlink(stage.server.layout.index)
+        plan = make_plan(stage.server, stage.order(), now=datetime.now(timezone.utc), read_only=True)
+        assert plan.refused is not None and str(place) in plan.refused.what
+        assert stage.plan(TimeTarget(earlier.at)).refused is None
+        # The first commit after this moment, at which replay stops, is that of CREATE TABLESPACE: its record is before.
+        assert stage.plan(TimeTarget(last.at)).refused is not None
+        lsn = re.search("--to-lsn ([0-9A-F/]+) --exclusive", plan.refused.fix)
+        assert lsn is not None
+        with stage.restored(LsnTarget(Lsn.parse(lsn[1]), False), action="promote") as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == 300
+            assert value(conninfo, "SELECT count(*) FROM pg_tablespace WHERE spcname = 'fast'") == 0
+        assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == lived
+        assert stage.plan(LsnTarget(Lsn.parse(lsn[1]))).refused is not None
+        stage.cluster.stop()
+        place.rename(stage.root / "moved away")
+        with stage.restored(action="promote") as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM t") == 1000
+            assert any(place.rglob("PG_*"))
 
 
 @pytest.fixture(scope="module")
