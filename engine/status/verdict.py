@@ -184,7 +184,8 @@ def _about_catalogue(
         why = "nothing works on it any more; the next maintenance pass marks it as failed"
         yield Finding("warning", f"backup {newest.id} was left unfinished", why, "cellarman cron")
     died = last_jobs[0] if last_jobs and last_jobs[0].status == "died" else None
-    if died is not None and (newest is None or newest.status != "FAILED"):
+    told = newest is not None and (newest.status == "FAILED" or (died is not None and died.backup == newest.id))
+    if died is not None and not told:
         yield Finding("warning", f"the last {died.kind} died", died.reason, command="jobs")
 
 
