@@ -103,7 +103,7 @@ def wal_senders(facts: Facts) -> CheckResult:
     need = int(facts.server.backup_method == "postgres") + int(_receiver_to_come(facts))
     free = found.max_wal_senders - found.wal_senders_used
     if free < need:
-        wanted = found.wal_senders_used + need + 2
+        wanted = max(10, found.wal_senders_used + need + 2)
         return fail(
             name,
             f"{found.wal_senders_used} of {found.max_wal_senders} in use; {need} more needed",

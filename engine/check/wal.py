@@ -151,7 +151,22 @@ def archive(facts: Facts) -> CheckResult:
     more = f" (and {len(wrong) - 1} more: cellarman wal gaps {facts.server.name})" if len(wrong) > 1 else ""
     detail = worst.what + (f": {worst.why}" if worst.why else "") + more
     say = fail if worst.severity == "critical" else warn
-    return say(name, detail, worst.fix or f"cellarman wal gaps {facts.server.name}")
+    return say(name, detail, _by_line(worst.fix) or f"cellarman wal gaps {facts.server.name}")
+
+
+def _by_line(fix: str) -> str:
+    """Return a fix and the one for when it does not help, a line each.
+
+    >>> print(_by_line("cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"))
+    cellarman wal fetch-missing main
+    cellarman backup main  # if that finds nothing
+    """
+    first, _, other = fix.partition("; if that finds nothing: ")
+    if not other:
+        return first
+    return f"{first}\n" + (
+        f"{other}  # if that finds nothing" if other.startswith("cellarman ") else f"# else: {other}"
+    )
 
 
 def slot(facts: Facts) -> CheckResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,16 @@ def server(tmp_path: Path) -> Server:
 
 def test_a_segment_that_the_server_removed_is_let_go_once_what_was_received_of_it_is_archived(server: Server) -> None:
     path = f"'{server.layout.streaming}/000000010000000000000013.partial'"
-    push, backup = anew.commands(server, REMOVED, ["000000010000000000000013.partial"]).splitlines()
+    push, renew, backup = anew.commands(server, REMOVED, ["000000010000000000000013.partial"]).splitlines()
     assert push == f"cellarman-wal push {path} --server main && rm {path}"
-    assert backup.startswith("cellarman backup main")
+    assert renew == "SELECT pg_drop_replication_slot('cellarman');  -- in psql"
+    assert backup.startswith("cellarman backup main  # ")
 
 
-def test_where_nothing_of_the_removed_segment_was_received_a_new_backup_is_all(server: Server) -> None:
-    assert anew.commands(server, REMOVED, []).startswith("cellarman backup main")
+def test_where_nothing_of_the_removed_segment_was_received_the_slot_is_renewed(server: Server) -> None:
+    assert anew.commands(server, REMOVED, []).startswith("SELECT pg_drop_replication_slot('cellarman');  -- in psql")
+    manual = anew.commands(replace(server, create_slot="manual"), REMOVED, [])
+    assert "SELECT pg_create_physical_replication_slot('cellarman', true);  -- in psql" in manual
 
 
 def test_a_slot_that_is_gone_is_made_by_hand_where_it_is_not_made_by_itself(server: Server) -> None:
