@@ -6,6 +6,7 @@ Every screen in both sizes that are looked at; a name on the command line after 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 import tempfile
@@ -48,7 +49,7 @@ PICTURES: dict[str, Picture] = {
     "command-line": Picture(("colon", *"backups ", "tab"), "backups"),
     "filter": Picture(("slash", *"!state=ok", "enter"), "3 of 5"),
     "export": Picture(("e",), "Export what is on the screen"),
-    "palette": Picture(("ctrl+p", *"theme"), "theme paper"),
+    "palette": Picture(("ctrl+p", *"theme"), "theme light"),
     "servers-light": Picture(theme="paper"),
     "servers-blue-orange": Picture(theme="blue-orange"),
     "servers-contrast": Picture(theme="contrast"),
@@ -98,9 +99,11 @@ async def _settled(met: Callable[[], bool]) -> None:
 
 def main() -> int:
     """Write every picture to the folder given, by default screenshots/ of the checkout."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "screenshots"
+    folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "screenshots").resolve()
     folder.mkdir(exist_ok=True)
     prompting.FLASH_SECONDS = 0.1
+    os.environ["HOME"] = "/home/dba"
+    os.chdir("/")
     wanted = sys.argv[2:] or list(PICTURES)
     with tempfile.TemporaryDirectory(prefix="cellarman-") as root, fleet_.standing(Path(root)) as fleet:
         for name in wanted:

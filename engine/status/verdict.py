@@ -156,7 +156,7 @@ def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
         yield Finding("warning", what, "nobody takes them in", "cellarman agent (or cellarman cron every minute)")
     if server.streaming_archiver and not wal.receiving:
         why = "pg_receivewal does not run for it"
-        yield Finding("warning", "WAL is not being received", why, f"cellarman wal receive {server.name}")
+        yield Finding("warning", "WAL is not being received", why, "cellarman cron")
     elif wal.newest_at is not None and wal.usual_pause is not None and not wal.receiving:
         silent = now - wal.newest_at
         if silent > max(QUIET_FLOOR, QUIET_FACTOR * wal.usual_pause):

@@ -155,12 +155,7 @@ class Wal(Pane):
         if chart is None or not chart.states:
             return [
                 (("No WAL has been archived yet.", "strong"),),
-                (
-                    (
-                        "It comes with archive_command or with cellarman wal receive; the first backup waits for it.",
-                        "text",
-                    ),
-                ),
+                (("It comes with archive_command, or is streamed once cellarman cron or agent runs.", "text"),),
             ]
         number = self.over.cursor
         gap = chart.gap_at(number)
