@@ -470,6 +470,7 @@ def run(
         ui=ui,
     )
     app.departure.watch_output()
+    app.departure.watch_terminal()
     app.run(mouse=ui.mouse if mouse is None else mouse)
     app.departure.done()
     app.lookout.stop()
