@@ -291,7 +291,7 @@ class Console(Places):
         if name in themes.THEMES or name in themes.ALSO:
             self.use_theme(themes.ALSO.get(name, name))
         else:
-            self.say(f"There is no theme {name}; there are {listed(sorted(themes.THEMES))}.")
+            self.say(f"There is no theme {name}; there are {listed(list(themes.SAYS))}.")
 
     def open_refresh(self, seconds: str) -> None:
         """Read the disk every so many seconds."""
@@ -404,8 +404,8 @@ class Console(Places):
                 yield SystemCommand(place.word, place.help, lambda p=place: self._open(p, "", ""))
         for server in self.config.servers:
             yield SystemCommand(f"server {server}", "Open the server.", lambda s=server: self.open_server(s))
-        for name in themes.THEMES:
-            yield SystemCommand(f"theme {name}", "Change the colours.", lambda n=name: self.use_theme(n))
+        for name, said in themes.SAYS.items():
+            yield SystemCommand(f"theme {name}", said, lambda n=themes.ALSO[name]: self.use_theme(n))
 
     def use_theme(self, name: str) -> None:
         """Change the colours, now and the next time."""
@@ -470,6 +470,7 @@ def run(
         ui=ui,
     )
     app.departure.watch_output()
+    app.departure.watch_terminal()
     app.run(mouse=ui.mouse if mouse is None else mouse)
     app.departure.done()
     app.lookout.stop()

@@ -19,13 +19,20 @@ EFFECT = {
     "restore": "The destination is left half-made and cannot be started.",
 }
 """What stopping a kind of job leaves, where that is something."""
+ENDED = {
+    "done": "It is done already.",
+    "failed": "It failed already.",
+    "died": "It died already.",
+    "cancelled": "It was cancelled already.",
+}
+"""Why a job that ended cannot be stopped, by how it ended."""
 
 
 def refusal(job: JobState | None) -> str:
     """Return why a job cannot be stopped; empty when it can."""
     if job is None:
         return "There is no such job."
-    return "" if job.status == "running" else f"It does not run: it is {job.status}."
+    return "" if job.status == "running" else ENDED[job.status]
 
 
 def ask(app: Console, job: JobState) -> None:

@@ -61,9 +61,7 @@ COMMANDS = (
     Command("servers.restore", "r", "restore…", "Get the server back to a moment, as a copy.", weight=2),
     Command("servers.wal", "w", "wal", "See the server's WAL archive and its gaps.", weight=6),
     Command("servers.check", "c", "check", "See whether all is as it must be, and what mends what is not.", weight=6),
-    Command(
-        "servers.fetch", "f", "fetch…", "Look for the WAL that lacks; asks first.", "fetch", takes="server", weight=2
-    ),
+    Command("servers.fetch", "f", "fetch…", "Look for missing WAL; asks first.", "fetch", takes="server", weight=2),
     Command("servers.jobs", "j", "jobs", "See running and past jobs of all servers.", weight=2),
     Command("servers.events", "l", "events", "Who did what, and how it ended.", weight=7),
     Command("servers.copy", "y", "copy", "Copy the server's name to the clipboard.", footer=False),
@@ -91,7 +89,7 @@ COMMANDS = (
         "server.fetch",
         "f",
         "fetch…",
-        "Look for the WAL that lacks, everywhere; asks first.",
+        "Look for missing WAL everywhere; asks first.",
         "fetch",
         takes="server",
         also=("fetch-missing",),

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
+from engine.amounts import UNITS
+
 Span = tuple[str, str]
 Line = tuple[Span, ...]
 
 _NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def plain(text: object) -> str:
@@ -54,31 +55,31 @@ def capital(text: str) -> str:
 
 
 def scale_of(count: float) -> int:
-    """Return the power of 1024 that suits `count`: 0 for bytes, 3 for GB."""
+    """Return the power of 1024 that suits `count`: 0 for bytes, 3 for GiB."""
     power = 0
-    while abs(count) >= 1000 and power < len(_UNITS) - 1:
+    while abs(count) >= 1000 and power < len(UNITS) - 1:
         count /= 1024
         power += 1
     return power
 
 
 def size(count: float, power: int | None = None, unit: bool = True) -> str:
-    """Return a number of bytes in PostgreSQL's units (powers of 1024, as pg_size_pretty).
+    """Return a number of bytes, in the units of the command line.
 
     >>> size(812), size(11 * 1024**3), size(412.4 * 1024**3), size(1.26 * 1024**4), size(0)
-    ('812 B', '11.0 GB', '412 GB', '1.3 TB', '0 B')
+    ('812 B', '11.0 GiB', '412 GiB', '1.3 TiB', '0 B')
     """
     power = scale_of(count) if power is None else power
     value = count / 1024**power
     text = f"{value:.0f}" if power == 0 or abs(value) >= 99.95 else f"{value:.1f}"
-    return f"{text} {_UNITS[power]}" if unit else text
+    return f"{text} {UNITS[power]}" if unit else text
 
 
 def part_of(done: int, total: int | None) -> str:
     """Return how much of a total is done, in one unit.
 
     >>> part_of(5 * 1024**3, 11 * 1024**3), part_of(2048, None)
-    ('5.0 of 11.0 GB', '2.0 kB')
+    ('5.0 of 11.0 GiB', '2.0 KiB')
     """
     if total is None:
         return size(done)
@@ -90,7 +91,7 @@ def rate(bytes_per_second: float) -> str:
     """Return a speed.
 
     >>> rate(212 * 1024**2)
-    '212 MB/s'
+    '212 MiB/s'
     """
     return f"{size(bytes_per_second)}/s"
 

@@ -215,16 +215,14 @@ def outcome(job: JobState, programs: str = "") -> list[Line]:
         lines += facts(
             [
                 ("look", connect, "moving"),
-                ("go on", f"{connect} -c 'SELECT pg_wal_replay_resume()'   opens it for writing", "moving"),
-                ("drop it", f"{pg_ctl} -D {shlex.quote(directory)} stop   then remove the directory", "moving"),
+                ("go on", f"{connect} -c 'SELECT pg_wal_replay_resume()'  # opens it for writing", "moving"),
+                ("drop it", f"{pg_ctl} -D {shlex.quote(directory)} stop  # then remove the directory", "moving"),
             ]
         )
     elif state == "open":
         lines += facts([("look", _psql(result, programs), "moving")])
-    elif directory:
-        lines += facts(
-            [("start it", f"{os.path.join(programs, 'pg_ctl')} -D {shlex.quote(directory)} start", "moving")]
-        )
+    elif begin := start(job, programs):
+        lines += facts([("start it", begin, "moving")])
     return [tuple((plain(text) if i else text, role) for i, (text, role) in enumerate(line)) for line in lines]
 
 
@@ -232,6 +230,13 @@ def look(job: JobState, programs: str = "") -> str:
     """Return the command that looks at what a restore made and started; empty when nothing runs there."""
     running = job.kind == "restore" and job.status == "done" and job.result.get("verdict") in ("paused", "open")
     return _psql(job.result, programs) if running else ""
+
+
+def start(job: JobState, programs: str = "") -> str:
+    """Return the command that starts what a restore made; empty when that was started, or is not there."""
+    directory = str(job.result.get("destination", ""))
+    waits = job.kind == "restore" and job.status == "done" and job.result.get("verdict") not in ("paused", "open")
+    return f"{os.path.join(programs, 'pg_ctl')} -D {shlex.quote(directory)} start" if waits and directory else ""
 
 
 def _psql(result: Any, programs: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 
@@ -17,6 +18,7 @@ class Departure:
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
+        self._over = False
 
     def begin(self, number: int) -> None:
         """Allow some seconds from now on; a second call changes nothing."""
@@ -27,6 +29,7 @@ class Departure:
 
     def done(self) -> None:
         """The screen is given back: what follows may take its time."""
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -42,3 +45,16 @@ class Departure:
             os.kill(os.getpid(), signal.SIGHUP)
 
         threading.excepthook = broke
+
+    def watch_terminal(self) -> None:
+        """Notice that the terminal is hung up: the signal for that goes to the session's first process alone, which
+        may be one that keeps it to itself, as make does."""
+        threading.Thread(target=self._hung_up, name="terminal", daemon=True).start()
+
+    def _hung_up(self) -> None:
+        waiting = select.poll()
+        waiting.register(0, 0)  # a hang-up is told unasked
+        waiting.poll()
+        if not self._over:
+            self.begin(signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)

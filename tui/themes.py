@@ -176,6 +176,14 @@ ALSO = {
     "ansi": TERMINAL.name,
 }
 """What each theme is for, as a name."""
+SAYS = {
+    "dark": "A dark ground.",
+    "light": "A light ground.",
+    "high-contrast": "Black and white, and few strong colours.",
+    "colour-blind": "Blue and orange in place of green and red.",
+    "ansi": "The terminal's own colours.",
+}
+"""The names that are offered, and what each means."""
 
 
 def few_colours(environ: Mapping[str, str] = os.environ) -> bool:

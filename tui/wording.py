@@ -46,7 +46,7 @@ DOING = {
     "restore": "Restoring",
     "verify": "Verifying a backup of",
     "delete": "Deleting a backup of",
-    "fetch": "Looking for the WAL that lacks of",
+    "fetch": "Looking for missing WAL of",
     "aftermath": "Proving the whole loop of",
 }
 NOUNS = {"fetch": "search for missing WAL", "aftermath": "proof"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from engine import faults
+from engine import amounts, faults
 from engine.aftermath import delivery, marker, report, sandbox
 from engine.aftermath.marker import Marker
 from engine.aftermath.report import Report, Step
@@ -144,7 +144,10 @@ class Loop:
         agreed = self._step(
             "plan the restore",
             lambda: sandbox.plan(server, root, written, found.timeline, now, config_file),
-            lambda plan: f"{plan.copy_bytes} bytes, {plan.wal.count if plan.wal else 0} segments to replay",
+            lambda plan: (
+                f"{amounts.size(plan.copy_bytes or 0)} to copy,"
+                f" {amounts.counted(plan.wal.count if plan.wal else 0, 'segment')} to replay"
+            ),
         )
         assert agreed.info is not None
         self.backup = agreed.info.id

@@ -36,7 +36,7 @@ def open_lane(server: Server, report: Reporter) -> None:
                 raise Refused(
                     f"the WAL of {server.name} does not stream here, and a backup without its WAL cannot be restored",
                     receiver.last_words(server.layout) or f"pg_receivewal received nothing for {_PATIENCE:g} s",
-                    f"cellarman wal receive {server.name} shows it in the foreground",
+                    f"cellarman check {server.name}  # says what lets it stream",
                 )
             time.sleep(0.05)
 

@@ -204,7 +204,7 @@ class Run(ABC):
             status="WAITING_FOR_WALS",
         )
         step("backup.waiting")
-        self.report.phase("wal", f"{self.info.begin_wal} to {self.info.end_wal}")
+        self.report.phase("wal", " to ".join(dict.fromkeys(filter(None, (self.info.begin_wal, self.info.end_wal)))))
         waiting.await_wal(self.server, self.info, self.report)
 
     def _fail(self, error: BaseException) -> None:

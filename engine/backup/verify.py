@@ -176,7 +176,7 @@ def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Report
     if not names:
         reading.find("backup.info", "does not say where the backup begins and ends in the WAL (begin_wal, end_wal)")
         return 0
-    report.phase("wal", f"{names[0]} to {names[-1]}")
+    report.phase("wal", " to ".join(dict.fromkeys((names[0], names[-1]))))
     size, carry, read, records = info.xlog_segment_size, None, 0, RecordCheck()
     for number, name in enumerate(names):
         report.progress(number * size, len(names) * size, number, len(names))

@@ -8,9 +8,10 @@ import shlex
 from engine.check.account import account as own_account
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
-from engine.check.postgres import UNREACHED, ident
+from engine.check.postgres import UNREACHED
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres import dsn, pgpass
+from engine.postgres.quoting import ident
 
 _ASKED = ("no password supplied", "password authentication failed")
 
@@ -40,9 +41,9 @@ def passwords(facts: Facts) -> CheckResult:
         return fail(name, file.unreadable, f"chown {own_account()} {path}; chmod 0600 {path}")
     missing = [login for login in logins(facts) if not file.has(login)]
     if asked and missing:
-        lines = "\n".join(f"{login.line('PASSWORD')}" for login in missing)
-        how = f"add to {file.path}, then chmod 0600 {path}:"
-        return fail(name, f"{file.path}: no line for {missing[0].user}@{missing[0].host}", f"{how}\n{lines}")
+        lines = " ".join(shlex.quote(login.line("PASSWORD")) for login in missing)
+        how = f"printf '%s\\n' {lines} >> {path}; chmod 0600 {path}  # with the password for PASSWORD"
+        return fail(name, f"{file.path}: no line for {missing[0].user}@{missing[0].host}", how)
     if not file.exists:
         reached = not all(isinstance(source, Unknown) for source in (facts.live, facts.streaming))
         return skip(name, f"there is none; {'the server lets us in without' if reached else UNREACHED}")
@@ -79,7 +80,7 @@ def host_based(facts: Facts) -> CheckResult:
         grant = f"GRANT SELECT ON pg_hba_file_rules TO {role}; GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO {role}"
         return skip(name, f"it lets us in; whether all of it is readable, only a superuser sees, or after: {grant}")
     if errors:
-        fix = f"correct it in {file}, then: SELECT pg_reload_conf();"
+        fix = f"correct it in {file}, then in psql:\nSELECT pg_reload_conf();"
         return fail(name, "\n".join(("the server goes on with its old content:", *errors)), fix)
     return ok(name, f"{file}, no errors")
 

@@ -21,6 +21,7 @@ from engine.check.reach import Reach
 from engine.check.storage import Storage
 from engine.config import Config, Problem, Server
 from engine.errors import CellarmanError
+from engine.oserrors import explain
 from engine.postgres import dsn, pgpass
 from engine.postgres.connection import Identity
 from engine.postgres.pgpass import PasswordFile
@@ -107,7 +108,8 @@ class Probe(threading.Thread, Generic[T]):
         except CellarmanError as error:
             self._answer = Unknown(str(error), error.fix)
         except OSError as error:
-            self._answer = Unknown(str(error))
+            told = explain(error)
+            self._answer = Unknown(f"{told}: {told.why}", told.fix)
         except BaseException as error:  # a defect is raised where the answer is asked for
             self._defect = error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from engine.check.facts import Facts, Unknown
 from engine.check.result import CheckResult, fail, ok, skip, warn
 
@@ -24,7 +26,7 @@ def kind(facts: Facts) -> CheckResult:
         if system in _FORGETFUL:
             return warn(name, f"{place}: {system} is gone with this machine", "keep the repository on a disk")
         if system in _REMOTE:
-            fix = f"mount it hard and sync (man nfs), and see what it does on fsync: findmnt -T {place}"
+            fix = f"mount it hard and sync (man nfs), and see what it does on fsync: findmnt -T {shlex.quote(place)}"
             return warn(name, f"{place}: {system} may lose what it said was written", fix)
     return ok(name, text)
 
@@ -53,6 +55,6 @@ def inodes(facts: Facts) -> CheckResult:
         return skip(name, "the file system does not count them")
     place, free = min(facts.storage.inodes.items(), key=lambda row: row[1])
     if free < LEAST_INODES:
-        fix = f"make room: cellarman delete {facts.server.name} oldest --dry-run; see also df -i {place}"
+        fix = f"make room: cellarman delete {facts.server.name} oldest --dry-run\nsee also: df -i {shlex.quote(place)}"
         return fail(name, f"{free} left at {place}", fix)
     return ok(name, f"{free} left at {place}")

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+
 from engine.check.account import account
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.postgres import dsn
+from engine.postgres.quoting import ident
 
 OLDEST_MAJOR = 13
 """The oldest PostgreSQL whose slots tell what they still hold (wal_status), which every promise here leans on."""
 SKEW_LIMIT = 1.0
 """Seconds that two clocks may differ: backup ids, ages and the exposure are reckoned with ours."""
 UNREACHED = "PostgreSQL was not reached"
-
-
-def ident(name: str) -> str:
-    """Return an SQL identifier, quoted.
-
-    >>> ident('a"b')
-    '"a""b"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return an SQL string, quoted (standard_conforming_strings).
-
-    >>> literal("it's")
-    "'it''s'"
-    """
-    return "'" + text.replace("'", "''") + "'"
 
 
 def connection(facts: Facts) -> CheckResult:
@@ -63,9 +48,10 @@ def privileges(facts: Facts) -> CheckResult:
     if facts.server.backup_method != "postgres":
         missing += found.missing_for_copy
     if missing:
-        statements = "; ".join(missing)
         return fail(
-            name, f"role {found.role} lacks {len(missing)} of the rights it needs", f"as a superuser: {statements};"
+            name,
+            f"role {found.role} lacks {len(missing)} of the rights it needs",
+            "\n".join(("-- in psql, as a superuser:", *(f"{statement};" for statement in missing))),
         )
     return ok(name, f"role {found.role}" + (", a superuser" if found.superuser else " has what it needs"))
 
@@ -84,7 +70,7 @@ def streaming(facts: Facts) -> CheckResult:
         return skip(name, UNREACHED)
     fix = facts.streaming.fix
     if "replication role" in facts.streaming.what or "WAL sender" in facts.streaming.what:
-        fix = f"as a superuser: ALTER ROLE {ident(streaming_role(facts))} REPLICATION;"
+        fix = f"ALTER ROLE {ident(streaming_role(facts))} REPLICATION;  -- in psql, as a superuser"
     return fail(name, facts.streaming.what, fix)
 
 
@@ -104,7 +90,7 @@ def wal_level(facts: Facts) -> CheckResult:
         return skip(name, UNREACHED)
     level = facts.live.facts.wal_level
     if level == "minimal":
-        fix = "ALTER SYSTEM SET wal_level = 'replica'; then restart PostgreSQL"
+        fix = "ALTER SYSTEM SET wal_level = 'replica';  -- then restart PostgreSQL"
         return fail(name, "minimal: its WAL cannot restore a backup", fix)
     return ok(name, level)
 
@@ -117,11 +103,11 @@ def wal_senders(facts: Facts) -> CheckResult:
     need = int(facts.server.backup_method == "postgres") + int(_receiver_to_come(facts))
     free = found.max_wal_senders - found.wal_senders_used
     if free < need:
-        wanted = found.wal_senders_used + need + 2
+        wanted = max(10, found.wal_senders_used + need + 2)
         return fail(
             name,
             f"{found.wal_senders_used} of {found.max_wal_senders} in use; {need} more needed",
-            f"ALTER SYSTEM SET max_wal_senders = {wanted}; then restart PostgreSQL",
+            f"ALTER SYSTEM SET max_wal_senders = {wanted};  -- then restart PostgreSQL",
         )
     return ok(name, f"{free} of {found.max_wal_senders} free")
 
@@ -154,7 +140,7 @@ def system_id(facts: Facts) -> CheckResult:
         name,
         detail,
         "the repository belongs to another cluster: give this one a server name of its own; or, if it was initialised"
-        f" anew and its old backups are given up, remove {facts.server.layout.identity}",
+        f" anew and its old backups are given up: rm {shlex.quote(facts.server.layout.identity)}",
     )
 
 

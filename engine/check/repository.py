@@ -61,7 +61,11 @@ def directories(facts: Facts) -> CheckResult:
     for place, reason in facts.storage.unusable.items():
         if reason == READ_ONLY:
             return fail(name, f"{place}: {reason}", advice(errno.EROFS, place))
-        return fail(name, f"{place}: {reason}", f"as root: install -d -o {account()} {place}; or run as its owner")
+        return fail(
+            name,
+            f"{place}: {reason}",
+            f"install -d -o {account()} {shlex.quote(place)}  # as root; or run as its owner",
+        )
     owner = facts.storage.owner
     if owner is not None and owner != os.geteuid():
         who = login(owner)
@@ -125,7 +129,7 @@ def queues(facts: Facts) -> CheckResult:
             )
         waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
         if queue.count > usual and waited > STUCK_QUEUE:
-            fix = f"cellarman wal ingest {server.name}; and let cellarman cron or agent run"
+            fix = f"cellarman wal ingest {server.name}  # and let cellarman cron or agent run"
             return warn(name, f"{counted(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
         total += queue.count
     return ok(name, f"{total} waiting")
@@ -152,13 +156,19 @@ def wal_age(facts: Facts) -> CheckResult:
     if newest is None:
         if not server.active:
             return skip(name, "the archive is empty")
-        fix = f"SELECT pg_switch_wal(); then: cellarman cron; cellarman wal ingest {server.name}"
+        fix = f"cellarman wal switch {server.name} && cellarman cron"
         return warn(name, "the archive is empty", fix)
     old = max(facts.now - newest, timedelta(0))
     if server.last_wal_maximum_age and old > interval(server.last_wal_maximum_age):
-        fix = f"see WAL lanes and queues above; then: cellarman wal ingest {server.name}"
+        fix = f"cellarman wal ingest {server.name}  # and see WAL lanes and queues above"
         return fail(name, f"{age(old)} old, more than {server.last_wal_maximum_age}", fix)
     return ok(name, f"{age(old)} old")
+
+
+def crontab(line: str) -> str:
+    """Return the command that puts a line into one's own crontab, once."""
+    quoted = shlex.quote(line)
+    return f"(crontab -l 2>/dev/null | grep -vxF {quoted}; echo {quoted}) | crontab -"
 
 
 def maintenance(facts: Facts) -> CheckResult:
@@ -169,7 +179,7 @@ def maintenance(facts: Facts) -> CheckResult:
     if not facts.server.active:
         return skip(name, "the server is not active")
     config = f" --config {shlex.quote(os.path.abspath(facts.config_file))}" if facts.config_file else ""
-    fix = f"crontab -e, as {account()}: * * * * * {shlex.quote(program())}{config} cron"
+    fix = crontab(f"* * * * * {shlex.quote(program())}{config} cron")
     last = facts.storage.last_maintenance
     if last is None:
         return warn(name, "it never ran", fix)
@@ -197,11 +207,11 @@ def catalogue(facts: Facts) -> CheckResult:
         return fail(
             name,
             f"{broken.id} cannot be read: {broken.reason}" + (f" (and {more} more)" if more else ""),
-            f"correct or remove {facts.server.layout.backup_info(broken.id)}",
+            f"correct or remove {shlex.quote(facts.server.layout.backup_info(broken.id))}",
         )
     gone = [info for info in facts.home.catalogue.backups if info.usable and info.id in facts.home.without_files]
     if gone:
-        remedy = f"bring them back, or: cellarman delete {facts.server.name} {gone[0].id}"
+        remedy = f"cellarman delete {facts.server.name} {gone[0].id}  # or bring them back"
         return fail(name, f"{_ids(gone)}: listed as good, and the files are gone", remedy)
     return ok(name, counted(len(facts.home.catalogue.backups), "backup"))
 
@@ -213,10 +223,10 @@ def unfinished(facts: Facts) -> CheckResult:
         return skip(name, facts.home.what)
     begun = [info for info in facts.home.catalogue.backups if info.status in ("EMPTY", "STARTED") and not info.deleting]
     if begun and facts.home.backup is None:
-        return warn(name, f"{_ids(begun)}: nobody works on it", "cellarman cron marks it failed")
+        return warn(name, f"{_ids(begun)}: nobody works on it", "cellarman cron  # marks it failed")
     waiting = [info for info in facts.home.catalogue.backups if info.status == "WAITING_FOR_WALS"]
     if waiting and facts.home.backup is None:
-        missing = f"cellarman wal ingest {facts.server.name}; then: cellarman cron"
+        missing = f"cellarman wal ingest {facts.server.name}; cellarman cron"
         return warn(name, f"{_ids(waiting)}: waits for WAL", missing)
     if begun or waiting:
         return ok(name, f"{_ids(begun + waiting)}: being taken by {facts.home.backup}")
@@ -234,7 +244,8 @@ def failed(facts: Facts) -> CheckResult:
     recent = [info for info in bad if info.id > good]
     if recent:
         error = f": {recent[0].error}" if recent[0].error else ""
-        fix = f"cellarman backup {facts.server.name}; the remains: cellarman delete {facts.server.name} {recent[0].id}"
+        name_, gone = facts.server.name, recent[0].id
+        fix = f"cellarman backup {name_}\ncellarman delete {name_} {gone}  # what is left of it"
         return warn(name, f"{_ids(recent)}{error}", fix)
     return ok(name, f"{len(bad)} before the last good one" if bad else "none")
 

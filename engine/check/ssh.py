@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+
 from engine.check.facts import Facts, Unknown
 from engine.check.postgres import apart
 from engine.check.reach import Reach, needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip
+from engine.host.local import installed
 
 _NOT_ASKED = "the server's host was not reached by SSH"
 OLDEST_RSYNC = (3, 1, 0)
 """The first that writes its progress with --info=progress2."""
-INSTALL_RSYNC = "install it: apt install rsync, dnf install rsync"
+INSTALL_RSYNC = "apt install rsync  # as root; or dnf install rsync"
 
 
 def login(facts: Facts) -> CheckResult:
@@ -44,11 +47,12 @@ def way_back(facts: Facts) -> CheckResult:
     if back.client:
         return ok(name, f"{back.destination}: cellarman-wal {back.client} answers")
     if not isinstance(facts.live, Unknown) and "cellarman-wal" in (facts.live.facts.archive_command or ""):
+        ours = shlex.quote(installed("cellarman-wal") or "cellarman-wal")
         return fail(
             name,
             f"{back.destination} lets it in, and cellarman-wal, which archive_command calls, is not what answers",
-            "on this host: ln -s /PATH/OF/VENV/bin/cellarman-wal /usr/local/bin/; or write its whole path into"
-            ' command="..." of ~/.ssh/authorized_keys',
+            f"ln -s {ours} /usr/local/bin/  # on this host, as root"
+            '\nor write its whole path into command="..." of ~/.ssh/authorized_keys',
         )
     return ok(name, f"{back.destination}: cellarman-wal is not what answers")
 
@@ -78,10 +82,12 @@ def rsync(facts: Facts) -> CheckResult:
     if not isinstance(facts.reach, Reach):
         return skip(name, _NOT_ASKED)
     if not facts.reach.rsync:
-        return fail(name, f"there is none on {server.ssh}", f"there: {INSTALL_RSYNC}")
+        return fail(name, f"there is none on {server.ssh}", f"{INSTALL_RSYNC}, on {server.ssh}")
     if _older(facts.reach.rsync):
         return fail(
-            name, f"{facts.reach.rsync} on {server.ssh} is older than {_text(OLDEST_RSYNC)}", f"there: {INSTALL_RSYNC}"
+            name,
+            f"{facts.reach.rsync} on {server.ssh} is older than {_text(OLDEST_RSYNC)}",
+            f"{INSTALL_RSYNC}, on {server.ssh}",
         )
     return ok(name, f"{facts.rsync} here, {facts.reach.rsync} there")
 

@@ -48,6 +48,8 @@ class Storage:
     """Why base/ takes no hard links, "" when it does; None when that was not tried."""
     incoming: Queue
     streaming: Queue
+    received: tuple[str, ...]
+    """Names in streaming/, those of unfinished segments too."""
     errors: tuple[str, ...]
     """Names in errors/, sorted."""
     refused: tuple[Refused, ...]
@@ -82,6 +84,7 @@ def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Sto
         _try_link(layout.base) if measure and os.path.isdir(layout.base) and layout.base not in unusable else None,
         _queue(layout.incoming),
         _queue(layout.streaming),
+        tuple(_names(layout.streaming)),
         tuple(sorted(_names(layout.errors))),
         tuple(refused.unsettled(layout)),
         _newest_wal(layout),

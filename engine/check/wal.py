@@ -8,12 +8,14 @@ from datetime import datetime
 
 from engine.check.facts import Facts, Home, Unknown
 from engine.check.live import Live
-from engine.check.postgres import UNREACHED, literal
+from engine.check.postgres import UNREACHED
 from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.host.local import installed
 from engine.postgres.connection import Slot
+from engine.postgres.quoting import literal
 from engine.status import verdict
+from engine.wal import anew
 from engine.wal.receiver import log_path
 
 _ACKNOWLEDGES_ALL = re.compile(
@@ -23,6 +25,7 @@ _PUSHES_FOR = re.compile(r"\bcellarman-wal['\"]?\s+push\b.*?--server[=\s]\s*['\"
 _HIDES_FAILURE = re.compile(r"(\|\||;)\s*(true|:|/bin/true|exit 0)\s*$")
 _NEARLY_LOST = 2
 """Segments that may still be written before the server gives a slot up."""
+START = "cellarman cron  # starts it; or by hand: cellarman wal receive {server}"
 SLOT_LAG_LIMIT = 10 << 30
 """Bytes of WAL that the server may have to keep for us before it is said."""
 
@@ -49,9 +52,11 @@ def archive_mode(facts: Facts) -> CheckResult:
         return skip(name, reason)
     mode = facts.live.facts.archive_mode
     if mode == "off":
-        return fail(name, "off", "ALTER SYSTEM SET archive_mode = on; then restart PostgreSQL")
+        return fail(name, "off", "ALTER SYSTEM SET archive_mode = on;  -- then restart PostgreSQL")
     if facts.live.facts.in_recovery and mode != "always":
-        return fail(name, f"{mode}: a standby archives nothing", "ALTER SYSTEM SET archive_mode = always; then restart")
+        return fail(
+            name, f"{mode}: a standby archives nothing", "ALTER SYSTEM SET archive_mode = always;  -- then restart"
+        )
     return ok(name, mode)
 
 
@@ -81,7 +86,7 @@ def archive_command(facts: Facts) -> CheckResult:
         return ok(name, command)
     if facts.arrived:
         return ok(name, f"{command}: what it stored last is here")
-    fix = f"SELECT pg_switch_wal(); then check again, or: {_set_command(facts)}"
+    fix = f"SELECT pg_switch_wal();  -- then check again, or:\n{_set_command(facts)}"
     return warn(name, f"{command}: it names neither cellarman-wal push nor {facts.server.layout.incoming}", fix)
 
 
@@ -116,8 +121,8 @@ def archiving(facts: Facts) -> CheckResult:
         return verdict(
             name,
             f"PostgreSQL was told that {archiver.last_archived_wal} is stored; neither incoming/ nor wals/ has it",
-            f"SELECT pg_switch_wal(); then check again. If it stays so, archive_command stores elsewhere, or see "
-            f"{facts.server.layout.errors}",
+            "SELECT pg_switch_wal();  -- then check again\n"
+            f"if it stays so, archive_command stores elsewhere, or see {facts.server.layout.errors}",
         )
     return ok(name, f"last: {archiver.last_archived_wal} at {_second(archiver.last_archived_time)}")
 
@@ -141,12 +146,27 @@ def archive(facts: Facts) -> CheckResult:
     wrong = [each for each in facts.archive if each.severity != "note"]
     if not wrong:
         accepted = sum(each.state == "accepted" for each in facts.archive)
-        return ok(name, "nothing lacks" + (f" but what was accepted ({accepted})" if accepted else ""))
+        return ok(name, "nothing is missing" + (f" but what was accepted ({accepted})" if accepted else ""))
     worst = verdict.about(wrong[0])
     more = f" (and {len(wrong) - 1} more: cellarman wal gaps {facts.server.name})" if len(wrong) > 1 else ""
     detail = worst.what + (f": {worst.why}" if worst.why else "") + more
     say = fail if worst.severity == "critical" else warn
-    return say(name, detail, worst.fix or f"cellarman wal gaps {facts.server.name}")
+    return say(name, detail, _by_line(worst.fix) or f"cellarman wal gaps {facts.server.name}")
+
+
+def _by_line(fix: str) -> str:
+    """Return a fix and the one for when it does not help, a line each.
+
+    >>> print(_by_line("cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"))
+    cellarman wal fetch-missing main
+    cellarman backup main  # if that finds nothing
+    """
+    first, _, other = fix.partition("; if that finds nothing: ")
+    if not other:
+        return first
+    return f"{first}\n" + (
+        f"{other}  # if that finds nothing" if other.startswith("cellarman ") else f"# else: {other}"
+    )
 
 
 def slot(facts: Facts) -> CheckResult:
@@ -163,7 +183,7 @@ def slot(facts: Facts) -> CheckResult:
         return warn(
             name,
             f"{server.slot_name} is there, but streaming_archiver is off: the server keeps WAL for nobody",
-            f"SELECT pg_drop_replication_slot({literal(server.slot_name)}); or streaming_archiver = true",
+            f"SELECT pg_drop_replication_slot({literal(server.slot_name)});  -- or streaming_archiver = true",
         )
     if found is None:
         return _missing_slot(facts, facts.live)
@@ -176,10 +196,10 @@ def _missing_slot(facts: Facts, live: Live) -> CheckResult:
     name, server = "replication slot", facts.server
     used, there = live.facts.replication_slots_used, live.facts.max_replication_slots
     if used >= there:
-        fix = f"ALTER SYSTEM SET max_replication_slots = {used + 2}; then restart PostgreSQL"
+        fix = f"ALTER SYSTEM SET max_replication_slots = {used + 2};  -- then restart PostgreSQL"
         return fail(name, f"{server.slot_name} is missing and all {there} slots are in use", fix)
     if server.create_slot == "auto":
-        return warn(name, f"{server.slot_name} is not there yet", f"cellarman wal receive {server.name} makes it")
+        return warn(name, f"{server.slot_name} is not there yet", "cellarman cron  # the receiver makes it")
     return fail(
         name,
         f"{server.slot_name} is missing",
@@ -193,14 +213,14 @@ def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
         return fail(
             name,
             f"{found.name} is lost: the server removed WAL that was not received (max_slot_wal_keep_size)",
-            f"SELECT pg_drop_replication_slot({literal(found.name)}); then cellarman cron, and a new backup:"
-            f" cellarman backup {server.name}",
+            f"SELECT pg_drop_replication_slot({literal(found.name)});  -- in psql\n"
+            f"cellarman cron; cellarman backup {server.name}",
         )
     if found.wal_status == "unreserved":
         return fail(
             name,
             f"{found.name} is about to be lost: the server will remove WAL that was not received",
-            f"cellarman wal receive {server.name}; and raise max_slot_wal_keep_size",
+            f"cellarman wal receive {server.name}  # and raise max_slot_wal_keep_size",
         )
     at, kept = live.facts.current_lsn, found.restart_lsn
     lag = max(0, int(at) - int(kept)) if at is not None and kept is not None else 0
@@ -211,12 +231,13 @@ def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
     if safe is not None:
         text += f", {max(0, safe) >> 20} MiB until it is lost"
         if safe < _NEARLY_LOST * live.facts.segment_size:
-            fix = f"cellarman wal receive {server.name}; or give it room: ALTER SYSTEM SET max_slot_wal_keep_size = -1"
+            room = "ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"
+            fix = f"cellarman wal receive {server.name}  # or give it room, in psql:\n{room}"
             return fail(name, text, fix)
     if not found.active and isinstance(facts.home, Home) and facts.home.receiver is not None:
         return warn(name, text, f"see why the receiver does not stream: {log_path(server.layout)}")
     if not found.active:
-        return warn(name, text, f"cellarman cron starts the receiver, or by hand: cellarman wal receive {server.name}")
+        return warn(name, text, START.format(server=server.name))
     if lag > SLOT_LAG_LIMIT:
         return warn(name, text, "see whether the network or the repository's disk is too slow")
     return ok(name, text)
@@ -231,13 +252,11 @@ def receiver(facts: Facts) -> CheckResult:
     if isinstance(facts.home, Unknown):
         return skip(name, facts.home.what)
     if facts.home.receiver is None:
-        return fail(
-            name, "it does not run", f"cellarman cron starts it, or by hand: cellarman wal receive {facts.server.name}"
-        )
+        return fail(name, "it does not run", START.format(server=facts.server.name))
     slot = facts.live.slot if isinstance(facts.live, Live) else None
     if slot is not None and not slot.active and "receiving stopped" in facts.home.receiver_said:
         log = log_path(facts.server.layout)
-        return fail(
-            name, f"it runs, and nothing comes: {facts.home.receiver_said}", f"put right what its log says: {log}"
-        )
+        received = () if isinstance(facts.storage, Unknown) else facts.storage.received
+        fix = anew.commands(facts.server, facts.home.receiver_said, received) or f"put right what its log says: {log}"
+        return fail(name, f"it runs, and nothing comes: {facts.home.receiver_said}", fix)
     return ok(name, f"{facts.home.receiver}")

@@ -44,5 +44,5 @@ def _print(name: str, results: list[CheckResult]) -> None:
         print(f"  {check.status:<4}  {check.name:<{width}}  {lines[0]}".rstrip())
         for line in lines[1:]:
             print(f"{indent}{line}")
-        for line in check.fix.splitlines():
-            print(f"{indent}now: {output.printable(line)}")
+        for number, line in enumerate(check.fix.splitlines()):
+            print(f"{indent}{'     ' if number else 'now: '}{output.printable(line)}")

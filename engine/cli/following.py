@@ -79,8 +79,7 @@ def conclude(job: JobState) -> int:
         return 1 if job.result.get("good") is False else 0
     error = job.result.get("error", {})
     if job.status == "died":
-        now = "cellarman cron marks what it left; then start it again"
-        failure = CellarmanError(f"job {job.id} died", job.reason, now)
+        failure = CellarmanError(f"job {job.id} died", job.reason, job.fix)
     elif error:
         failure = CellarmanError(error["what"], error["why"], error["fix"])
     else:

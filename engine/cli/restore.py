@@ -43,7 +43,7 @@ _SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("server", metavar="SERVER", nargs="?")
+    parser.add_argument("server", metavar="SERVER", nargs="?", help="whose backup; that server itself is not touched")
     parser.add_argument("backup", metavar="BACKUP", nargs="?", help="an id, a name, latest, oldest, or auto")
     parser.add_argument(
         "destination", metavar="DEST", nargs="?", help="the new data directory: empty, or not there yet"
@@ -55,14 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--to-time", metavar="TIME", help="'2026-11-23 14:05:00+01:00', …Z, a zone's name, '2 hours ago'"
     )
-    target.add_argument("--to-lsn", metavar="LSN")
-    target.add_argument("--to-xid", metavar="XID")
+    target.add_argument("--to-lsn", metavar="LSN", help="a place in the WAL: 0/5000028")
+    target.add_argument("--to-xid", metavar="XID", help="the end of a transaction")
     target.add_argument("--to-name", metavar="NAME", help="a restore point")
     target.add_argument("--to-immediate", action="store_true", help="the end of the backup")
     target.add_argument("--exclusive", action="store_true", help="stop before the target, not after it")
-    parser.add_argument("--timeline", default="latest", metavar="latest|current|N")
+    parser.add_argument(
+        "--timeline", default="latest", metavar="latest|current|N", help="the one to follow; current: the backup's own"
+    )
     parser.add_argument("--action", choices=("pause", "promote", "shutdown"), help="at the target (default: pause)")
-    parser.add_argument("--tablespace", action="append", default=[], metavar="NAME=DIR")
+    parser.add_argument(
+        "--tablespace", action="append", default=[], metavar="NAME=DIR", help="where this one goes; may be repeated"
+    )
     parser.add_argument("--plan", action="store_true", help="print the plan and touch nothing")
     parser.add_argument("--start", action="store_true", help="start PostgreSQL there and report how it ends")
     parser.add_argument("--port", type=int, help="for --start: this port")

@@ -85,7 +85,7 @@ ACTIONS: dict[str, tuple[str, Action, bool]] = {
     "timelines": ("The tree of timelines, and what the archive holds of each.", waltimelines.run, True),
     "events": ("Restore points, drops, checkpoints, ends of backups and promotions.", walevents.run, True),
     "verify": ("Read the archive whole, what was read longest ago first, and say what is bad.", walverify.run, True),
-    "fetch-missing": ("Archive what lacks or is bad from wherever a good copy is left.", walfetch.run, True),
+    "fetch-missing": ("Archive what is missing or bad from wherever a good copy is left.", walfetch.run, True),
     "switch": ("End the current WAL segment early, so that it is archived.", walmarks.switch, True),
     "restore-point": ("Make a named restore point on the server.", walmarks.restore_point, True),
     "receive": ("Receive WAL with pg_receivewal in the foreground until Ctrl-C.", _receive, False),

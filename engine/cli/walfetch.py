@@ -61,7 +61,7 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
 
 def _show(found: list[dict[str, Any]]) -> None:
     if not found:
-        print("nothing lacks")
+        print("nothing is missing")
         return
     for each in found:
         first, last, count, source = each["first"], each["last"], each["count"], each["source"]

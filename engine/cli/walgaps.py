@@ -81,7 +81,7 @@ def _accept(actions: Actions, server: Server, found: Report, text: str, reason: 
     first, last = accepted.parse_range(text)
     if not any(_overlaps(finding, first, last) for finding in found.findings):
         raise UsageError(
-            f"nothing lacks from {first} to {last}",
+            f"nothing is missing from {first} to {last}",
             "only a gap that is there can be accepted",
             f"cellarman wal gaps {server.name} lists them",
         )

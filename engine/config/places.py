@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.errors import ConfigError, NoConfiguration
 
@@ -30,6 +30,12 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
             "write one (config.example.toml shows every key), or name it: cellarman --config FILE …",
         )
     return there
+
+
+def named(files: Sequence[str], env: Mapping[str, str]) -> str:
+    """Return the file that our programs read only when it is named to them; "" when they find it by themselves."""
+    found = len(files) != 1 or files[0] in (SYSTEM_FILE, own_file(env), _expand(env.get("CELLARMAN_CONFIG", ""), env))
+    return "" if found or os.path.dirname(files[0]) == SYSTEM_DIRECTORY else files[0]
 
 
 def own_file(env: Mapping[str, str]) -> str:

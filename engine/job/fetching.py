@@ -41,15 +41,15 @@ def summary(server: str, fetched: int, left: int) -> str:
     """Return what came of it as a clause.
 
     >>> summary("main", 2, 1)
-    '2 segments of main are archived; 1 still lacks'
+    '2 segments of main are archived; 1 is still missing'
     >>> summary("main", 0, 0)
-    'nothing lacks in the archive of main'
+    'nothing is missing in the archive of main'
     """
     if not fetched and not left:
-        return f"nothing lacks in the archive of {server}"
-    still = f"{left} still {'lacks' if left == 1 else 'lack'}" if left else "nothing lacks any more"
+        return f"nothing is missing in the archive of {server}"
+    still = f"{left} {'is' if left == 1 else 'are'} still missing" if left else "nothing is missing any more"
     if not fetched:
-        return f"no good copy of what {server} lacks was found; {still}"
+        return f"no good copy of the missing WAL of {server} was found; {still}"
     archived = f"{fetched} segments of {server} are archived" if fetched > 1 else f"1 segment of {server} is archived"
     return f"{archived}; {still}"
 

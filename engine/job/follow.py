@@ -82,8 +82,9 @@ def state(job_directory: str) -> JobState | None:
         return known
     heard = _last_heard(job_directory)
     who = f"its worker (pid {known.pid})" if known.pid else "its worker"
-    reason = f"{who} died without a word, last heard of at {heard:%Y-%m-%dT%H:%M:%SZ}"
-    return replace(known, status="died", ended=heard, reason=reason)
+    reason = f"{who} died without a word, last heard of at {heard:%Y-%m-%d %H:%M:%S} UTC"
+    fix = known.fix or "cellarman cron marks what it left; then start it again"
+    return replace(known, status="died", ended=heard, reason=reason, fix=fix)
 
 
 def _stored(job_directory: str) -> JobState | None:

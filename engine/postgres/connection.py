@@ -7,6 +7,8 @@ libpq's own places or the connection string, and are cut out of every message.
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_option
 from engine.postgres.encoding import accept_any_bytes
 from engine.postgres.facts import Archiver, ServerFacts, Tablespace, server_facts
 from engine.postgres.lsn import Lsn
+from engine.postgres.quoting import ident
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -169,13 +172,13 @@ def _open(conninfo: str, timeout: int, application_name: str, **factory: Any) ->
         return connection
     except psycopg2.Error as error:
         why = _words(conninfo, error)
-        raise ConnectionFailed(f"cannot connect to {where(conninfo)}", why, _advice(why)) from None
+        raise ConnectionFailed(f"cannot connect to {where(conninfo)}", why, _advice(why, conninfo)) from None
 
 
 def _failed(conninfo: str, error: Exception, *, lost: bool) -> CellarmanError:
     why = _words(conninfo, error)
     if lost:
-        return ConnectionFailed(f"lost the connection to {where(conninfo)}", why, _advice(why))
+        return ConnectionFailed(f"lost the connection to {where(conninfo)}", why, _advice(why, conninfo))
     sqlstate = getattr(error, "pgcode", None) or ""
     return QueryFailed(f"{where(conninfo)} refused a statement", why, _ADVICE_BY_STATE.get(sqlstate, ""), sqlstate)
 
@@ -194,7 +197,7 @@ _ADVICE = (
     (
         r"password authentication failed",
         "the role is not there, or the password in ~/.pgpass is not its own: correct that line, or as a superuser in"
-        " psql: \\password ROLE",
+        " psql:\n\\password {role}",
     ),
     (
         r"no password supplied",
@@ -203,7 +206,7 @@ _ADVICE = (
     ),
     (
         r"replication role|permission denied to start WAL sender|REPLICATION attribute",
-        "on the server: ALTER ROLE the_role REPLICATION",
+        "ALTER ROLE {role} REPLICATION;  -- in psql on the server, as a superuser",
     ),
     (
         r'exceeds "?max_wal_senders',
@@ -228,13 +231,18 @@ _ADVICE_BY_STATE = {
 }
 
 
-def _advice(why: str) -> str:
+def _advice(why: str, conninfo: str) -> str:
     if line := hba.wanted(why):
         return f"add to the server's pg_hba.conf, before lines that match the same:\n{line}\nSELECT pg_reload_conf();"
     for pattern, advice in _ADVICE:
         if re.search(pattern, why):
-            return advice
+            return advice.replace("{role}", ident(_role(conninfo)))
     return "try the same with psql; what works there works here"
+
+
+def _role(conninfo: str) -> str:
+    """Return the role that libpq logs in as."""
+    return parse_conninfo(conninfo).get("user") or os.environ.get("PGUSER") or getpass.getuser()
 
 
 def identify_system(streaming_conninfo: str, *, timeout: int = CONNECT_TIMEOUT) -> Identity:

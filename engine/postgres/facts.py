@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from engine.postgres.lsn import Lsn
+from engine.postgres.quoting import ident
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -206,7 +207,7 @@ def _settings(connection: Connection) -> dict[str, str]:
 
 
 def _missing(connection: Connection, role: str, roles: tuple[str, ...], functions: tuple[str, ...]) -> tuple[str, ...]:
-    quoted = '"' + role.replace('"', '""') + '"'
+    quoted = ident(role)
     wanted = [f"GRANT {name} TO {quoted}" for name in roles if not _one(connection, _MEMBER, name)[0]]
     wanted += [
         f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {quoted}"

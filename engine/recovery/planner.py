@@ -316,7 +316,7 @@ def _detail(
             )
         ),
         settings=written,
-        warnings=(*warnings, *_warnings(order, choice, found, content)),
+        warnings=(*warnings, *_warnings(order, choice, found, content), *_received(server, order, choice, found)),
         endpoint=other.endpoint if other else None,
         delta=delta,
         segments=segments,
@@ -496,6 +496,22 @@ def locks_readers(order: Order, dropped: Mark) -> bool:
         isinstance(order.target, XidTarget) and not order.target.inclusive
     )
     return before_its_end and order.action == "pause" and dropped.drops
+
+
+def _received(server: Server, order: Order, choice: Choice, found: _Found) -> list[str]:
+    """Say that the last commits lie in a segment that was received in part, and is none of the archive's yet."""
+    reach, archive = choice.run.reach, found.archive
+    if not isinstance(order.target, EndOfArchive) or reach.end_kind != "open_end" or reach.last is None:
+        return []
+    name = archive.name(choice.run.lineage.timeline, reach.last + 1)
+    partial = os.path.join(server.layout.streaming, f"{name}.partial")
+    if not os.path.exists(partial):
+        return []
+    take_in = f"cp {shlex.quote(partial)} /tmp/{name} && cellarman-wal push /tmp/{name} --server {server.name}"
+    return [
+        f"what was received of {name} comes after this end; if the server is lost for good, take it in, and plan again:"
+        f" {take_in} && cellarman wal ingest {server.name}"
+    ]
 
 
 def _warnings(order: Order, choice: Choice, found: _Found, content: source.Source | None) -> list[str]:

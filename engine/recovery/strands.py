@@ -55,6 +55,7 @@ def _strand(layout: Layout, case: Case, line: Line, promotions: Mapping[int, dat
     found: list[Reach] = []
     ends: dict[int, datetime | None] = {}
     newest = line.good[-1] if len(line.good) else -1
+    furthest = -1
     for base in line.bases:
         first, last = core_range(base.start, base.stop, size)
         far = next((end for _, end in line.good.within(first, None)), None)
@@ -64,10 +65,11 @@ def _strand(layout: Layout, case: Case, line: Line, promotions: Mapping[int, dat
             ends[far] = _until(layout, case, line, far)
         end = max(ends[far] or base.ended, base.ended)
         reach = Reach(base.ended, end, far < newest)
-        if found and reach.begin <= found[-1].end:
+        if found and (far == furthest or reach.begin <= found[-1].end):
             found[-1] = Reach(found[-1].begin, max(found[-1].end, end), reach.broken)
         else:
             found.append(reach)
+        furthest = far
     spans = line.lineage.spans
     parent = int(spans[-2].timeline) if len(spans) > 1 else None
     left = promotions.get(line.timeline)

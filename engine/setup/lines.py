@@ -9,12 +9,12 @@ import shlex
 from engine.check.account import account, program
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
-from engine.check.postgres import literal
 from engine.check.reach import backup_host, needs_way_back
-from engine.check.repository import MISSED_MAINTENANCE
+from engine.check.repository import MISSED_MAINTENANCE, crontab
 from engine.config import Config
 from engine.host import openssh
 from engine.host.local import installed
+from engine.postgres.quoting import literal
 from engine.setup.keys import ssh_words
 from engine.setup.piece import Piece, found
 from engine.setup.sql import superuser
@@ -124,7 +124,5 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     own = [name for name in config.files if not name.startswith("/etc/")]
     named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
     line = f"* * * * * {shlex.quote(program())}{named} cron"
-    once = f"crontab -l 2>/dev/null | grep -vxF {shlex.quote(line)}"
-    text = f"({once}; echo {shlex.quote(line)}) | crontab -"
     note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
-    return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]
+    return [Piece("maintenance", f"here, as {account()}", crontab(line), "sh", found(truth), note)]

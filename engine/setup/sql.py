@@ -6,7 +6,7 @@ from engine.check.access import logins
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.pace import LONGEST_EXPOSURE, exposure
-from engine.check.postgres import ident, literal
+from engine.postgres.quoting import ident, literal
 from engine.setup.piece import Piece, found
 
 _NO_ROLE = "does not exist"

@@ -156,7 +156,7 @@ def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
         yield Finding("warning", what, "nobody takes them in", "cellarman agent (or cellarman cron every minute)")
     if server.streaming_archiver and not wal.receiving:
         why = "pg_receivewal does not run for it"
-        yield Finding("warning", "WAL is not being received", why, f"cellarman wal receive {server.name}")
+        yield Finding("warning", "WAL is not being received", why, "cellarman cron")
     elif wal.newest_at is not None and wal.usual_pause is not None and not wal.receiving:
         silent = now - wal.newest_at
         if silent > max(QUIET_FLOOR, QUIET_FACTOR * wal.usual_pause):
@@ -184,7 +184,8 @@ def _about_catalogue(
         why = "nothing works on it any more; the next maintenance pass marks it as failed"
         yield Finding("warning", f"backup {newest.id} was left unfinished", why, "cellarman cron")
     died = last_jobs[0] if last_jobs and last_jobs[0].status == "died" else None
-    if died is not None and (newest is None or newest.status != "FAILED"):
+    told = newest is not None and (newest.status == "FAILED" or (died is not None and died.backup == newest.id))
+    if died is not None and not told:
         yield Finding("warning", f"the last {died.kind} died", died.reason, command="jobs")
 
 

@@ -18,7 +18,7 @@ from engine.postgres import programs
 from engine.postgres.connection import connect, parse_conninfo, slot, with_options, without_password
 from engine.repository.layout import Layout
 from engine.repository.locks import Lock
-from engine.wal import restream
+from engine.wal import anew, restream
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -75,6 +75,7 @@ class Supervisor:
                     return
                 if time.monotonic() - began >= _HEALTHY:
                     pause = _FIRST_PAUSE
+                self._say_how_to_begin_anew(said)
                 self._report.note(f"receiving stopped ({said or 'no word'}); again in {pause:g} s", "warn")
                 self._nap(pause)
                 self._take_over_settings()
@@ -118,6 +119,11 @@ class Supervisor:
             else:
                 self._say_how_to_renew_the_slot()
         return said
+
+    def _say_how_to_begin_anew(self, said: str) -> None:
+        received = os.listdir(self._server.layout.streaming)
+        for number, command in enumerate(anew.commands(self._server, said, received).splitlines()):
+            self._report.note(f"{'     ' if number else 'now: '}{command}", "error")
 
     def _say_how_to_renew_the_slot(self) -> None:
         """Say what to do with a slot that is not ours to drop, and that may stand where the server has no WAL."""

@@ -156,9 +156,9 @@ def copying(server: str, at: datetime, done: float, pid: int = 40112) -> list[ev
         copied = int(total * done * (i + 1) / len(rates))
         events.append(ev.Progress(when, "copy", copied, total, None, None, speed, (total - copied) / max(speed, 1)))
         if i == 12:
-            events.append(ev.Note(when, "info", "tablespace fast is copied, 1.0 GB in 5.2 s"))
+            events.append(ev.Note(when, "info", "tablespace fast is copied, 1.0 GiB in 5.2 s"))
         if i == 33:
-            events.append(ev.Note(when, "warn", "reading slowly: 7 MB/s for 34 s on base/16384/24988"))
+            events.append(ev.Note(when, "warn", "reading slowly: 7 MiB/s for 34 s on base/16384/24988"))
         if i == 36:
             events.append(ev.Note(when, "info", "archived up to 00000001000001A40000008E"))
     return events

@@ -152,7 +152,7 @@ async def test_a_log_is_exported_as_it_stands(fleet: Fleet) -> None:
         await pilot.press("j", "enter")
         await until(pilot, lambda: app.snapshot.job is not None and bool(app.snapshot.job.rates))
         view = app.screen.view()  # type: ignore[attr-defined]
-        assert "reading slowly: 7 MB/s" in export.rendered(view, "txt")
+        assert "reading slowly: 7 MiB/s" in export.rendered(view, "txt")
 
 
 async def test_zoom_gives_each_part_the_screen_and_takes_it_back(fleet: Fleet) -> None:

@@ -33,7 +33,7 @@ async def test_progress_is_seen_as_it_is_made_and_the_end_too(tmp_path: Path) ->
         await until(pilot, lambda: "33 %" in screen_text(app))
         text = screen_text(app)
         assert "✓ checkpoint   ↻ copy   · sync" in text
-        assert "300 of 900 MB" in text
+        assert "300 of 900 MiB" in text
         assert "read [red]slowly[/red] from ?[31mbase" in text
 
         def goes_on() -> bool:
@@ -58,9 +58,26 @@ async def test_a_worker_that_is_killed_is_seen_as_dead_at_once(tmp_path: Path) -
         worker.die()
         await until(pilot, lambda: "Backup of main died" in screen_text(app), seconds=3)
         assert "died without a word" in screen_text(app)
+        assert "now  cellarman cron marks what it left; then start it again" in screen_text(app)
         await pilot.press("C")
         await pilot.pause()
-        assert "It does not run: it is died." in screen_text(app)
+        assert "It died already." in screen_text(app)
+
+
+async def test_the_last_words_of_a_job_stay_in_sight_when_its_outcome_takes_their_room(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    worker = Worker(config, "main")
+    worker.report.phase("copy")
+    async with console(config, now=utc_now) as (app, pilot):
+        await pilot.press("j", "enter")
+        for number in range(20):
+            worker.report.note(f"word {number}")
+        await until(pilot, lambda: "word 19" in screen_text(app))
+        worker.end(CellarmanError("it failed", "one\ntwo", "this\nthat"))
+        await until(pilot, lambda: "Backup of main failed" in screen_text(app))
+        text = screen_text(app)
+        assert "word 19" in text and "word 0 " not in text
+        assert "  now  this" in text and "\n       that" in text
 
 
 async def test_a_failed_job_says_why_and_what_now(tmp_path: Path) -> None:

@@ -428,3 +428,16 @@ async def test_a_newer_plan_takes_the_place_of_tablespaces_that_are_just_going(t
             worker.cancel()
             room._mount_spaces(spaces[:1])
             await until(pilot, lambda: room._spaces == spaces[:1] and len(room.query("#spaces Input")) == 1)
+
+
+async def test_only_the_field_with_the_focus_says_how_to_change_it(fleet: Fleet) -> None:
+    async with console(fleet.config) as (app, pilot):
+        await pilot.press("down", "r")
+        await until(pilot, lambda: "This moment can be reached" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "Where should the restored copy go?" in screen_text(app))
+        await pilot.press("tab")
+        await until(pilot, lambda: screen_text(app).count("space changes it") == 1)
+        await pilot.press("tab")
+        await until(pilot, lambda: "start it      [ yes ]  no     space changes it" in screen_text(app))
+        assert screen_text(app).count("space changes it") == 1

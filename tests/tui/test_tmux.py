@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -71,3 +72,15 @@ def test_a_terminal_that_goes_away_harms_no_job_and_leaves_no_lease(seen: Pane, 
     assert follow.state(str(worker.place)).status == "running"  # type: ignore[union-attr]
     assert list(Path(fleet.config.state_directory, "console", "open").iterdir()) == []
     worker.end()
+
+
+def test_the_console_ends_with_its_terminal_also_below_a_program_that_stays(fleet: Fleet, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "engine.cli.main", "--config", str(fleet.root / "cellarman.toml")]
+    with pane(tmp_path, ["sh", "-c", f"trap '' HUP; {shlex.join(argv)}; :"]) as shown:
+        shown.until("Two servers.")
+        leader = shown.pid
+        shown.kill()
+        deadline = time.monotonic() + 15
+        while os.path.exists(f"/proc/{leader}"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -155,7 +155,7 @@ async def test_a_gap_is_accepted_only_with_a_reason(holed: Fleet) -> None:
         await opened(app, pilot)
         await until(pilot, lambda: "gap 1 of 3" in screen_text(app))
         await pilot.press("A")
-        await until(pilot, lambda: "Accept that 2 segments lack?" in screen_text(app))
+        await until(pilot, lambda: "Accept that 2 segments are missing?" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: "A gap is accepted with its reason." in screen_text(app))
         await pilot.press(*"disk", "space", *"died", "enter")
@@ -177,7 +177,7 @@ async def test_what_lacks_is_fetched_from_where_it_was_put_aside(holed: Fleet) -
         await until(pilot, lambda: "wal fetch-missing main" in " ".join(screen_text(app).split()))
         await pilot.press("enter")
         await until(pilot, lambda: "and found something wrong." in " ".join(screen_text(app).split()), seconds=60)
-        assert "1 segment of main is archived; 3 still lack." in " ".join(screen_text(app).split())
+        assert "1 segment of main is archived; 3 are still missing." in " ".join(screen_text(app).split())
         assert archived(holed, 90)
         await pilot.press("q")
         await until(pilot, lambda: "gap 1 of 2" in screen_text(app), seconds=60)
@@ -211,7 +211,11 @@ async def test_without_a_gap_the_keys_for_gaps_say_so(fleet: Fleet) -> None:
     async with console(fleet.config) as (app, pilot):
         await pilot.press("down", "down", "down", "enter", "3")
         await until(pilot, lambda: app.screen.inspection is not None)
-        for key, said in (("n", "There is no gap."), ("f", "Nothing lacks."), ("A", "Put the cursor on a gap first")):
+        for key, said in (
+            ("n", "There is no gap."),
+            ("f", "No WAL is missing."),
+            ("A", "Put the cursor on a gap first"),
+        ):
             await pilot.press(key)
             await pilot.pause()
             assert said in screen_text(app)

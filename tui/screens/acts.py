@@ -92,7 +92,7 @@ class Acts:
         server = self._status()
         if server is None:
             return "There is no server."
-        return self._under_way("fetch") or ("" if server.gaps else "Nothing lacks.")
+        return self._under_way("fetch") or ("" if server.gaps else "No WAL is missing.")
 
     def do_fetch(self) -> None:
         from tui.screens.wal_fetch import FetchForm

@@ -153,8 +153,9 @@ class JobRoom(Room):
         self.query_one("#lanes", Lines).show(_lanes(job, self._figures_width(), room, self.glyphs))
 
     def _paint_chart(self, job: JobState, view: JobView | None) -> None:
-        height = 5 if self.app.size.height >= 36 else 3 if self.app.size.height >= 28 else 2
-        rates = view.rates if view else ()
+        short = self.app.size.height < 28
+        height = 5 if self.app.size.height >= 36 else 2 if short else 3
+        rates = view.rates if view and not (short and job.status != "running") else ()
         lines = chart(rates, self._figures_width() - 16, height, self.glyphs) if len(rates) > 1 else []
         self.query_one("#chart", Lines).show(lines)
 
@@ -179,21 +180,30 @@ class JobRoom(Room):
         job = self._job(self.app.snapshot)
         return moments.look(job, self._programs(job)) if job else ""
 
+    def _start(self) -> str:
+        job = self._job(self.app.snapshot)
+        return moments.start(job, self._programs(job)) if job else ""
+
     def word(self, command: Command) -> str:
-        return "copy psql" if command.verb == "copy" and self._look() else super().word(command)
+        if command.verb != "copy":
+            return super().word(command)
+        return "copy psql" if self._look() else "copy pg_ctl" if self._start() else super().word(command)
 
     def do_copy(self) -> None:
-        look = self._look()
-        self.copy(look or self._job_id, "the command that looks at it" if look else self._job_id)
+        look, start = self._look(), self._start()
+        what = "the command that looks at it" if look else "the command that starts it" if start else self._job_id
+        self.copy(look or start or self._job_id, what)
 
 
 def _said(job: JobState, programs: str) -> list[Line]:
     lines = [wording.job_sentence(job), *(moments.outcome(job, programs) or wording.outcome(job))]
-    if job.status != "running" and job.reason:
-        lines.append((("why  ", "quiet"), (plain(job.reason), "text")))
-    if job.status != "running" and job.fix:
-        lines.append((("now  ", "quiet"), (plain(job.fix), "text")))
+    if job.status != "running":
+        lines += _labelled("why", job.reason) + _labelled("now", job.fix)
     return lines
+
+
+def _labelled(label: str, text: str) -> list[Line]:
+    return [((f"{'' if i else label:<5}", "quiet"), (plain(line), "text")) for i, line in enumerate(text.splitlines())]
 
 
 def _bar(job: JobState, width: int, glyphs: Glyphs) -> Line:

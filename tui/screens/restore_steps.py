@@ -176,7 +176,7 @@ class Steps(Reckoning):
             meaning = moments.ENDINGS[self._plan.order.action][1]
             if isinstance(self._plan.order.target, EndOfArchive):
                 meaning = "it replays all there is and opens for writing, on a timeline of its own"
-            lines += moments.facts([("then", meaning, "quiet")])
+            lines += moments.facts([("at last", meaning, "quiet")])
         self.query_one("#place", Lines).show(lines)
 
     def _paint_confirm(self, snapshot: Snapshot) -> None:

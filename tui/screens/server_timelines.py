@@ -27,7 +27,7 @@ COLUMNS = (
     Column("LEFT AT"),
     Column("WHEN (UTC)", yields=2),
     Column("SEGMENTS", align="right"),
-    Column("LACKING", align="right", yields=3),
+    Column("MISSING", align="right", yields=3),
     Column("BACKUPS", align="right", yields=1),
     Column("", limit=40),
 )
@@ -151,7 +151,7 @@ def _about(branch: Branch, strand: Strand | None) -> list[Line]:
     }[branch.history]
     facts.append(("history", *history))
     if branch.first is not None:
-        lacks = f"; {counted(branch.lacking, 'segment')} lack between" if branch.lacking else ""
+        lacks = f"; {counted(branch.lacking, 'segment')} missing in between" if branch.lacking else ""
         facts.append(("wal", f"{branch.first} to {branch.last}{lacks}", "bad" if branch.lacking else "text"))
     if branch.backups:
         shown = list(branch.backups[:_SHOWN])

@@ -245,9 +245,11 @@ def recent_jobs(jobs: Sequence[JobState], width: int, glyphs: Glyphs, now: datet
     if not jobs:
         return [(("No job has run yet.", "quiet"),)]
     lines: list[Line] = [(("JOBS", "quiet"),)]
+    names, kinds = (max(map(len, words)) for words in ([plain(job.server) for job in jobs], [job.kind for job in jobs]))
     for job in jobs:
         sign, role = wording.job_sign(job, glyphs)
-        head: Line = ((f"{sign} ", role), (f"{plain(job.server)}  ", "strong"), (job.kind, "text"))
+        name, kind = f"{plain(job.server):<{names}}  ", f"{job.kind:<{kinds}}"
+        head: Line = ((f"{sign} ", role), (name, "strong"), (kind, "text"))
         progress = job.progress
         if job.status == "running" and progress and progress.total_bytes:
             done = percent(progress.done_bytes, progress.total_bytes)

@@ -9,6 +9,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
+from engine import amounts
 from tui.format import Line, counted, plain, size
 from tui.inspection import Answered, RowsAsked
 from tui.screens.server_pane import Pane
@@ -126,7 +127,7 @@ class Wal(Pane):
         line: Line = (("  ", "text"), *forms)
         if chart is not None and chart.states:
             line = (("  ", "text"), (f"timeline {chart.timeline}", "strong"), ("   ", "text"), *forms)
-            facts = f" {counted(len(chart.states), 'segment')} of {size(chart.segment_size)}"
+            facts = f" {counted(len(chart.states), 'segment')} of {amounts.size(chart.segment_size)}"
             if self.form == "map" and self.mapped.level is not None:
                 cell = 1 << self.mapped.level
                 row = self.mapped.per_row / self.mapped.per_log
@@ -154,12 +155,7 @@ class Wal(Pane):
         if chart is None or not chart.states:
             return [
                 (("No WAL has been archived yet.", "strong"),),
-                (
-                    (
-                        "It comes with archive_command or with cellarman wal receive; the first backup waits for it.",
-                        "text",
-                    ),
-                ),
+                (("It comes with archive_command, or is streamed once cellarman cron or agent runs.", "text"),),
             ]
         number = self.over.cursor
         gap = chart.gap_at(number)

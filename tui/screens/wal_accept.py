@@ -38,8 +38,9 @@ class Accept(Dialog):
 
     def says(self) -> list[Line]:
         span = self._first if self._first == self._last else f"{self._first}..{self._last}"
+        count = self._finding.count or 1
         return [
-            ((f"Accept that {counted(self._finding.count or 1, 'segment')} lack?", "strong"),),
+            ((f"Accept that {counted(count, 'segment')} {'is' if count == 1 else 'are'} missing?", "strong"),),
             (),
             (("gap          ", "quiet"), (span, "text")),
             (("then         ", "quiet"), ("it alarms nobody any more; no restore gets past it, as before", "text")),

@@ -22,7 +22,7 @@ class FetchForm(Form):
     def says(self) -> list[Line]:
         where = "pg_wal of the server and of its standbys, the queues, and what was refused"
         return [
-            ((f"Look for the WAL that {plain(self._server_name)} lacks?", "strong"),),
+            ((f"Look for missing WAL of {plain(self._server_name)}?", "strong"),),
             (),
             (("where        ", "quiet"), (where, "text")),
             (

@@ -29,6 +29,13 @@ COLUMNS = (
 
 
 _BACKUP = "cellarman backup "
+CAUSES = {
+    "lost": "it is in no queue, and no server that was asked has it any more",
+    "lost_but_recoverable": "it never arrived; a copy of it is left elsewhere",
+    "partial_only": "only the part of it that had been received is left",
+    "delayed": "it should have come by now",
+}
+"""Why a segment is missing, by its state; what a finding says of such a one is what that means."""
 
 
 def shown(inspection: Inspection | None) -> list[Finding]:
@@ -51,9 +58,12 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
         total = size(finding.count * inspection.chart.segment_size)
         title.append((f"   {counted(finding.count, 'segment')}, {total}", "quiet"))
     lines: list[Line] = [tuple(title)]
+    cause = CAUSES.get(finding.state or "", "") if finding.kind in BEARABLE else ""
+    if cause:
+        lines.append((("cause        ", "quiet"), (cause, "text")))
     if finding.why:
-        lines.append((("cause        ", "quiet"), (plain(finding.why), "text")))
-    lines += _effect(finding)
+        lines.append((("effect       " if cause else "cause        ", "quiet"), (plain(finding.why), "text")))
+    lines += _effect(finding, "" if cause and finding.why else "effect")
     lines += _repair(finding)
     return lines
 
@@ -74,7 +84,7 @@ def _repair(finding: Finding) -> list[Line]:
     return lines
 
 
-def _effect(finding: Finding) -> list[Line]:
+def _effect(finding: Finding, label: str) -> list[Line]:
     backups = len(finding.affected_backups)
     if finding.lost_from is not None and finding.lost_to is not None:
         said: Line = (
@@ -92,7 +102,7 @@ def _effect(finding: Finding) -> list[Line]:
     else:
         return []
     names = ", ".join(finding.affected_backups[:3]) + (f" and {backups - 3} more" if backups > 3 else "")
-    return [(("effect       ", "quiet"), *said, (f"   {plain(names)}" if backups else "", "quiet"))]
+    return [((f"{label:<13}", "quiet"), *said, (f"   {plain(names)}" if backups else "", "quiet"))]
 
 
 def no_gap(inspection: Inspection) -> list[Line]:

@@ -30,7 +30,8 @@ class Log(ScrollView, Painter, can_focus=False):
         self._lines: tuple[Line, ...] = ()
         self._filter: Filter | None = None
         self._rows: list[Line] = []
-        self._width = 0
+        self._seen = Size(0, 0)
+        """How much room there was when the lines were laid."""
 
     @property
     def narrowed(self) -> Filter | None:
@@ -69,13 +70,13 @@ class Log(ScrollView, Painter, can_focus=False):
         return [row for line in lines for row in wrap(line, max(10, self.size.width - 2), INDENT)]
 
     def on_resize(self) -> None:
-        if self.size.width != self._width:
-            self._width = self.size.width
+        if self.size.width != self._seen.width:
             self._rows = self._wrapped(self._lines)
-            self._laid()
+        self._laid()
 
     def _laid(self) -> None:
-        following = self.scroll_offset.y >= self.virtual_size.height - self.size.height - 1
+        following = self.scroll_offset.y >= self.virtual_size.height - self._seen.height - 1
+        self._seen = self.size
         self.virtual_size = Size(0, len(self._rows))
         if following:
             self.scroll_to(y=max(0, len(self._rows) - self.size.height), animate=False, force=True)

@@ -42,10 +42,8 @@ class Pick(Lines, can_focus=True):
     def on_mount(self) -> None:
         self._fill()
 
-    def on_focus(self) -> None:
-        self._fill()
-
-    def on_blur(self) -> None:
+    def watch_has_focus(self, _has_focus: bool) -> None:
+        super().watch_has_focus(_has_focus)
         self._fill()
 
     def on_resize(self) -> None:

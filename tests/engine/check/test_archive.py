@@ -24,11 +24,11 @@ def check(repo: Repo) -> CheckResult:
 def test_holes_fail_until_they_are_accepted_and_a_later_backup_makes_them_a_warning(tmp_path: Path) -> None:
     repo = Repo(tmp_path)
     repo.put("1/1..1/9").backup(2, 3, hour=10)
-    assert check(repo) == CheckResult("WAL archive", "ok", "nothing lacks")
+    assert check(repo) == CheckResult("WAL archive", "ok", "nothing is missing")
     repo.path(1, 6).unlink()
     found = check(repo)
     assert (found.status, found.fix) == ("fail", "cellarman backup main") and pages.name(6) in found.detail
     repo.backup(7, 8, hour=2)
     assert check(repo).status == "warn"
     accept(repo.layout, Accepted(pages.name(6), pages.name(6), "known", NOW, "dba"))
-    assert check(repo) == CheckResult("WAL archive", "ok", "nothing lacks but what was accepted (1)")
+    assert check(repo) == CheckResult("WAL archive", "ok", "nothing is missing but what was accepted (1)")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.check import facts, runner
-from engine.check.account import program
+from engine.check.account import account, program
 from engine.check.facts import Probe, Unknown
 from engine.check.result import CheckResult
 from engine.config import Config, load
@@ -84,7 +84,7 @@ def test_last_backup_too_old_or_too_small(setup: Setup) -> None:
     assert check(config)["last backup"].detail == "there is none"
     backup(config, NOW - timedelta(days=3, hours=1))
     found = check(config)["last backup"]
-    assert (found.status, found.fix) == ("fail", "cellarman backup main")
+    assert (found.status, found.fix) == ("fail", f"cellarman --config {config.files[0]} backup main")
     assert "3 d 1 h old, more than 1 DAY" in found.detail
     backup(config, NOW - timedelta(hours=1))
     assert check(config)["last backup"].status == "ok"
@@ -111,7 +111,7 @@ def test_failed_backups_matter_until_the_next_good_one(setup: Setup) -> None:
     bad = backup(config, NOW - timedelta(hours=2), "FAILED", error="disk full")
     found = check(config)["failed backups"]
     assert (found.status, found.detail) == ("warn", f"{bad.id}: disk full")
-    assert f"cellarman delete main {bad.id}" in found.fix
+    assert f" delete main {bad.id}  # what is left of it" in found.fix
     backup(config, NOW - timedelta(hours=1))
     assert check(config)["failed backups"].detail == "1 before the last good one"
 
@@ -245,3 +245,17 @@ def test_every_check_answers_when_nothing_is_known(setup: Setup) -> None:
     assert len({result.name for result in results}) == len(runner.CHECKS)
     assert all(result.detail for result in results if result.name != "configuration")
     assert all(result.fix for result in results if result.status == "fail")
+
+
+def test_what_mends_a_repository_with_blanks_in_its_path_can_be_pasted(tmp_path: Path) -> None:
+    file = tmp_path / "my config.toml"
+    file.write_text(
+        f'[cellarman]\nbarman_home = "{tmp_path}/a home"\nstate_directory = "{tmp_path}/state"\n'
+        '[servers.main]\nconninfo = "host=127.0.0.1 port=1 user=Bar"\nstreaming_archiver = true\nslot_name = "s"\n'
+    )
+    (tmp_path / "a home").mkdir(mode=0o500)
+    config = load(str(file), env={})
+    found = check(config)
+    assert f"install -d -o {account()} '{tmp_path}/a home/main'  # as root" in found["directories"].fix
+    assert found["last backup"].fix == f"cellarman --config '{file}' backup main"
+    assert found["WAL receiver"].fix.startswith(f"cellarman --config '{file}' cron  # starts it")

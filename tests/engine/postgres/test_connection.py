@@ -159,7 +159,7 @@ def test_a_database_without_an_encoding_may_hold_any_bytes(server: Cluster) -> N
 
 def test_no_right_to_replicate(server: Cluster) -> None:
     error = refused(connection.identify_system, conninfo(server, "plain"))
-    assert "ALTER ROLE" in error.fix
+    assert error.fix.startswith('ALTER ROLE "plain" REPLICATION;')
     error = refused(connection.identify_system, conninfo(server, "outsider"))
     assert "no pg_hba.conf entry for replication connection" in error.why
     where, line, reload = error.fix.splitlines()

@@ -287,7 +287,7 @@ def test_what_nobody_has_is_said(place: Place) -> None:
     assert (document["fetched"], document["left"]) == (0, 3)
     [job] = follow.jobs(str(place.root / "state"))
     assert (job.kind, job.status, job.result["good"]) == ("fetch", "done", False)
-    assert job.result["summary"] == "no good copy of what main lacks was found; 3 still lack"
+    assert job.result["summary"] == "no good copy of the missing WAL of main was found; 3 are still missing"
     assert [note.level for note in job.log if "still lacks" in note.text] == ["warn"] * 3
     assert job.progress is not None and (job.progress.files_done, job.progress.files_total) == (3, 3)
 
@@ -313,7 +313,7 @@ def test_the_verb(place: Place) -> None:
     document: dict[str, Any] = json.loads(done.stdout)
     (segment,) = document["segments"]
     assert (segment["state"], segment["first"], document["fetched"], document["left"]) == ("fetched", name, 1, 0)
-    assert run(place, "fetch-missing", "main").stdout == "nothing lacks\n"
+    assert run(place, "fetch-missing", "main").stdout == "nothing is missing\n"
     assert place.path(name).exists()
 
 
