@@ -144,13 +144,19 @@ class Scene:
             return _ended(tried)
         finally:
             self.remove(str(tried.data))
-            shutil.rmtree(tried.root)
+            eventually(lambda: _removed(tried.root), "all that wrote there has ended")
 
     def remove(self, directory: str) -> None:
         """Stop the server in a directory and remove it."""
         pg_ctl = str(self.cluster.install.bindir / "pg_ctl")
         subprocess.run([pg_ctl, "-D", directory, "-m", "immediate", "-w", "stop"], capture_output=True, check=False)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _removed(place: Path) -> bool:
+    """Remove a directory in which a helper of the server that ran there may just be clearing up."""
+    shutil.rmtree(place, ignore_errors=True)
+    return not place.exists()
 
 
 def _ended(tried: Cluster) -> str:

@@ -283,6 +283,27 @@ def test_tablespaces_and_strange_names(debian_postgres: Install, far: Far, setti
         assert again.refused is not None and "not empty" in again.refused.what
 
 
+def test_a_tablespace_made_after_the_backup(postgres: Install, far: Far) -> None:
+    with scene(postgres) as stage:
+        reach(stage, far)
+        stage.insert()
+        stage.backup()
+        place = stage.root / "made later"
+        place.mkdir()
+        stage.cluster.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+        stage.cluster.sql("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 1000) i")
+        stage.archive_all()
+        destination = stage.root / "restored there"
+        with removed(stage, destination):
+            wanted = order(stage, destination, EndOfArchive(), action="promote", start=True)
+            with pytest.raises(Refused, match=f"replay would write into {place} on 127.0.0.1"):
+                run(stage, wanted)
+            stage.cluster.stop()
+            place.rename(stage.root / "moved away")
+            assert value(conninfo(run(stage, wanted)), "SELECT count(*) FROM t") == 1000
+            assert os.readlink(next((destination / "pg_tblspc").iterdir())) == str(place)
+
+
 # -- refusals
 
 
