@@ -460,7 +460,9 @@ def _steps(
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]
     steps += [f"make {space.location}, where WAL makes tablespace {space.oid} at {space.lsn}" for space in replayed]
     steps += [f"stage the WAL that replay needs, verified, in {staged}"] if staged else []
-    steps.append("write recovery.signal and the settings of recovery, archiving off; global/pg_control last")
+    steps.append(
+        "write recovery.signal and the settings of recovery, archiving and subscriptions off; global/pg_control last"
+    )
     if order.start:
         steps.append(f"start PostgreSQL {info.major} there" + (f" on port {order.port}" if order.port else ""))
     else:
@@ -558,6 +560,7 @@ def _warnings(order: Order, choice: Choice, found: _Found, content: source.Sourc
             "waits for its lock; --start stops after the last commit that stays, --action promote ends the lock"
         )
     lines.append(
-        "archiving is off in the restored cluster: set archive_mode and archive_command before it goes into service"
+        "archiving is off in the restored cluster, and so are subscriptions: set archive_mode, archive_command and"
+        " max_logical_replication_workers before it goes into service"
     )
     return lines

@@ -121,7 +121,10 @@ def _target_setting(target: Target) -> dict[str, str]:
 
 def safe_settings(major: int) -> dict[str, str]:
     """Return what keeps a copy apart from the server that it came from."""
-    return {**_SAFE, "archive_library": ""} if major >= 15 else dict(_SAFE)
+    library = {"archive_library": ""} if major >= 15 else {}
+    # A subscription names the real server's slot on the publisher: what the copy took from it, that server would lack.
+    subscriptions = {"max_logical_replication_workers": "0"} if major >= 10 else {}
+    return {**_SAFE, **library, **subscriptions}
 
 
 def required_settings(control: ControlFile) -> dict[str, str]:

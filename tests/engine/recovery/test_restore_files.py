@@ -20,7 +20,8 @@ from engine.recovery.planner import make_plan
 from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
-from tests.support.cluster import Install, free_port
+from tests.support.cluster import Install, free_port, running
+from tests.support.site import eventually
 
 PLAIN_OR_TAR = [
     pytest.param({}, id="plain"),
@@ -139,6 +140,28 @@ def test_nothing_of_the_original_stays_in_force(stage: Scene) -> None:
         assert not [name for name in os.listdir(destination) if name.startswith("cellarman")]
     finally:
         shutil.rmtree(destination)
+
+
+def test_a_subscription_stays_the_originals(postgres: Install, tmp_path: Path) -> None:
+    with running(postgres, tmp_path / "publisher") as publisher, scene(postgres) as stage:
+        publisher.sql("ALTER SYSTEM SET wal_level = logical")
+        publisher.stop()
+        publisher.start()
+        for cluster in (publisher, stage.cluster):
+            cluster.sql("CREATE TABLE news (i int)")
+        publisher.sql("CREATE PUBLICATION p FOR TABLE news")
+        stage.cluster.sql(f"CREATE SUBSCRIPTION s CONNECTION '{publisher.conninfo}' PUBLICATION p")
+        stage.backup()
+        with stage.restored(action="promote") as (result, conninfo):
+            assert result["verdict"] == "open" and value(conninfo, "SELECT count(*) FROM pg_subscription") == 1
+            stage.cluster.stop()
+            publisher.sql("INSERT INTO news VALUES (1)")
+            assert value(conninfo, "SHOW max_logical_replication_workers") == "0"
+            workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'"
+            assert value(conninfo, workers) == 0
+            stage.cluster.start()
+            eventually(lambda: stage.cluster.value("SELECT count(*) FROM news") == 1, "the real subscriber has it")
+            assert value(conninfo, "SELECT count(*) FROM news") == 0
 
 
 def test_strange_names_of_directories_and_a_taken_port(stage: Scene) -> None:
