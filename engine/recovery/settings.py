@@ -124,7 +124,9 @@ def safe_settings(major: int) -> dict[str, str]:
     library = {"archive_library": ""} if major >= 15 else {}
     # A subscription names the real server's slot on the publisher: what the copy took from it, that server would lack.
     subscriptions = {"max_logical_replication_workers": "0"} if major >= 10 else {}
-    return {**_SAFE, **library, **subscriptions}
+    # A recovery that pauses looks for this file, which is meant for a standby, and takes it away (until 15).
+    trigger = {"promote_trigger_file": ""} if 12 <= major <= 15 else {}
+    return {**_SAFE, **library, **subscriptions, **trigger}
 
 
 def required_settings(control: ControlFile) -> dict[str, str]:

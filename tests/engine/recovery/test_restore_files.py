@@ -164,6 +164,19 @@ def test_a_subscription_stays_the_originals(postgres: Install, tmp_path: Path) -
             assert value(conninfo, "SELECT count(*) FROM news") == 0
 
 
+def test_the_file_that_promotes_a_standby_is_not_the_copys(debian_postgres: Install) -> None:
+    if debian_postgres.major > 15:
+        pytest.skip("16 knows no such file any more")
+    with scene(debian_postgres) as stage:
+        trigger = stage.root / "promote"
+        trigger.touch()
+        stage.cluster.sql(f"ALTER SYSTEM SET promote_trigger_file = '{trigger}'")
+        stage.backup()
+        with stage.restored(Immediate()) as (result, conninfo):
+            assert result["verdict"] == "paused" and trigger.exists()
+            assert value(conninfo, "SHOW promote_trigger_file") == ""
+
+
 def test_strange_names_of_directories_and_a_taken_port(stage: Scene) -> None:
     destination = str(stage.root / 'it\'s $HOME "100%"')
     with stage.restored(Immediate(), destination=destination) as (result, conninfo):
