@@ -285,7 +285,21 @@ def last_backup(facts: Facts) -> CheckResult:
     if server.last_backup_minimum_size and (last.size or 0) < server.last_backup_minimum_size:
         detail = f"{last.id} has {size(last.size or 0)}, less than {size(server.last_backup_minimum_size)}"
         return fail(name, detail, f"cellarman verify {server.name} {last.id}")
+    newer = _tablespaces_since(facts, last)
+    if newer:
+        detail = (
+            f"{last.id} is from before tablespace {', '.join(newer)}: a restore makes that where it is, not elsewhere"
+        )
+        return warn(name, detail, take)
     return ok(name, f"{last.id}, {age(old)} old" + (f", {size(last.size)}" if last.size else ""))
+
+
+def _tablespaces_since(facts: Facts, last: BackupInfo) -> list[str]:
+    """Return the tablespaces that the server has and its last backup does not: only WAL makes them."""
+    if not isinstance(facts.live, Live):
+        return []
+    known = {space.oid for space in last.tablespaces}
+    return [space.name for space in facts.live.facts.tablespaces if space.oid not in known]
 
 
 def pages(facts: Facts) -> CheckResult:

@@ -20,7 +20,7 @@ from engine.config import Config, load
 from engine.repository import identity, repository
 from engine.wal import receiver
 from tests.support import cluster
-from tests.support.site import eventually
+from tests.support.site import Site, eventually, site
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +347,22 @@ def test_a_slot_that_nobody_reads(server: cluster.Cluster, tmp_path: Path) -> No
         assert "not active" in inactive.detail
     finally:
         server.sql("SELECT pg_drop_replication_slot('idle')")
+
+
+def test_a_tablespace_newer_than_the_last_backup(postgres: cluster.Install, tmp_path: Path) -> None:
+    def last(where: Site) -> dict[str, str]:
+        checks = where.json("check", "main")["checks"]
+        return next(check for check in checks if check["name"] == "last backup")
+
+    with cluster.running(postgres, extra=["--wal-segsize=1"]) as server, site(server) as where:
+        where.run("cron")
+        where.run("backup", "main")
+        assert last(where)["status"] == "ok"
+        place = tmp_path / "fast"
+        place.mkdir()
+        server.sql(f"CREATE TABLESPACE fast LOCATION '{place}'")
+        found = last(where)
+        assert found["status"] == "warn" and "before tablespace fast" in found["detail"]
+        assert found["fix"].endswith("backup main")
+        where.run("backup", "main")
+        assert last(where)["status"] == "ok"
