@@ -93,13 +93,16 @@ def _restored_to_before_the_drop(shown: Pane) -> int:
 
 def _lost(ours: programs.Cellarman, server: cluster.Cluster) -> None:
     """Take an archived segment away that was written after the backup."""
-    wals = ours.config.parent / "barman" / "main" / "wals"
+    home = ours.config.parent / "barman" / "main"
+    wals = home / "wals"
     before = _segments(wals)
     for _ in range(2):
         server.sql("CREATE TABLE IF NOT EXISTS beer (i int); INSERT INTO beer VALUES (1)")
         server.sql("SELECT pg_switch_wal()")
     until(lambda: len(_segments(wals)) >= len(before) + 2, what="the archive of two segments")
-    _segments(wals)[-2].unlink()
+    lost = _segments(wals)[-2]
+    until(lambda: not (home / "streaming" / lost.name).exists(), seconds=90, what="its end in the queue")
+    lost.unlink()
 
 
 def _stopped(ours: programs.Cellarman, install: cluster.Install) -> None:
