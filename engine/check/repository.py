@@ -295,11 +295,12 @@ def last_backup(facts: Facts) -> CheckResult:
 
 
 def _tablespaces_since(facts: Facts, last: BackupInfo) -> list[str]:
-    """Return the tablespaces that the server has and its last backup does not: only WAL makes them."""
+    """Return the tablespaces, outside the data directory, that the server has and its last backup does not."""
     if not isinstance(facts.live, Live):
         return []
     known = {space.oid for space in last.tablespaces}
-    return [space.name for space in facts.live.facts.tablespaces if space.oid not in known]
+    there = facts.live.facts.tablespaces
+    return [space.name for space in there if space.oid not in known and os.path.isabs(space.location)]
 
 
 def pages(facts: Facts) -> CheckResult:

@@ -11,18 +11,8 @@ from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
-from engine.wal.indexschema import (
-    BACKUP_END,
-    CHECKPOINT,
-    DROP,
-    END_OF_RECOVERY,
-    MINIMAL,
-    RESTORE_POINT,
-    TABLESPACE,
-    Event,
-)
+from engine.wal.indexschema import DROP, KINDS, RESTORE_POINT, Event
 
-KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY, MINIMAL, TABLESPACE)
 _BUDGET = 20.0
 
 

@@ -19,13 +19,13 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_of
 from engine.postgres.timeline import latest_timeline
 from engine.postgres.walrecord import TablespaceMade
-from engine.recovery import destination, elsewhere, nearest, place, settings, source, staging
+from engine.recovery import destination, elsewhere, nearest, place, replayed, settings, source, staging
 from engine.recovery.candidates import Choice, Miss, choose, keys, lost_history
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Base, Mark
 from engine.recovery.place import Ground, Leftover, Place
 from engine.recovery.plan import Order, Plan, WalRange
-from engine.recovery.target import EndOfArchive, LsnTarget, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, TimeTarget, XidTarget
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
@@ -257,13 +257,13 @@ def _detail(
     """Return the plan of a target that can be reached: what is copied and written, and what stands in the way."""
     info = next(info for info in infos if info.id == choice.run.base.id)
     placed = source.placed_tablespaces(info, order.tablespaces)
-    replayed = _replayed(order, choice, found)
-    other = elsewhere.look(server, order, info, placed, replayed) if order.on else None
-    ground = other.ground if other else _ground(order, placed, replayed, uid)
+    made = replayed.tablespaces(order.target, choice, found.archive, found.facts)
+    other = elsewhere.look(server, order, info, placed, made) if order.on else None
+    ground = other.ground if other else _ground(order, placed, made, uid)
     left = ground.destination.leftover
     delta = other is not None and other.delta and order.delta and left is None
     refusals = destination.refusals(
-        server, ground, placed, replayed, delta=order.delta, state_directory=state_directory, instead=_before(order)
+        server, ground, placed, made, delta=order.delta, state_directory=state_directory, instead=_before(order)
     )
     refusals += other.refusals if other else ()
     content: source.Source | None = None
@@ -298,7 +298,7 @@ def _detail(
         copy_bytes=content.bytes if content else None,
         free_bytes=ground.destination.free,
         placed=placed,
-        replayed=replayed,
+        replayed=made,
         leftover=left,
         steps=tuple(
             _steps(
@@ -306,7 +306,7 @@ def _detail(
                 info,
                 choice,
                 placed,
-                replayed,
+                made,
                 wal,
                 content,
                 left,
@@ -325,40 +325,14 @@ def _detail(
     )
 
 
-def _ground(order: Order, placed: Sequence[destination.Placed], replayed: Sequence[TablespaceMade], uid: int) -> Ground:
+def _ground(order: Order, placed: Sequence[destination.Placed], made: Sequence[TablespaceMade], uid: int) -> Ground:
     spaces = tuple(place.look(space.directory) for space in placed)
-    return Ground(uid, place.look(order.destination), spaces, tuple(place.look(space.location) for space in replayed))
-
-
-def _replayed(order: Order, choice: Choice, found: _Found) -> tuple[TablespaceMade, ...]:
-    """Return the tablespaces that are made, outside the data directory, by the WAL that is replayed."""
-    first = segment_of(choice.run.base.start, found.archive.segment_size)
-    read = keys(choice.run, found.archive, first, choice.stop_segment)
-    made: dict[str, TablespaceMade] = {}
-    for space in found.facts.tablespaces(read):
-        if os.path.isabs(space.location) and space.lsn >= choice.run.base.start:
-            if _stops_before(space.lsn, order, choice, found):
-                break
-            made.setdefault(space.location, space)
-    return tuple(made.values())
+    return Ground(uid, place.look(order.destination), spaces, tuple(place.look(space.location) for space in made))
 
 
 def _before(order: Order) -> Callable[[Lsn], str]:
     """Return what gives the command that stops before an LSN."""
     return lambda lsn: order.command("--to-lsn", str(lsn), "--exclusive", target=False)
-
-
-def _stops_before(lsn: Lsn, order: Order, choice: Choice, found: _Found) -> bool:
-    """Tell whether it is certain that replay stops before the record at an LSN."""
-    target = order.target
-    if choice.dropped is not None and lsn > choice.dropped.lsn:
-        return True
-    if not isinstance(target, LsnTarget) or lsn < target.lsn:
-        return False
-    number = segment_of(target.lsn, found.archive.segment_size)
-    [key] = keys(choice.run, found.archive, number, number)
-    last = found.facts.first_record(key, target.lsn)
-    return not target.inclusive or (last is not None and last < lsn)
 
 
 def _staged(choice: Choice, found: _Found) -> tuple[str, ...]:
@@ -441,7 +415,7 @@ def _steps(
     info: BackupInfo,
     choice: Choice,
     placed: Sequence[destination.Placed],
-    replayed: Sequence[TablespaceMade],
+    made: Sequence[TablespaceMade],
     wal: WalRange,
     content: source.Source | None,
     left: Leftover | None,
@@ -458,7 +432,7 @@ def _steps(
         amount += f", at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
     steps.append(f"{how} backup {info.id} (ended {info.end_time}{amount}) to {where}")
     steps += [f"{how} tablespace {space.name} to {space.directory}" for space in placed]
-    steps += [f"make {space.location}, where WAL makes tablespace {space.oid} at {space.lsn}" for space in replayed]
+    steps += [f"make {space.location}, where WAL makes tablespace {space.oid} at {space.lsn}" for space in made]
     steps += [f"stage the WAL that replay needs, verified, in {staged}"] if staged else []
     steps.append(
         "write recovery.signal and the settings of recovery, archiving and subscriptions off; global/pg_control last"
@@ -509,10 +483,11 @@ def _received(server: Server, order: Order, choice: Choice, found: _Found) -> li
     partial = os.path.join(server.layout.streaming, f"{name}.partial")
     if not os.path.exists(partial):
         return []
-    take_in = f"cp {shlex.quote(partial)} /tmp/{name} && cellarman-wal push /tmp/{name} --server {server.name}"
+    config = f" --config {shlex.quote(order.config_file)}" if order.config_file else ""
+    take_in = f"cp {shlex.quote(partial)} /tmp/{name} && cellarman-wal push /tmp/{name} --server {server.name}{config}"
     return [
         f"what was received of {name} comes after this end; if the server is lost for good, take it in, and plan again:"
-        f" {take_in} && cellarman wal ingest {server.name}"
+        f" {take_in} && cellarman{config} wal ingest {server.name}"
     ]
 
 

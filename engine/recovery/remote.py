@@ -137,8 +137,7 @@ def restore(server: Server, plan: Plan, report: Reporter) -> None:
 
 def _sync(plan: Plan, far: Machine, report: Reporter, what: str) -> None:
     report.phase("sync", f"on {far.name}")
-    roots = plan.roots
-    must(far, ["sh", "-c", _SYNC, "sh", *roots, plan.staging], what, timeout=3600)
+    must(far, ["sh", "-c", _SYNC, "sh", *plan.roots, plan.staging], what, timeout=3600)
 
 
 def changes(server: Server, plan: Plan) -> tuple[int, list[str]]:

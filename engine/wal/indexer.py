@@ -13,11 +13,10 @@ from engine.errors import CellarmanError
 from engine.event import Reporter
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
-from engine.postgres.timeline import Switch, first_segment
+from engine.postgres.timeline import first_segment
 from engine.repository import identity
 from engine.repository.layout import Layout
 from engine.wal import indexschema, reading
-from engine.wal.inventory import histories
 
 _BATCH_SECONDS = 1.0
 _HURRY = 1.0
@@ -56,7 +55,6 @@ class Indexer:
         self._system_id = _system_id(layout, told)
         self._reader = reading.Reader(layout, self._system_id, self._carry_into)
         self._after_bad = False
-        self._histories: dict[int, tuple[Switch, ...]] | None = None
         sizes = database.execute("SELECT segment_size FROM segment WHERE problem IS NULL LIMIT 1").fetchone()
         self._segment_size = sizes[0] if sizes else 16 << 20
 
@@ -260,14 +258,9 @@ class Indexer:
         """Return the timelines that left this one in a segment: their first one goes on from the one before it."""
         return [
             child
-            for child, own in self._known_histories().items()
-            if own[-1].timeline == timeline and first_segment(own, self._segment_size) == number
+            for child, own in self._reader.histories().items()
+            if own and own[-1].timeline == timeline and first_segment(own, self._segment_size) == number
         ]
-
-    def _known_histories(self) -> dict[int, tuple[Switch, ...]]:
-        if self._histories is None:
-            self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
-        return self._histories
 
     def _carry_into(self, header: walfile.SegmentHeader, number: int) -> walfile.Carry | None:
         """Return the record that the indexed segment before leaves unfinished; its timeline is the first page's."""

@@ -14,6 +14,7 @@ END_OF_RECOVERY = "end_of_recovery"
 DROP = "drop"
 MINIMAL = "wal_level_minimal"
 TABLESPACE = "tablespace"
+KINDS = (RESTORE_POINT, DROP, CHECKPOINT, BACKUP_END, END_OF_RECOVERY, MINIMAL, TABLESPACE)
 
 
 class SegmentRow(

@@ -19,6 +19,7 @@ from typing import IO
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
+from engine.postgres.timeline import Switch
 from engine.repository.layout import Layout
 from engine.wal import codec, contentcheck, inspection, soundness
 from engine.wal.inventory import histories
@@ -70,7 +71,7 @@ class Reader:
         self._carry_into = carry_into
         self._newest: tuple[int, int, walfile.Carry | None] = (0, 0, None)
         self._ending: tuple[str, contentcheck.Ending] | None = None
-        self._histories: contentcheck.Histories | None = None
+        self._histories: dict[int, tuple[Switch, ...]] | None = None
 
     def read(self, name: str, *, prove: bool) -> Read:
         """Read one archived segment, its records verified if `prove`. Raises FileNotFoundError, and Unknown."""
@@ -105,6 +106,12 @@ class Reader:
             ):
                 self._newest = (*segment.parse_segment(name, header.segment_size), facts.carry)
 
+    def histories(self) -> dict[int, tuple[Switch, ...]]:
+        """Return the timelines' histories, as they were when they were first asked for."""
+        if self._histories is None:
+            self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
+        return self._histories
+
     def _carry(self, header: walfile.SegmentHeader, number: int) -> walfile.Carry | None:
         """Return the record that the segment before leaves unfinished; its timeline is that of the first page."""
         if self._newest[:2] == (header.timeline, number - 1):
@@ -115,13 +122,12 @@ class Reader:
         self, name: str, data: bytes, header: walfile.SegmentHeader, facts: walfile.SegmentFacts
     ) -> str | None:
         """Return why a segment cannot be replayed to where its valid data ends, None when it can be."""
-        if self._histories is None:
-            self._histories = histories(self._layout, os.listdir(self._layout.wals))[0]
+        known = self.histories()
         magic = inspection.magic_of(self._layout, self._system_id)
         before = self._ending
-        if before is not None and contentcheck.predecessor(name, header, self._histories) != before[0]:
+        if before is not None and contentcheck.predecessor(name, header, known) != before[0]:
             before = None
-        found = soundness.judge_with(self._layout, name, data, self._system_id, self._histories, magic, facts, before)
+        found = soundness.judge_with(self._layout, name, data, self._system_id, known, magic, facts, before)
         self._ending = None if found.ending is None else (name, found.ending)
         return found.problem
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from engine.job import follow
 from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet, write_config
+from tests.support.programs import until
 from tests.support.tmux import Pane, pane
 from tests.support.worker import Worker
 
@@ -53,10 +53,7 @@ def test_a_line_typed_in_one_go_is_understood(seen: Pane) -> None:
     seen.until("No job has run yet.")
     seen.type(":q")
     seen.press("Enter")
-    deadline = time.monotonic() + 20
-    while not seen.ended:
-        assert time.monotonic() < deadline, seen.text
-        time.sleep(0.05)
+    until(lambda: seen.ended, what="the end of the console")
 
 
 def test_a_terminal_that_goes_away_harms_no_job_and_leaves_no_lease(seen: Pane, fleet: Fleet) -> None:
@@ -65,10 +62,7 @@ def test_a_terminal_that_goes_away_harms_no_job_and_leaves_no_lease(seen: Pane, 
     seen.until("1 job")
     console = seen.pid
     seen.kill()
-    deadline = time.monotonic() + 20
-    while os.path.exists(f"/proc/{console}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not os.path.exists(f"/proc/{console}"), what="the end of the console")
     assert follow.state(str(worker.place)).status == "running"  # type: ignore[union-attr]
     assert list(Path(fleet.config.state_directory, "console", "open").iterdir()) == []
     worker.end()
@@ -80,7 +74,4 @@ def test_the_console_ends_with_its_terminal_also_below_a_program_that_stays(flee
         shown.until("Two servers.")
         leader = shown.pid
         shown.kill()
-        deadline = time.monotonic() + 15
-        while os.path.exists(f"/proc/{leader}"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not os.path.exists(f"/proc/{leader}"), seconds=15, what="the end of the console")
