@@ -287,9 +287,7 @@ def last_backup(facts: Facts) -> CheckResult:
         return fail(name, detail, f"cellarman verify {server.name} {last.id}")
     newer = _tablespaces_since(facts, last)
     if newer:
-        detail = (
-            f"{last.id} is from before tablespace {', '.join(newer)}: a restore makes that where it is, not elsewhere"
-        )
+        detail = f"{last.id} is from before tablespace {', '.join(newer)}, which it can give back only where it is now"
         return warn(name, detail, take)
     return ok(name, f"{last.id}, {age(old)} old" + (f", {size(last.size)}" if last.size else ""))
 

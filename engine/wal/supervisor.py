@@ -19,6 +19,7 @@ from engine.postgres.connection import connect, parse_conninfo, slot, with_optio
 from engine.repository.layout import Layout
 from engine.repository.locks import Lock
 from engine.wal import anew, restream
+from engine.wal.inventory import listed
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -121,8 +122,8 @@ class Supervisor:
         return said
 
     def _say_how_to_begin_anew(self, said: str) -> None:
-        received = os.listdir(self._server.layout.streaming)
-        for number, command in enumerate(anew.commands(self._server, said, received).splitlines()):
+        commands = anew.commands(self._server, said, listed(self._server.layout.streaming))
+        for number, command in enumerate(commands.splitlines()):
             self._report.note(f"{'     ' if number else 'now: '}{command}", "error")
 
     def _say_how_to_renew_the_slot(self) -> None:
