@@ -16,8 +16,9 @@ from engine.config import Config, Server
 from engine.errors import CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import local
-from engine.postgres import programs, walfile
+from engine.postgres import programs, recordruns, walfile
 from engine.postgres.recordcheck import RecordCheck
+from engine.postgres.recordruns import Runs
 from engine.postgres.walfile import Carry, SegmentFacts, SegmentHeader
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
@@ -189,7 +190,7 @@ def _read_wal(layout: Layout, info: BackupInfo, reading: Reading, report: Report
         read += 1
         carry = segment.facts.carry
         valid = segment.facts.end_lsn - segment.header.address
-        problem = records.segment(segment.data, segment.header, valid)
+        problem = records.segment(segment.data, segment.header, valid, segment.runs)
         problem = problem or _too_short(info, segment.facts, last=name == names[-1])
         if problem:
             reading.find(name, problem)
@@ -203,6 +204,7 @@ class _Segment(NamedTuple):
     data: bytes
     header: SegmentHeader
     facts: SegmentFacts
+    runs: Runs | None
 
 
 def _segment(layout: Layout, info: BackupInfo, name: str, carry: Carry | None) -> _Segment | str:
@@ -211,7 +213,7 @@ def _segment(layout: Layout, info: BackupInfo, name: str, carry: Carry | None) -
         data = codec.read_segment(layout.wal(name), info.xlog_segment_size)
         header = walfile.read_header(data)
         problem = walfile.check_segment(name, header, system_id=info.systemid, size=len(data))
-        return problem or _Segment(data, header, walfile.walk(data, header, carry))
+        return problem or _Segment(data, header, *recordruns.walk(data, header, carry))
     except FileNotFoundError:
         return "is not in the archive: the backup cannot be made consistent"
     except OSError as error:

@@ -14,6 +14,10 @@ import google_crc32c
 
 from engine.postgres.walfile import SegmentHeader
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from engine.postgres.recordruns import Runs
+
 _SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
 _RECORD, _CHECKED = 24, 20  # SizeOfXLogRecord, and its part before xl_crc
 _LENGTH_AND_CRC = struct.Struct("<I16xI")
@@ -21,7 +25,7 @@ _IS_LONG = 0x0002  # XLP_LONG_HEADER
 _FIRST_MAGIC_OF_19 = 0xD119
 _LARGE = 512
 """Bytes of a record from which on a second call costs less than its copy."""
-_PIECE = 256
+_PIECE = 32
 """Pages whose contents are put together at once: what is held beside the segment itself."""
 
 
@@ -47,11 +51,16 @@ class RecordCheck:
         """`tail` is what the segment before left over; None when nothing is known of it."""
         self.tail = tail
 
-    def segment(self, data: bytes, header: SegmentHeader, valid: int) -> str | None:
-        """Check the records of a whole segment up to byte `valid`; returns where and how the first bad one is wrong."""
+    def segment(self, data: bytes, header: SegmentHeader, valid: int, runs: Runs | None = None) -> str | None:
+        """Check the records of a whole segment up to byte `valid`; returns where and how the first bad one is wrong.
+
+        `runs` are those that may be checked together, when the segment is valid to its end.
+        """
         if self.tail is None:
             self.tail = Tail(header.rem_len, 0, b"")
-        for contents, anew in _pieces(data, header, valid):
+        if runs is not None and not runs.are_right():
+            runs = None  # one by one, to say which
+        for contents, anew in _pieces(data, header, valid, runs):
             if anew:
                 self.tail = NOTHING
             problem = self._check(contents)
@@ -129,7 +138,7 @@ def _wrong(length: int) -> str:
     return f"the checksum of a record of {length} bytes is wrong: its content changed"
 
 
-def _pieces(data: bytes, header: SegmentHeader, valid: int) -> Iterator[tuple[bytes, bool]]:
+def _pieces(data: bytes, header: SegmentHeader, valid: int, without: Runs | None) -> Iterator[tuple[bytes, bool]]:
     """Yield the contents of the pages up to byte `valid`, some at a time, and whether they begin anew, with nothing
     left over, because the page says that the record before it was given up."""
     parts: list[memoryview] = []
@@ -138,10 +147,14 @@ def _pieces(data: bytes, header: SegmentHeader, valid: int) -> Iterator[tuple[by
     for page in range(0, valid, block):
         info = struct.unpack_from("<H", data, page + 2)[0]
         gives_up = overwrites(header.magic, info)
-        if parts and (gives_up or len(parts) == _PIECE):
+        if parts and (gives_up or len(parts) >= _PIECE):
             yield b"".join(parts), anew
             parts, anew = [], False
         anew = anew or gives_up
-        parts.append(view[page + (_LONG if info & _IS_LONG else _SHORT) : min(page + block, valid)])
+        begin = page + (_LONG if info & _IS_LONG else _SHORT)
+        if without is not None and without.begins[page // block] >= 0:
+            parts.append(view[begin : without.begins[page // block]])
+            begin = without.ends[page // block]
+        parts.append(view[begin : min(page + block, valid)])
     if parts:
         yield b"".join(parts), anew

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from engine.postgres.recordruns import Runs
+
 PAGE = 8192
 """Bytes of a WAL page as PostgreSQL is built unless told otherwise; a segment's header says its own."""
 HEADER_SIZE = 40
@@ -40,7 +42,7 @@ _MAJORS = {
 }
 _FIRST_MAGIC_OF_19 = 0xD119
 
-_PLAIN_END = 34
+PLAIN_END = 34
 """Bytes of a commit or abort without any extra: header, main data's length, timestamp."""
 
 _LONGEST_RECORD = 1 << 30
@@ -234,6 +236,22 @@ def walk(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> Segm
     return _facts(_walked(data, header, carry))
 
 
+def walk_runs(data: bytes, header: SegmentHeader, carry: Carry | None, runs: Runs) -> SegmentFacts | None:
+    """Walk as `walk` does, and pass over `runs`; None when the segment is not in order behind them to its end."""
+    walker = _Walk(data, header, carry, runs)
+    try:
+        for page in range(0, len(data), header.block_size):
+            walker.page(page)
+    except _OutOfOrder:
+        return None
+    walker.ends = sorted([*walker.ends, *runs.plain])
+    return _facts(walker, runs.more)
+
+
+class _OutOfOrder(Exception):
+    """The walk does not come to where a run begins, or comes to an end."""
+
+
 def commits(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> Iterator[walrecord.Commit]:
     """Yield the ends of transactions in a segment, commits and aborts, in the order of the WAL."""
     return map(walrecord.Commit._make, _walked(data, header, carry).ends)
@@ -285,11 +303,13 @@ class _Walk:
         "magic",
         "missing",
         "parts",
+        "runs",
         "start",
     )
 
-    def __init__(self, data: bytes, header: SegmentHeader, carry: Carry | None) -> None:
+    def __init__(self, data: bytes, header: SegmentHeader, carry: Carry | None, runs: Runs | None = None) -> None:
         self.data = data
+        self.runs = runs
         self.base = int(header.address)
         self.block = header.block_size
         self.magic = header.magic
@@ -309,6 +329,8 @@ class _Walk:
 
     def stop(self, position: int, reason: str) -> None:
         """End the walk: valid data reaches to `position`, or to the record that was cut before it."""
+        if self.runs is not None:
+            raise _OutOfOrder
         self.end = self.start if self.missing and self.length else position
         self.last = self.last_whole()
         self.ended_by = reason
@@ -340,7 +362,21 @@ class _Walk:
             position = self._continue(position, page_end, rest)
         self.last_timeline = timeline
         if position < page_end and not self.ended_by:
+            if self.runs is not None:
+                position = self._run(self.runs, page // self.block, position)
             self._records(position, page_end)
+
+    def _run(self, runs: Runs, page: int, position: int) -> int:
+        """Pass over a page's run; returns where the next record begins. Raises _OutOfOrder when it is not one."""
+        begin = runs.begins[page]
+        if begin < 0:
+            return position
+        if begin != position or (self.last is not None and runs.before[page] != self.base + self.last):
+            raise _OutOfOrder
+        for start, length in runs.wanted.get(page, ()):
+            self._take(self.data[start : start + length], start, start + (length + 7 & -8))
+        self.last = runs.lasts[page]
+        return runs.ends[page]
 
     def _continue(self, position: int, page_end: int, rest: int) -> int:
         """Take the page's part of the record that an earlier page began; returns where the next record begins."""
@@ -374,7 +410,7 @@ class _Walk:
             length, manager = unpack(data, position)
             if manager <= last_manager:
                 plain = False
-                if length == _PLAIN_END and manager == xact and position + _PLAIN_END <= page_end:
+                if length == PLAIN_END and manager == xact and position + PLAIN_END <= page_end:
                     xid, previous, info, block, stamp = unpack_end(data, position)
                     if block == 255 and info in kinds and (last is None or previous == base + last):
                         append((base + position, xid, stamp, kinds[info], False))
@@ -443,7 +479,8 @@ def _wrong_page(magic: int, address: int, expected: int) -> str:
     return f"unexpected page address {Lsn(address)} instead of {Lsn(expected)}"
 
 
-def _facts(walker: _Walk) -> SegmentFacts:
+def _facts(walker: _Walk, more: tuple[int, int] = (0, 0)) -> SegmentFacts:
+    """Return what a walk found; `more` commits and aborts are to be counted beside its ends."""
     ends = walker.ends
     done = [end for end in ends if end[3] in ("commit", "commit_prepared")]
     stamps = [end[2] for end in ends]
@@ -457,8 +494,8 @@ def _facts(walker: _Walk) -> SegmentFacts:
         last_commit=done[-1][2] if done else None,
         min_commit=min(stamps, default=None),
         max_commit=max(stamps, default=None),
-        n_commits=len(done),
-        n_aborts=len(ends) - len(done),
+        n_commits=len(done) + more[0],
+        n_aborts=len(ends) - len(done) + more[1],
         last_commit_lsn=Lsn(done[-1][0]) if done else None,
         last_commit_xid=done[-1][1] if done else None,
         min_xid=min(xids, default=None),

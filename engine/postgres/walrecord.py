@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 HEADER = 24
 """Bytes of a record's header."""
 
+SHORT_DATA = 255
+"""The id of a record's main data of up to 255 bytes, XLR_BLOCK_ID_DATA_SHORT."""
+
 XLOG, XACT, TABLESPACE = 0, 1, 5
 COMMIT, ABORT, COMMIT_PREPARED, ABORT_PREPARED = 0x00, 0x20, 0x30, 0x40
 _KINDS = {COMMIT: "commit", ABORT: "abort", COMMIT_PREPARED: "commit_prepared", ABORT_PREPARED: "abort_prepared"}
@@ -145,7 +148,7 @@ def _main_data(record: bytes) -> bytes:
     at = HEADER
     while at < len(record):
         kind = record[at]
-        if kind == 255:
+        if kind == SHORT_DATA:
             return record[len(record) - record[at + 1] :] if record[at + 1] else b""
         if kind == 254:
             (length,) = struct.unpack_from("<I", record, at + 1)

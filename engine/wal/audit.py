@@ -20,7 +20,7 @@ import google_crc32c
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.faults import step
-from engine.postgres import segment, walfile
+from engine.postgres import recordruns, segment, walfile
 from engine.postgres.clock import unix_time
 from engine.repository import locks, repository
 from engine.repository.layout import Layout
@@ -198,6 +198,7 @@ class Auditor:
             systems=self._systems,
             histories=self._histories,
             before=(before, ending) if before and ending else None,
+            walk=recordruns.walk,
             magic=inspection.magic_of(self._layout, self._systems[0] if self._systems else None),
         )
         problem, digest = found.problem, _digest(plain)

@@ -21,10 +21,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from engine.postgres.recordruns import Runs
     from engine.postgres.timeline import Switch
     from engine.postgres.walfile import SegmentFacts, SegmentHeader
 
     Histories = Mapping[int, tuple[Switch, ...]]
+    Walk = Callable[[bytes, SegmentHeader], tuple[SegmentFacts, Runs | None]]
 
 CONTINUES = "it does not continue"
 """In the reason against a segment that does not go on where the one before it ended."""
@@ -71,6 +73,11 @@ class Content(
     """What is damaged where replay never looks: behind the switch that ends it."""
 
 
+def one_by_one(data: bytes, header: SegmentHeader) -> tuple[SegmentFacts, None]:
+    """Walk a segment as `walfile.walk` does: quick to begin, and for what is read only now and then."""
+    return walfile.walk(data, header), None
+
+
 def check(
     name: str,
     data: bytes,
@@ -78,14 +85,14 @@ def check(
     systems: Sequence[int],
     histories: Histories,
     before: tuple[str, Ending] | None = None,
-    facts: SegmentFacts | None = None,
+    walk: Walk = one_by_one,
     magic: int | None = None,
 ) -> Content:
     """Judge the plain content of segment `name`.
 
     `systems` are those whose WAL may be in the archive, its own first; none is any. `before` are the name and the
-    ending of the segment before it; one of another system is none. `facts` are what its walk found, if it was walked.
-    `magic` is the magic number that the pages of the first of `systems` have, None when that is not known.
+    ending of the segment before it; one of another system is none. `walk` walks it, as `recordruns.walk` does, or has
+    done so. `magic` is the magic number that the pages of the first of `systems` have, None when that is not known.
     """
     try:
         header = walfile.read_header(data)
@@ -98,13 +105,13 @@ def check(
     problem = problem or _wrong_branch(name, header, histories)
     if problem:
         return Content(problem)
-    facts = facts or walfile.walk(data, header)
+    facts, runs = walk(data, header)
     valid = max(0, facts.end_lsn - header.address)
     joined = before if before and _goes_on(header, before[1]) else None
     problem = _broken(data, header, facts, valid) or _wrong_timelines(name, data, header, valid, histories)
     problem = problem or (_torn(data, header, *joined) if joined else None)
     records = RecordCheck(joined[1].tail if joined else None)
-    problem = problem or _said(records.segment(data, header, valid))
+    problem = problem or _said(records.segment(data, header, valid, runs))
     if problem:
         return Content(problem, header)
     if not facts.complete:

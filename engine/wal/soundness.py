@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from mmap import mmap
 
-    from engine.postgres.walfile import SegmentFacts
     from engine.repository.layout import Layout
-    from engine.wal.contentcheck import Content, Ending, Histories
+    from engine.wal.contentcheck import Content, Ending, Histories, Walk
 
 _CONTINUES = f"corrupt: {contentcheck.CONTINUES}"
 
@@ -46,9 +45,9 @@ def judge_with(
     system_id: int | None,
     histories: Histories,
     magic: int | None,
-    facts: SegmentFacts | None = None,
     before: tuple[str, Ending] | None = None,
     room: str = "",
+    walk: Walk = contentcheck.one_by_one,
 ) -> Content:
     """Judge as `judge` does, by what is known already; `before` is the ending of the segment before it."""
 
@@ -60,9 +59,7 @@ def judge_with(
     except (CellarmanError, ValueError):
         before = None  # its header is not one, or not this segment's: that is what is wrong with it
     systems = () if system_id is None else (system_id,)
-    return joined(
-        name, data, systems=systems, histories=histories, before=before, magic=magic, read=content, facts=facts
-    )
+    return joined(name, data, systems=systems, histories=histories, before=before, magic=magic, read=content, walk=walk)
 
 
 def joined(
@@ -74,13 +71,11 @@ def joined(
     before: tuple[str, Ending] | None,
     magic: int | None,
     read: Callable[[str], bytes | None],
-    facts: SegmentFacts | None = None,
+    walk: Walk = contentcheck.one_by_one,
 ) -> Content:
     """Judge a segment as `contentcheck.check` does; that it does not continue a segment which is bad itself does not
     speak against it. `read` returns the plain content of a segment, None when there is none to be had."""
-    found = contentcheck.check(
-        name, data, systems=systems, histories=histories, before=before, magic=magic, facts=facts
-    )
+    found = contentcheck.check(name, data, systems=systems, histories=histories, before=before, magic=magic, walk=walk)
     if before and found.problem and found.problem.startswith(_CONTINUES):
         other_data = read(before[0])
         other = (
@@ -89,7 +84,7 @@ def joined(
             else contentcheck.check(before[0], other_data, systems=systems, histories=histories)
         )
         if other is None or other.problem or other.short:
-            return contentcheck.check(name, data, systems=systems, histories=histories, magic=magic, facts=facts)
+            return contentcheck.check(name, data, systems=systems, histories=histories, magic=magic, walk=walk)
     return found
 
 

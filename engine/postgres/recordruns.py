@@ -1,0 +1,237 @@
+"""The records of a WAL segment many at a time, by numpy: those that lie within one page, in a run from page to page.
+
+Each page says how much of an earlier record it goes on with; so the records of all pages are found side by side, and
+the checksums of all that are equally long are verified at once. What is out of the ordinary is left to the walk of
+`walfile` and the check of `recordcheck`, which go from record to record and say what is wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+
+from engine.postgres import walfile, walrecord
+from engine.postgres.walfile import Carry, SegmentFacts, SegmentHeader
+
+_SHORT, _LONG = 24, 40  # SizeOfXLogShortPHD and SizeOfXLogLongPHD
+_IS_LONG = 0x0002  # XLP_LONG_HEADER
+_HEADER, _CHECKED = 24, 20  # SizeOfXLogRecord, and its part before xl_crc
+_LARGEST = 64 << 20
+"""Bytes of a segment beyond which what is noted of its records would take too much memory."""
+_FEW = 8
+"""Records of one length up to which one by one is quicker."""
+_LARGE = 512
+"""Bytes of a record from which on it is."""
+_AT_ONCE = 4096
+"""Records whose bytes are put together at once."""
+_BACK_TO_NOTHING = bytes.fromhex("6cd087d3")
+"""Bytes that bring the CRC-32C of whatever ends with its own CRC-32C back to that of no bytes at all."""
+_ENDS = {walrecord.COMMIT: "commit", walrecord.ABORT: "abort"}
+
+Array = Any
+"""Of numpy, whose older versions do not say of what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What is known of the records that lie within one page each, in a segment where they follow one another.
+
+    Lists are by page; positions are offsets in the segment.
+    """
+
+    begins: list[int]
+    """Where the page's run begins; -1 when no record begins in the page and ends there."""
+    ends: list[int]
+    """Behind the run's last record and its padding."""
+    lasts: list[int]
+    """Where the run's last record begins."""
+    before: list[int]
+    """The address of the record before the run, as its first record says."""
+    wanted: dict[int, list[tuple[int, int]]]
+    """Of pages, where the records begin that are to be decoded, and their lengths; plain ends are not among them."""
+    plain: list[tuple[int, int, int, str, bool]]
+    """Those commits and aborts without any extra, in `walrecord.Commit`'s order, that no others are earlier or later
+    than, by place, time or xid."""
+    more: tuple[int, int]
+    """How many more commits and aborts without any extra there are."""
+    _data: bytes
+    _starts: Array
+    _lengths: Array
+
+    def are_right(self) -> bool:
+        """Tell whether the checksums of all these records are right."""
+        import numpy
+
+        together = self._lengths < _LARGE
+        order = numpy.argsort(self._lengths[together].astype("u2"), kind="stable")
+        starts, lengths = self._starts[together][order], self._lengths[together][order]
+        cuts = [0, *(numpy.flatnonzero(numpy.diff(lengths)) + 1).tolist(), len(lengths)]
+        alone = [self._starts[~together]]
+        for begin, end in itertools.pairwise(cuts):
+            if end - begin <= _FEW:
+                alone.append(starts[begin:end])
+            elif not self._are_right(starts[begin:end], int(lengths[begin])):
+                return False
+        return all(map(self._is_right, numpy.concatenate(alone).tolist()))
+
+    def _are_right(self, starts: Array, length: int) -> bool:
+        """Verify records of one length: put together so that each one's checksum ends it, with what undoes it between
+        them, the checksum of all is that of nothing; a wrong one among them leaves its trace."""
+        import numpy
+
+        words = numpy.frombuffer(self._data, "<u8")
+        width = numpy.arange(-(-length // 8))
+        data = length - _HEADER
+        for at in range(0, len(starts), _AT_ONCE):
+            records = words[(starts[at : at + _AT_ONCE, None] >> 3) + width].view("u1")
+            line = numpy.empty((len(records), length + len(_BACK_TO_NOTHING)), "u1")
+            line[:, :data] = records[:, _HEADER:length]
+            line[:, data:length] = records[:, :_HEADER]
+            line[:, length:] = numpy.frombuffer(_BACK_TO_NOTHING, "u1")
+            if google_crc32c.value(line.tobytes()):
+                return False
+        return True
+
+    def _is_right(self, start: int) -> bool:
+        data = self._data
+        length = int.from_bytes(data[start : start + 4], "little")
+        found = google_crc32c.value(data[start + _HEADER : start + length])
+        found = google_crc32c.extend(found, data[start : start + _CHECKED])
+        return bool(found == int.from_bytes(data[start + _CHECKED : start + _HEADER], "little"))
+
+
+def walk(data: bytes, header: SegmentHeader, carry: Carry | None = None) -> tuple[SegmentFacts, Runs | None]:
+    """Return what `walfile.walk` does, and the runs of a segment that is whole and in order, to verify them."""
+    runs = _find(data, header)
+    facts = None if runs is None else walfile.walk_runs(data, header, carry, runs)
+    return (walfile.walk(data, header, carry), None) if facts is None else (facts, runs)
+
+
+def _find(data: bytes, header: SegmentHeader) -> Runs | None:
+    """Return the runs of a segment, None when there are none or its records do not follow one another."""
+    import numpy
+
+    if len(data) != header.segment_size or len(data) > _LARGEST:
+        return None
+    table = _starts(data, header)
+    starts = table[table >= 0]
+    if not len(starts):
+        return None
+    words = numpy.frombuffer(data, "<u8")
+    at = starts >> 3
+    lengths = words[at].astype("u4").astype("i8")
+    before = words[at + 1].astype("i8")
+    counts = (table >= 0).sum(axis=1)
+    pages = numpy.flatnonzero(counts)
+    lasts = numpy.cumsum(counts[pages]) - 1
+    firsts = numpy.concatenate(([0], lasts[:-1] + 1))
+    follows = before[1:] == starts[:-1] + int(header.address)
+    follows[firsts[1:] - 1] = True  # what ends the page before may lie between
+    if not follows.all():
+        return None
+
+    def by_page(values: Array) -> list[int]:
+        found = numpy.full(len(counts), -1)
+        found[pages] = values
+        return list(found.tolist())
+
+    kinds = words[at + 2].astype("u2")
+    plain = _plain(words, at, lengths, kinds)
+    wanted = _wanted()[kinds]
+    wanted[plain] = False
+    special: dict[int, list[tuple[int, int]]] = {}
+    for start, length in zip(starts[wanted].tolist(), lengths[wanted].tolist(), strict=True):
+        special.setdefault(start // header.block_size, []).append((start, length))
+    rows, more = _outermost(words, at[plain], kinds[plain], int(header.address))
+    return Runs(
+        begins=by_page(starts[firsts]),
+        ends=by_page(starts[lasts] + (lengths[lasts] + 7 & -8)),
+        lasts=by_page(starts[lasts]),
+        before=by_page(before[firsts]),
+        wanted=special,
+        plain=rows,
+        more=more,
+        _data=data,
+        _starts=starts,
+        _lengths=lengths,
+    )
+
+
+def _starts(data: bytes, header: SegmentHeader) -> Array:
+    """Return where the records begin that lie within one page: a row for each page, -1 for none.
+
+    A step takes the next record of every page at once.
+    """
+    import numpy
+
+    block = header.block_size
+    count = len(data) // block
+    halves = numpy.frombuffer(data, "<u4").reshape(count, -1)
+    words = halves.reshape(-1)
+    is_long = (halves[:, 0] >> 16 & _IS_LONG).astype(bool)
+    page: Array = numpy.arange(count)
+    begin = page * block
+    position: Array = begin + numpy.where(is_long, _LONG, _SHORT) + (halves[:, 4].astype("i8") + 7 & -8)
+    limit = begin + block
+    columns = []
+    while True:
+        going = numpy.flatnonzero(position <= limit - _HEADER)
+        page, position, limit = page[going], position[going], limit[going]
+        length = words[position >> 2].astype("i8")
+        whole = numpy.flatnonzero((length >= _HEADER) & (position + length <= limit))
+        page, position, limit, length = page[whole], position[whole], limit[whole], length[whole]
+        if not len(page):
+            break
+        column = numpy.full(count, -1)
+        column[page] = position
+        columns.append(column)
+        position = position + (length + 7 & -8)
+    return numpy.column_stack(columns) if columns else numpy.empty((count, 0), "i8")
+
+
+def _plain(words: Array, at: Array, lengths: Array, kinds: Array) -> Array:
+    """Return which records, at the words `at`, are commits and aborts without any extra."""
+    import numpy
+
+    ends = numpy.isin(kinds, [walrecord.XACT << 8 | info for info in _ENDS])
+    found = numpy.flatnonzero(ends & (lengths == walfile.PLAIN_END))
+    return found[(words[at[found] + 3] & numpy.uint64(0xFF)) == walrecord.SHORT_DATA]
+
+
+def _outermost(
+    words: Array, at: Array, kinds: Array, base: int
+) -> tuple[list[tuple[int, int, int, str, bool]], tuple[int, int]]:
+    """Return the ends of transactions, at the words `at`, that are first or last in any way, and how many commits and
+    aborts there are beside them."""
+    import numpy
+
+    commits = kinds == walrecord.XACT << 8 | walrecord.COMMIT
+    xids = (words[at] >> numpy.uint64(32)).astype("i8")
+    stamps = (words[at + 3] >> numpy.uint64(16) | words[at + 4] << numpy.uint64(48)).astype("i8")
+    chosen = set(_extremes(stamps)) | set(_extremes(numpy.where(xids > 0, xids, xids.max(initial=0))))
+    for which in (commits, ~commits):
+        chosen.update(numpy.flatnonzero(which)[[0, -1]].tolist() if which.any() else ())
+    rows = sorted(chosen)
+    left_out = numpy.delete(commits, rows)
+    found = zip(*(values[rows].tolist() for values in (at, xids, stamps, kinds)), strict=True)
+    ends = [(base + word * 8, xid, stamp, _ENDS[kind & 0xFF], False) for word, xid, stamp, kind in found]
+    return ends, (int(left_out.sum()), int((~left_out).sum()))
+
+
+@functools.cache
+def _wanted() -> Array:
+    """Return whether recovery cares about a record, by its kind: xl_info, and xl_rmid above it."""
+    import numpy
+
+    return numpy.array([walrecord.is_wanted(kind >> 8, kind & 0xFF) for kind in range(1 << 16)])
+
+
+def _extremes(values: Array) -> Iterator[int]:
+    if len(values):
+        yield int(values.argmin())
+        yield int(values.argmax())
