@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,9 @@ _AT_ONCE = 4096
 """Records whose bytes are put together at once."""
 _BACK_TO_NOTHING = bytes.fromhex("6cd087d3")
 """Bytes that bring the CRC-32C of whatever ends with its own CRC-32C back to that of no bytes at all."""
-_ENDS = {walrecord.COMMIT: "commit", walrecord.ABORT: "abort"}
+_COMMIT, _ABORT = (walrecord.XACT << 8 | info for info in (walrecord.COMMIT, walrecord.ABORT))
+_HEAD = [("length", "<u4"), ("xid", "<u4"), ("previous", "<u8"), ("kind", "<u2"), ("padding", "<u2"), ("crc", "<u4")]
+_PLAIN_CONTENT = [("id", "u1"), ("length", "u1"), ("timestamp", "<i8")]
 
 Array = Any
 """Of numpy, whose older versions do not say of what."""
@@ -84,16 +85,15 @@ class Runs:
         them, the checksum of all is that of nothing; a wrong one among them leaves its trace."""
         import numpy
 
-        words = numpy.frombuffer(self._data, "<u8")
-        width = numpy.arange(-(-length // 8))
-        data = length - _HEADER
+        parts = [("data", f"V{length - _HEADER}"), ("header", f"V{_HEADER}"), ("back", f"V{len(_BACK_TO_NOTHING)}")]
+        line = numpy.empty(_AT_ONCE, parts)
+        line["back"] = _BACK_TO_NOTHING
         for at in range(0, len(starts), _AT_ONCE):
-            records = words[(starts[at : at + _AT_ONCE, None] >> 3) + width].view("u1")
-            line = numpy.empty((len(records), length + len(_BACK_TO_NOTHING)), "u1")
-            line[:, :data] = records[:, _HEADER:length]
-            line[:, data:length] = records[:, :_HEADER]
-            line[:, length:] = numpy.frombuffer(_BACK_TO_NOTHING, "u1")
-            if google_crc32c.value(line.tobytes()):
+            some = starts[at : at + _AT_ONCE]
+            filled = line[: len(some)]
+            filled["data"] = _bytes_at(self._data, some, _HEADER, length - _HEADER)
+            filled["header"] = _bytes_at(self._data, some, 0, _HEADER)
+            if google_crc32c.value(filled.view("u1")):
                 return False
         return True
 
@@ -118,19 +118,18 @@ def _find(data: bytes, header: SegmentHeader) -> Runs | None:
 
     if len(data) != header.segment_size or len(data) > _LARGEST:
         return None
+    base = int(header.address)
     table = _starts(data, header)
     starts = table[table >= 0]
     if not len(starts):
         return None
-    words = numpy.frombuffer(data, "<u8")
-    at = starts >> 3
-    lengths = words[at].astype("u4").astype("i8")
-    before = words[at + 1].astype("i8")
+    heads = _bytes_at(data, starts, 0, _HEADER).view(_HEAD)
+    lengths, before = heads["length"].astype("i8"), heads["previous"]
     counts = (table >= 0).sum(axis=1)
     pages = numpy.flatnonzero(counts)
     lasts = numpy.cumsum(counts[pages]) - 1
     firsts = numpy.concatenate(([0], lasts[:-1] + 1))
-    follows = before[1:] == starts[:-1] + int(header.address)
+    follows = before[1:] == (starts[:-1] + base).astype("u8")
     follows[firsts[1:] - 1] = True  # what ends the page before may lie between
     if not follows.all():
         return None
@@ -140,21 +139,19 @@ def _find(data: bytes, header: SegmentHeader) -> Runs | None:
         found[pages] = values
         return list(found.tolist())
 
-    kinds = words[at + 2].astype("u2")
-    plain = _plain(words, at, lengths, kinds)
-    wanted = _wanted()[kinds]
+    wanted = _wanted()[heads["kind"]]
+    plain, ends, more = _plain_ends(data, starts, heads, base)
     wanted[plain] = False
     special: dict[int, list[tuple[int, int]]] = {}
     for start, length in zip(starts[wanted].tolist(), lengths[wanted].tolist(), strict=True):
         special.setdefault(start // header.block_size, []).append((start, length))
-    rows, more = _outermost(words, at[plain], kinds[plain], int(header.address))
     return Runs(
         begins=by_page(starts[firsts]),
         ends=by_page(starts[lasts] + (lengths[lasts] + 7 & -8)),
         lasts=by_page(starts[lasts]),
         before=by_page(before[firsts]),
         wanted=special,
-        plain=rows,
+        plain=ends,
         more=more,
         _data=data,
         _starts=starts,
@@ -174,53 +171,65 @@ def _starts(data: bytes, header: SegmentHeader) -> Array:
     halves = numpy.frombuffer(data, "<u4").reshape(count, -1)
     words = halves.reshape(-1)
     is_long = (halves[:, 0] >> 16 & _IS_LONG).astype(bool)
-    page: Array = numpy.arange(count)
-    begin = page * block
+    begin = numpy.arange(count) * block
     position: Array = begin + numpy.where(is_long, _LONG, _SHORT) + (halves[:, 4].astype("i8") + 7 & -8)
-    limit = begin + block
+    room = begin + block - position
     columns = []
     while True:
-        going = numpy.flatnonzero(position <= limit - _HEADER)
-        page, position, limit = page[going], position[going], limit[going]
-        length = words[position >> 2].astype("i8")
-        whole = numpy.flatnonzero((length >= _HEADER) & (position + length <= limit))
-        page, position, limit, length = page[whole], position[whole], limit[whole], length[whole]
-        if not len(page):
+        length = words.take(position >> 2, mode="clip")  # behind the last page there is nothing
+        whole = (length >= _HEADER) & (length <= room)
+        if not whole.any():
             break
-        column = numpy.full(count, -1)
-        column[page] = position
-        columns.append(column)
-        position = position + (length + 7 & -8)
+        columns.append(numpy.where(whole, position, -1))
+        taken = (length.astype("i8") + 7 & -8) * whole
+        position, room = position + taken, room - taken
     return numpy.column_stack(columns) if columns else numpy.empty((count, 0), "i8")
 
 
-def _plain(words: Array, at: Array, lengths: Array, kinds: Array) -> Array:
-    """Return which records, at the words `at`, are commits and aborts without any extra."""
+def _plain_ends(
+    data: bytes, starts: Array, heads: Array, base: int
+) -> tuple[Array, list[tuple[int, int, int, str, bool]], tuple[int, int]]:
+    """Return which records are commits and aborts without any extra; those of them that are the first or the last in
+    any way; and how many commits and aborts there are beside these."""
     import numpy
 
-    ends = numpy.isin(kinds, [walrecord.XACT << 8 | info for info in _ENDS])
-    found = numpy.flatnonzero(ends & (lengths == walfile.PLAIN_END))
-    return found[(words[at[found] + 3] & numpy.uint64(0xFF)) == walrecord.SHORT_DATA]
-
-
-def _outermost(
-    words: Array, at: Array, kinds: Array, base: int
-) -> tuple[list[tuple[int, int, int, str, bool]], tuple[int, int]]:
-    """Return the ends of transactions, at the words `at`, that are first or last in any way, and how many commits and
-    aborts there are beside them."""
-    import numpy
-
-    commits = kinds == walrecord.XACT << 8 | walrecord.COMMIT
-    xids = (words[at] >> numpy.uint64(32)).astype("i8")
-    stamps = (words[at + 3] >> numpy.uint64(16) | words[at + 4] << numpy.uint64(48)).astype("i8")
-    chosen = set(_extremes(stamps)) | set(_extremes(numpy.where(xids > 0, xids, xids.max(initial=0))))
-    for which in (commits, ~commits):
-        chosen.update(numpy.flatnonzero(which)[[0, -1]].tolist() if which.any() else ())
-    rows = sorted(chosen)
+    kinds = heads["kind"]
+    ends = (kinds == _COMMIT) | (kinds == _ABORT)
+    found = numpy.flatnonzero(ends & (heads["length"] == walfile.PLAIN_END))
+    contents = _bytes_at(data, starts[found], _HEADER, walfile.PLAIN_END - _HEADER).view(_PLAIN_CONTENT)
+    plain = contents["id"] == walrecord.SHORT_DATA
+    found, stamps = found[plain], contents["timestamp"][plain]
+    commits, xids = kinds[found] == _COMMIT, heads["xid"][found]
+    rows = sorted(_outermost(commits, stamps, xids))
+    columns = (starts[found][rows] + base, xids[rows], stamps[rows], commits[rows])
+    named = [
+        (lsn, xid, stamp, "commit" if commit else "abort", False)
+        for lsn, xid, stamp, commit in zip(*(column.tolist() for column in columns), strict=True)
+    ]
     left_out = numpy.delete(commits, rows)
-    found = zip(*(values[rows].tolist() for values in (at, xids, stamps, kinds)), strict=True)
-    ends = [(base + word * 8, xid, stamp, _ENDS[kind & 0xFF], False) for word, xid, stamp, kind in found]
-    return ends, (int(left_out.sum()), int((~left_out).sum()))
+    return found, named, (int(left_out.sum()), int((~left_out).sum()))
+
+
+def _outermost(commits: Array, stamps: Array, xids: Array) -> set[int]:
+    """Return the first and the last of the commits and of the aborts, and of all by time and by xid."""
+    import numpy
+
+    found: set[int] = set()
+    for which in (numpy.flatnonzero(commits), numpy.flatnonzero(~commits)):
+        found.update(which[[0, -1]].tolist() if len(which) else ())
+    having = numpy.flatnonzero(xids)
+    for values, among in ((stamps, numpy.arange(len(stamps))), (xids[having], having)):
+        if len(values):
+            found.update((int(among[values.argmin()]), int(among[values.argmax()])))
+    return found
+
+
+def _bytes_at(data: bytes, starts: Array, offset: int, count: int) -> Array:
+    """Return the `count` bytes that lie `offset` behind each of `starts`, which are multiples of 8."""
+    import numpy
+
+    places = (len(data) - offset - count) // 8 + 1
+    return numpy.ndarray((places,), f"V{count}", data, offset, (8,))[starts >> 3]
 
 
 @functools.cache
@@ -229,9 +238,3 @@ def _wanted() -> Array:
     import numpy
 
     return numpy.array([walrecord.is_wanted(kind >> 8, kind & 0xFF) for kind in range(1 << 16)])
-
-
-def _extremes(values: Array) -> Iterator[int]:
-    if len(values):
-        yield int(values.argmin())
-        yield int(values.argmax())
