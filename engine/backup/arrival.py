@@ -171,7 +171,7 @@ class Readers:
             total, started = self._total(follower.root, follower.path, check), 0
             while not follower.arrived.wait(_LOOK):
                 while (size := os.fstat(fd).st_size) - total.size >= _BLOCK and (block := os.read(fd, _BLOCK)):
-                    started = _start_writing(fd, started, size)
+                    started = _pass_on(fd, started, size, total.size)
                     total.add(block)
             if not follower.whole:
                 return False
@@ -205,6 +205,7 @@ class Readers:
     def _finish(self, fd: int, total: _Total) -> None:
         if total.size >= _SYNCED_HERE:
             os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._take(Arrival(total.root.number, total.path, total.size, os.fstat(fd).st_mtime, crc32c(total.crc)))
 
 
@@ -254,10 +255,13 @@ def _open_coming(place: bytes) -> int:
         return -1
 
 
-def _start_writing(fd: int, started: int, end: int) -> int:
-    """Have the kernel begin to write what came to the disk; returns up to where it was asked (sync_file_range(2))."""
+def _pass_on(fd: int, started: int, end: int, read: int) -> int:
+    """Have the kernel begin to write what came to the disk, and forget what it has written and we have `read`; returns
+    up to where it was asked (sync_file_range(2))."""
     if end - started < _WRITTEN_AT_ONCE:
         return started
+    if known := min(started, read):
+        os.posix_fadvise(fd, 0, known, os.POSIX_FADV_DONTNEED)
     _libc.sync_file_range(fd, ctypes.c_int64(started), ctypes.c_int64(end - started), _SYNC_FILE_RANGE_WRITE)
     return end
 

@@ -61,6 +61,8 @@ class Copying:
     near: Endpoint | None
     """The same over a connection that is there, for what is short."""
     compress: str
+    whole: bool
+    """Whether files that changed since the parent are sent whole."""
     report: Reporter
     readers: Readers
     waiting: deque[Part] = field(default_factory=deque)
@@ -111,7 +113,7 @@ class Copying:
         while True:
             came = _Came(part, self.readers)
             try:
-                self._transfer(worker, part, came)
+                self._transfer(worker, part, came, whole=self.whole and not tries)
                 return
             except HostError as error:
                 if came.any:  # a link that brought something since it was last lost counts as new
@@ -132,7 +134,7 @@ class Copying:
                 worker.followed = ""
                 worker.tick = replace(worker.tick, done_bytes=0)
 
-    def _transfer(self, worker: Worker, part: Part, came: _Came) -> None:
+    def _transfer(self, worker: Worker, part: Part, came: _Came, *, whole: bool) -> None:
         began = Tick(0, 0, "")
 
         def tick(tick: Tick) -> None:
@@ -149,7 +151,8 @@ class Copying:
 
         far = self.near if part.coming < _SHORT else self.far
         transfer = transfer_of(self.server, part.root, far, self.compress, len(self._workers))
-        transfer = replace(transfer, files=part.left(), ignore_times=bool(part.root.parent) and not part.kept)
+        anew = bool(part.root.parent) and not part.kept
+        transfer = replace(transfer, files=part.left(), ignore_times=anew, whole=anew and whole)
         rsync.move(transfer, tick, stop=self._together.stop, arrived=came.take)
 
 

@@ -18,6 +18,9 @@ from engine.repository.backupinfo import BackupInfo
 _GRANULE = timedelta(seconds=2)
 """How far before the parent's copy a file must have changed for its time to tell: file systems' clocks are coarse."""
 
+_QUICK = 100 << 20
+"""Bytes a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
@@ -30,6 +33,14 @@ class Parent:
     bad: tuple[tuple[str, int], ...]
     """(path as in the manifest, block) of its pages that are known to be bad."""
     pages_checked: bool
+    rate: int | None
+    """Bytes of files a second that came when it, or an earlier one, was copied whole; None when that is not known."""
+
+    @property
+    def sends_whole(self) -> bool:
+        """Whether files that changed since are better sent whole: comparing them with the parent's reads those first,
+        which on a quick link takes longer than what it saves."""
+        return self.rate is not None and self.rate >= _QUICK
 
 
 def parent(server: Server, facts: ServerFacts) -> Parent | None:
@@ -50,8 +61,13 @@ def parent(server: Server, facts: ServerFacts) -> Parent | None:
                 os.path.join(layout.data(info.id), "backup_manifest"),
                 tuple((str(page["file"]), int(page["block"])) for page in bad),
                 "checked_pages" in own,
+                _whole(own.get("whole_rate")),
             )
     return None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _fits(info: BackupInfo, facts: ServerFacts) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,7 +19,7 @@ from typing import Any
 import google_crc32c
 
 from engine.amounts import counted
-from engine.backup import badpages, copying, exclusions, preflight, reuse, rsyncpreflight, run
+from engine.backup import badpages, copying, exclusions, preflight, reuse, rsyncpreflight, run, syncing
 from engine.backup.arrival import Pages, Readers, crc32c
 from engine.backup.bracket import Begun, Bracket
 from engine.backup.copying import Copying
@@ -41,6 +42,8 @@ from engine.repository.backupinfo import BackupInfo, Tablespace
 _LOOK_EVERY = 500
 """Files of the listing after which it is said how far it is."""
 _READERS = 2
+_TELLING = 64 << 20
+"""Bytes from which on the time that they take says how quick the link is."""
 _NAMED = 20
 """Bad pages that get a line of their own in the log."""
 
@@ -181,18 +184,21 @@ class _Run(run.Run):
             self.report.note(text, "warn" if text.startswith("symlink") else "info")
 
     def _transfer(self, roots: list[Root], parts: list[Part]) -> None:
-        inventory, server, parent = self._inventory, self.server, self.ready.parent
+        inventory, server, ready, parent = self._inventory, self.server, self.ready, self.ready.parent
+        limited = server.bandwidth_limit or server.tablespace_bandwidth_limit
+        whole = ready.far is not None and parent is not None and parent.sends_whole and not limited
         coming = inventory.bytes - inventory.kept_bytes
         preflight.room(server, preflight.HEADROOM + (inventory.bytes if server.reuse_backup == "copy" else coming))
         if parent is not None:
             self.report.note(
                 f"{_mib(inventory.kept_bytes)} look unchanged since backup {parent.info.id}; {_mib(coming)} to copy"
+                + (", whole: the link is quick" if whole else "")
             )
         pages = None
         if self.facts.data_checksums:
             pages = Pages(int(self._begun.lsn), self.ready.page_size, self.ready.segment_pages)
         with Readers(_READERS, pages, inventory.arrive) as readers:
-            work = Copying(server, self.ready.far, self.ready.near, self.ready.compress, self.report, readers)
+            work = Copying(server, ready.far, ready.near, ready.compress, whole, self.report, readers)
 
             def look() -> None:
                 self._session.beat()
@@ -204,7 +210,10 @@ class _Run(run.Run):
                 here = min(inventory.seen, inventory.files)
                 self.report.progress(done, coming, here, inventory.files, work.lanes)
 
-            work.run(parts, look)
+            began = time.monotonic()
+            with syncing.written_early(server.layout.home):
+                work.run(parts, look)
+            seconds = time.monotonic() - began
         inventory.take_in()
         with Readers(1, pages, inventory.arrive) as late:
             self._ask_again(roots, late)
@@ -215,6 +224,10 @@ class _Run(run.Run):
         self._tell_pages({root.number: root for root in roots}, readers, late)
         if parent is not None:
             self.remember(reused_files=self.reused.files, reused_bytes=self.reused.bytes)
+        if (parent is None or whole) and coming >= _TELLING:
+            self.remember(whole_rate=int(coming / seconds))
+        elif parent is not None and parent.rate is not None:
+            self.remember(whole_rate=parent.rate)
 
     def _settle(self, part: Part, readers: Readers) -> None:
         """Look after the files of a part that rsync did not transfer: those that are the parent's, or copies of its."""

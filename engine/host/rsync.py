@@ -75,6 +75,8 @@ class Transfer:
     """Compare contents, not size and time."""
     ignore_times: bool = False
     """Transfer every file, whatever size and time say."""
+    whole: bool = False
+    """Send changed files whole, instead of finding out what in them changed; on one host that is done anyway."""
     delete: bool = False
     """Remove at the destination what the source does not have."""
     dry_run: bool = False
@@ -217,7 +219,7 @@ def argv(transfer: Transfer) -> list[str]:
     words += ["--delete-delay"] if transfer.delete else []
     words += ["--dry-run"] if transfer.dry_run else []
     words += ["--partial"] if transfer.partial else []
-    words += ["--whole-file"] if transfer.far is None else []
+    words += ["--whole-file"] if transfer.far is None or transfer.whole else []
     return words + _places(transfer.source, transfer.destination, transfer.far, transfer.far_is, transfer.rsync_path)
 
 

@@ -176,6 +176,27 @@ def test_unchanged_files_are_linked_and_changed_ones_are_not(postgres: Install, 
         assert verify.verify(where.server, first).good
 
 
+@pytest.mark.parametrize(
+    ("rate", "limit", "whole"), [(1 << 30, 0, True), (1 << 30, 100_000, False), (1 << 20, 0, False)]
+)
+def test_changed_files_come_whole_over_a_quick_link(
+    postgres: Install, far: Far, rate: int, limit: int, whole: bool
+) -> None:
+    with (
+        running(postgres) as cluster,
+        site(cluster, backup_method="rsync", reuse_backup="link", bandwidth_limit=limit, more=far.table()) as where,
+    ):
+        cluster.sql("CREATE TABLE busy AS SELECT n, repeat('x', 500) AS t FROM generate_series(1, 20000) n")
+        first, _ = take(where)
+        layout = where.server.layout
+        repository.save_facts(layout, first.id, {**repository.facts(layout, first.id), "whole_rate": rate})
+        cluster.sql("UPDATE busy SET n = n + 1 WHERE n % 1000 = 0")
+        second, heard = take(where)
+        check_whole(where, second)
+        assert any("whole: the link is quick" in note for note in heard.notes) is whole
+        assert repository.facts(layout, second.id)["whole_rate"] == rate
+
+
 def older(cluster: Cluster) -> None:
     """Give the cluster's files times long before any backup, as tables have that nobody writes."""
     for place in (cluster.data / "base").rglob("*"):

@@ -169,3 +169,8 @@ def test_versions(far: Far) -> None:
         with pytest.raises(HostError) as missing:
             rsync.version(there, "/no/rsync")
     assert missing.value.kind == "command_missing"
+
+
+def test_files_are_sent_whole_where_that_is_asked_and_always_on_one_host(far: Far) -> None:
+    for endpoint, whole, says in ((far.endpoint, True, True), (far.endpoint, False, False), (None, False, True)):
+        assert ("--whole-file" in rsync.argv(Transfer("/a", "/b", endpoint, whole=whole))) is says
