@@ -26,8 +26,6 @@ _PASSING = frozenset(("dropped", "timeout", "no_route", "refused", "unknown_name
 _LONGEST_PAUSE = 60.0
 _SHORT = 32 << 20
 """Bytes of a part below which a connection of its own is not worth its handshake."""
-_BIG = 16 << 20
-"""Bytes of a file that have come when it begins to be read though it is not whole."""
 
 
 @dataclass
@@ -38,6 +36,8 @@ class Worker:
     tick: Tick = field(default_factory=lambda: Tick(0, 0, ""))
     before: int = 0
     """Bytes of this part that came before the link was lost."""
+    noticed: str = ""
+    """The file that was at work at the last look."""
     followed: str = ""
     """The file that is read while it comes."""
     lost: float = 0.0
@@ -82,7 +82,21 @@ class Copying:
         self.waiting.extend(parts)
         count = min(self.server.parallel_jobs, len(self.waiting))
         self._workers = [Worker() for _ in range(count)]
-        self._together.run([partial(self._work, worker) for worker in self._workers], look)
+
+        def look_after() -> None:
+            for worker in self._workers:
+                self._follow(worker)
+            look()
+
+        self._together.run([partial(self._work, worker) for worker in self._workers], look_after)
+
+    def _follow(self, worker: Worker) -> None:
+        """Have a file that takes longer than from one look to the next read while it comes."""
+        part, name = worker.part, worker.tick.name
+        if part is not None and name and name == worker.noticed and name != worker.followed:
+            worker.followed = name
+            self.readers.follow(part.root, os.fsencode(name))
+        worker.noticed = name
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -135,18 +149,10 @@ class Copying:
                 worker.tick = replace(worker.tick, done_bytes=0)
 
     def _transfer(self, worker: Worker, part: Part, came: _Came, *, whole: bool) -> None:
-        began = Tick(0, 0, "")
-
         def tick(tick: Tick) -> None:
-            nonlocal began
             if worker.lost:
                 self.report.note(f"resumed after {time.monotonic() - worker.lost:.0f} s, at {_at(worker, part)}")
                 worker.lost = 0.0
-            if tick.name != began.name:
-                began = tick
-            elif tick.done_bytes - began.done_bytes > _BIG and worker.followed != tick.name:
-                worker.followed = tick.name
-                self.readers.follow(part.root, os.fsencode(tick.name))
             worker.tick = tick
 
         far = self.near if part.coming < _SHORT else self.far
