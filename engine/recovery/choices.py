@@ -18,9 +18,9 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before
 from engine.postgres.timeline import Lineage
 from engine.recovery.candidates import Run, open_run
-from engine.recovery.planner import bases, restorable, sound
+from engine.recovery.stock import bases, restorable, sound, system_id
 from engine.recovery.target import EndOfArchive, LsnTarget, NameTarget, Target, TimeTarget, XidTarget
-from engine.repository import identity, repository
+from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import index
 from engine.wal.gaps import Archive
@@ -60,7 +60,7 @@ def ready(server: Server, *, most: int = MOST) -> list[Ready]:
     backups = [info for info in repository.catalogue(layout).backups if restorable(info)]
     if not backups:
         return []
-    system = next((info.systemid for info in backups if info.systemid), None) or identity.system_id(layout)
+    system = system_id(layout, backups)
     archive = sound(layout, backups, system, keep=False)
     line = newest_lineage(archive)
     since = min(_stop(info) for info in backups)

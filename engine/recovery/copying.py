@@ -104,7 +104,7 @@ def copy_file(item: Item, meter: Meter) -> None:
         writer = os.open(item.destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             while count := os.readv(reader, [view]):
-                write_all(writer, view[:count])
+                files.write_all(writer, view[:count])
                 meter.add(count)
                 done += count
                 if done - begun >= _WRITE_OUT:
@@ -115,12 +115,6 @@ def copy_file(item: Item, meter: Meter) -> None:
     finally:
         os.close(reader)
     meter.add(0, 1)
-
-
-def write_all(fd: int, data: memoryview) -> None:
-    """Write every byte."""
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def sync_file(path: str) -> None:

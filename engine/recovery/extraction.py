@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.errors import CellarmanError
-from engine.recovery.copying import BUFFER, Meter, write_all
+from engine.recovery.copying import BUFFER, Meter
+from engine.repository import files
 
 _BLOCK = tarfile.BLOCKSIZE
 SUFFIXES = {".tar": "none", ".tar.gz": "gzip", ".tar.lz4": "lz4", ".tar.zst": "zstd"}
@@ -209,7 +210,7 @@ def _copy_member(read: Callable[[int], bytes], size: int, target: str | None) ->
             if not data:
                 raise EOFError("it ends too early")
             if fd >= 0:
-                write_all(fd, memoryview(data))
+                files.write_all(fd, data)
             left -= len(data)
     finally:
         if fd >= 0:

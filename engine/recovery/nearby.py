@@ -15,7 +15,7 @@ from engine.recovery.choices import newest_lineage
 from engine.recovery.evidence import InvalidSegment, WalFacts
 from engine.recovery.facts import Mark
 from engine.recovery.plan import Plan
-from engine.recovery.planner import restorable
+from engine.recovery.stock import restorable
 from engine.recovery.target import LsnTarget, TimeTarget
 from engine.repository import repository
 from engine.wal import index

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from engine.commands import cellarman
 from engine.errors import Refused
 from engine.host.endpoint import Endpoint
 from engine.postgres.lsn import Lsn
@@ -16,7 +16,7 @@ from engine.recovery.destination import Placed
 from engine.recovery.facts import Mark
 from engine.recovery.place import Leftover
 from engine.recovery.settings import Action
-from engine.recovery.target import EndOfArchive, Target, from_document, options, to_document
+from engine.recovery.target import EndOfArchive, Target, TimeTarget, XidTarget, from_document, options, to_document
 from engine.repository.backupinfo import BackupInfo
 
 
@@ -47,8 +47,8 @@ class Order:
 
     def command(self, *changed: str, backup: str | None = None, target: bool = True) -> str:
         """Return the command line that asks for this, with another backup, and other target options if told."""
-        words = ["cellarman", *(["--config", self.config_file] if self.config_file else []), "restore", self.server]
-        words += [backup or self.backup, self.destination, *(options(self.target) if target else []), *changed]
+        words = ["restore", self.server, backup or self.backup, self.destination]
+        words += [*(options(self.target) if target else []), *changed]
         words += [] if self.timeline == "latest" else ["--timeline", self.timeline]
         words += [] if self.action == "pause" else ["--action", self.action]
         for name, directory in self.tablespaces.items():
@@ -58,7 +58,14 @@ class Order:
         words += ["--on", self.on] if self.on else []
         words += ["--delta"] if self.delta else []
         words += ["--checksum"] if self.checksum else []
-        return shlex.join(words)
+        return cellarman(*words).line(self.config_file)
+
+    def locks_readers(self, dropped: Mark) -> bool:
+        """Tell whether a pause just before this transaction's end would leave the lock of what it drops in force."""
+        before_its_end = isinstance(self.target, TimeTarget) or (
+            isinstance(self.target, XidTarget) and not self.target.inclusive
+        )
+        return before_its_end and self.action == "pause" and dropped.drops
 
     def to_arguments(self) -> dict[str, Any]:
         """Return the order as a job's arguments, JSON-ready."""

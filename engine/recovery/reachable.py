@@ -10,9 +10,9 @@ from engine.config import Server
 from engine.errors import CellarmanError
 from engine.recovery.candidates import Miss
 from engine.recovery.evidence import InvalidSegment, WalFacts
-from engine.recovery.planner import bases, restorable, sound
+from engine.recovery.stock import bases, restorable, sound, system_id
 from engine.recovery.window import Window, windows
-from engine.repository import identity, repository
+from engine.repository import repository
 from engine.wal import index
 from engine.wal.gaps import Archive, Key, run_end
 
@@ -33,7 +33,7 @@ def reachable_windows(server: Server, *, read_only: bool = False) -> tuple[list[
         except (CellarmanError, OSError, sqlite3.Error):
             pass  # what the index lacks is read from the segments
     size = infos[0].xlog_segment_size
-    system = next((info.systemid for info in infos if info.systemid), None) or identity.system_id(server.layout)
+    system = system_id(server.layout, infos)
     archive = sound(server.layout, infos, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
     while True:

@@ -157,7 +157,7 @@ def _mark(plan: Plan) -> int:
         directories.update(plan.leftover.directories if plan.leftover else ())
         document = {"backup": plan.info.id if plan.info else "", "directories": sorted(directories)}
         os.ftruncate(fd, 0)
-        copying.write_all(fd, memoryview(json.dumps(document).encode()))
+        files.write_all(fd, json.dumps(document).encode())
         os.fsync(fd)
         files.sync_directory(plan.order.destination)
     except BlockingIOError as error:

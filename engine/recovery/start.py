@@ -27,7 +27,6 @@ from engine.postgres.lsn import Lsn
 from engine.postgres.segment import kind_of, parse_segment
 from engine.recovery import settings
 from engine.recovery.plan import Plan
-from engine.recovery.planner import locks_readers
 from engine.recovery.target import EndOfArchive
 
 LOG = "cellarman-start.log"
@@ -292,7 +291,7 @@ def earlier_stop(plan: Plan) -> list[str]:
 
     The rows are the same. All five targets are given: an empty one in a file, read later, counts as a second target.
     """
-    if plan.dropped is None or plan.kept is None or not locks_readers(plan.order, plan.dropped):
+    if plan.dropped is None or plan.kept is None or not plan.order.locks_readers(plan.dropped):
         return []
     chosen = {**dict.fromkeys(settings.TARGETS, ""), "recovery_target_inclusive": "on"}
     del chosen["recovery_target_lsn"]

@@ -46,11 +46,12 @@ def write_out(fd: int, at: int, count: int) -> None:
         pass
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, however many calls that takes."""
+def write_all(fd: int, data: bytes | memoryview) -> int:
+    """Write all of `data`, however many calls that takes; return how many bytes that is."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+    return len(data)
 
 
 def sync_directory(path: str) -> None:

@@ -23,6 +23,7 @@ from engine.faults import step
 from engine.postgres import recordruns, segment, walfile
 from engine.postgres.clock import unix_time
 from engine.repository import locks, repository
+from engine.repository.files import write_all
 from engine.repository.layout import Layout
 from engine.wal import auditlog, codec, condemned, contentcheck, inspection
 from engine.wal.auditlog import Identity, Log, Reading, Round
@@ -242,7 +243,7 @@ def _read(path: str, room: str) -> tuple[Identity, bytes | mmap]:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         size = min(found.st_size, codec.LARGEST_PLAIN) + 1
         # The file itself is not mapped: a disk that cannot be read would end this process.
-        copied = _mapped(room, lambda sink: _copy(descriptor, sink, size)) if size > codec.LARGE else None
+        copied = codec.map_nameless(room, lambda sink: _copy(descriptor, sink, size)) if size > codec.LARGE else None
         data = os.pread(descriptor, size, 0) if copied is None else copied
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return condemned.identity(found), data
@@ -252,33 +253,15 @@ def _plain(raw: bytes | mmap, limit: int, room: str) -> bytes:
     """Return the plain content of a file, mapped as `_read` does where that is large; raises Unreadable."""
     if codec.sniff(raw[:32]) == "none" and len(raw) <= limit:
         return raw  # type: ignore[return-value]
-    mapped = _mapped(room, lambda sink: codec.pour(raw, sink, limit)[1]) if limit > codec.LARGE else None
+    mapped = codec.map_nameless(room, lambda sink: codec.pour(raw, sink, limit)[1]) if limit > codec.LARGE else None
     return codec.decompress(bytes(raw), limit) if mapped is None else mapped  # type: ignore[return-value]
-
-
-def _mapped(room: str, fill: Callable[[int], int]) -> mmap | None:
-    """Return what `fill` writes to a file, mapped; None when there is no room for it. It returns how much that is."""
-    try:
-        sink = os.open(room, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-    try:
-        return codec.map_file(sink, fill(sink))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return None
-        raise
-    except ValueError:
-        return None  # nothing was written, and nothing cannot be mapped
-    finally:
-        os.close(sink)
 
 
 def _copy(source: int, sink: int, most: int) -> int:
     """Copy a file's first bytes; return how many."""
     at = 0
     while at < most and (piece := os.pread(source, min(codec.CHUNK, most - at), at)):
-        at += codec.write_all(sink, piece)
+        at += write_all(sink, piece)
     return at
 
 

@@ -7,11 +7,12 @@ client loads this; each compressor is imported when it is first used.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from engine.errors import CellarmanError
-from engine.repository.files import at_once
+from engine.repository.files import at_once, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,15 +154,6 @@ def copy(source: int, sink: int, codec: str, level: int | None, size: int, threa
     return read, written + (write_all(sink, made.flush()) if made is not None else 0)
 
 
-def write_all(descriptor: int, data: bytes | memoryview) -> int:
-    """Write every byte, as one os.write need not; return how many."""
-    total = len(data)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    return total
-
-
 def decompress(data: bytes, limit: int = LARGEST_PLAIN) -> bytes:
     """Return the plain content of `data`, whatever it is compressed with.
 
@@ -193,15 +185,31 @@ def map_stored(path: str, limit: int = LARGEST_PLAIN) -> bytes | mmap:
         return file.read(size + 1) if size <= LARGE else map_file(file.fileno(), size)
 
 
-def map_segment(path: str, directory: str, limit: int = LARGEST_PLAIN) -> bytes | mmap:
-    """Return what `read_segment` does, mapped; where it is compressed, from a file without a name in `directory`."""
+def map_segment(path: str, directory: str, limit: int = LARGEST_PLAIN) -> bytes | mmap | None:
+    """Return what `read_segment` does, mapped; where it is compressed, as `map_nameless` does in `directory`."""
     stored = map_stored(path, limit)
     if sniff(stored[:32]) == "none":
         return stored
-    sink = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return map_nameless(directory, lambda sink: pour(stored, sink, limit)[1])
+
+
+def map_nameless(directory: str, fill: Callable[[int], int]) -> bytes | mmap | None:
+    """Return what `fill` writes to a file without a name in `directory`, mapped; None when there is no room for it.
+
+    `fill` takes the file's descriptor, and returns how many bytes it wrote; what it raises for any other reason than
+    a want of room is raised.
+    """
     try:
-        _, size = pour(stored, sink, limit)
+        sink = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        size = fill(sink)
         return map_file(sink, size) if size else b""
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return None
+        raise
     finally:
         os.close(sink)
 

@@ -14,6 +14,7 @@ import time
 
 from engine.errors import CellarmanError
 from engine.postgres import segment, timeline, walfile
+from engine.repository.files import write_all
 from engine.wal import codec, condemned, inspection
 from engine.wal.refusal import Alien, Damaged
 
@@ -231,7 +232,7 @@ def _deliver(
             inspection.check_content(name, plain, system_id)
             if segment.kind_of(name) == segment.HISTORY:
                 _check_branch(layout, name, plain, system_id)
-            codec.write_all(descriptor, plain)
+            write_all(descriptor, plain)
     except BaseException:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.unlink(destination)
@@ -451,7 +452,7 @@ def _record(layout: Layout, name: str, error: CellarmanError) -> None:
         path = os.path.join(layout.own, "accepted-gaps.log")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
-            codec.write_all(descriptor, f"{stamp}\t{name}\t{os.getcwd()}\t{error}\n".encode("utf-8", "replace"))
+            write_all(descriptor, f"{stamp}\t{name}\t{os.getcwd()}\t{error}\n".encode("utf-8", "replace"))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

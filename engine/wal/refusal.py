@@ -18,8 +18,8 @@ import os
 import time
 
 from engine.errors import CellarmanError
-from engine.repository.files import sync_directory
-from engine.wal.codec import CHUNK, write_all
+from engine.repository.files import sync_directory, write_all
+from engine.wal.codec import CHUNK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

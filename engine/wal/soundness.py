@@ -93,18 +93,11 @@ def read(layout: Layout, name: str, room: str = "") -> bytes | None:
     given; None when there is none to be had."""
     for path in _places(layout, name):
         try:
-            return _mapped(path, room) or codec.read_segment(path)
+            mapped = codec.map_segment(path, room) if room else None
+            return codec.read_segment(path) if mapped is None else mapped  # type: ignore[return-value]
         except (CellarmanError, OSError):
             continue
     return None
-
-
-def _mapped(path: str, room: str) -> bytes | None:
-    """Return a segment's content mapped, None when there is no directory for that, or it has no room."""
-    try:
-        return codec.map_segment(path, room) if room else None  # type: ignore[return-value]
-    except OSError:
-        return None
 
 
 def written(stored: bytes | mmap, descriptor: int, size: int) -> bytes:
