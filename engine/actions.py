@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from engine import permission, trail
+from engine.commands import cellarman
 from engine.config import Config, Server
 from engine.errors import Busy, CellarmanError, Refused, UsageError
 from engine.postgres import dsn
@@ -37,8 +37,7 @@ _POLL = 0.2
 def command_line(config: Config, *words: str) -> str:
     """Return a command line of ours on this configuration."""
     files = config.files
-    named = ["--config", files[0]] if len(files) == 1 else []
-    return shlex.join(["cellarman", *named, *words])
+    return cellarman(*words).line(files[0] if len(files) == 1 else "")
 
 
 def keep_words(server: str, backup: str, how: Keep | None) -> list[str]:

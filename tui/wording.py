@@ -211,7 +211,7 @@ def repair(server: ServerStatus, keys: dict[str, str]) -> Line:
         if finding.command in keys:
             return ("see what happened:  ", "text"), (keys[finding.command], "hand!"), (f" {finding.command}", "quiet")
         if finding.fix:
-            return ("the repair is  ", "text"), (plain(finding.fix), "moving")
+            return ("the repair is  ", "text"), (plain(finding.fix.text()), "moving")
     return ()
 
 

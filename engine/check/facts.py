@@ -19,7 +19,8 @@ from engine.check import storage
 from engine.check.live import Live
 from engine.check.reach import Reach
 from engine.check.storage import Storage
-from engine.config import Config, Problem, Server
+from engine.commands import cellarman
+from engine.config import Config, Problem, Server, places
 from engine.errors import CellarmanError
 from engine.oserrors import explain
 from engine.postgres import dsn, pgpass
@@ -87,6 +88,12 @@ class Facts:
     """Whether the last segment that archive_command delivered is here; None when that cannot be told."""
     archive: tuple[Finding, ...] | Unknown = Unknown("it was not looked into")
     """What `engine.wal.findings` says of the archive from the disk alone, worst first."""
+    named: str = ""
+    """The configuration to name to our programs as they are run here; "" when they find it by themselves."""
+
+    def ours(self, *words: str) -> str:
+        """Return a command line of ours to paste here."""
+        return cellarman(*words).line(self.named)
 
 
 class Probe(threading.Thread, Generic[T]):
@@ -163,6 +170,7 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
         _rsync(),
         _arrived(server, live),
         archive.answer(),
+        places.named(config.files, os.environ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from engine.check.facts import Facts, Unknown
+from engine.check.repository import make_room
 from engine.check.result import CheckResult, fail, ok, skip, warn
 
 LEAST_INODES = 10_000
@@ -55,6 +56,6 @@ def inodes(facts: Facts) -> CheckResult:
         return skip(name, "the file system does not count them")
     place, free = min(facts.storage.inodes.items(), key=lambda row: row[1])
     if free < LEAST_INODES:
-        fix = f"make room: cellarman delete {facts.server.name} oldest --dry-run\nsee also: df -i {shlex.quote(place)}"
+        fix = f"{make_room(facts)}\nsee also: df -i {shlex.quote(place)}"
         return fail(name, f"{free} left at {place}", fix)
     return ok(name, f"{free} left at {place}")

@@ -13,6 +13,7 @@ from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.check.storage import READ_ONLY
+from engine.commands import Command
 from engine.config.keys import interval
 from engine.oserrors import advice
 from engine.repository.backupinfo import BackupInfo
@@ -84,16 +85,14 @@ def space(facts: Facts) -> CheckResult:
         return skip(name, "no directory to measure")
     place, free = min(facts.storage.free.items(), key=lambda row: row[1])
     if free < LEAST_FREE:
-        return fail(
-            name, f"{size(free)} free at {place}", f"make room: cellarman delete {facts.server.name} oldest --dry-run"
-        )
+        return fail(name, f"{size(free)} free at {place}", make_room(facts))
     wanted, why = _next_backup(facts)
     room = facts.storage.free.get(facts.server.layout.base, free)
     if wanted and room < wanted:
         return warn(
             name,
             f"{size(room)} free at {facts.server.layout.base}; {why} {size(wanted)}",
-            f"make room: cellarman delete {facts.server.name} oldest --dry-run",
+            make_room(facts),
         )
     return ok(name, f"{size(free)} free at {place}" + (f"; {why} {size(wanted)}" if wanted else ""))
 
@@ -116,6 +115,7 @@ def queues(facts: Facts) -> CheckResult:
     lanes = (("incoming", facts.storage.incoming, server.archiver, 0),
              ("streaming", facts.storage.streaming, server.streaming_archiver, 1))  # fmt: skip
     total, limit = 0, server.max_incoming_wals_queue
+    ingest = facts.ours("wal", "ingest", server.name)
     for lane, queue, on, usual in lanes:
         if queue.count > usual and not on:
             key = "archiver" if lane == "incoming" else "streaming_archiver"
@@ -125,11 +125,11 @@ def queues(facts: Facts) -> CheckResult:
             return fail(
                 name,
                 f"{counted(queue.count, 'file')} in {lane}/, more than {limit}",
-                f"cellarman wal ingest {server.name}",
+                ingest,
             )
         waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
         if queue.count > usual and waited > STUCK_QUEUE:
-            fix = f"cellarman wal ingest {server.name}  # and let cellarman cron or agent run"
+            fix = f"{ingest}  # and let cellarman cron or agent run"
             return warn(name, f"{counted(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
         total += queue.count
     return ok(name, f"{total} waiting")
@@ -156,13 +156,23 @@ def wal_age(facts: Facts) -> CheckResult:
     if newest is None:
         if not server.active:
             return skip(name, "the archive is empty")
-        fix = f"cellarman wal switch {server.name} && cellarman cron"
+        fix = f"{facts.ours('wal', 'switch', server.name)} && {facts.ours('cron')}"
         return warn(name, "the archive is empty", fix)
     old = max(facts.now - newest, timedelta(0))
     if server.last_wal_maximum_age and old > interval(server.last_wal_maximum_age):
-        fix = f"cellarman wal ingest {server.name}  # and see WAL lanes and queues above"
+        fix = f"{facts.ours('wal', 'ingest', server.name)}  # and see WAL lanes and queues above"
         return fail(name, f"{age(old)} old, more than {server.last_wal_maximum_age}", fix)
     return ok(name, f"{age(old)} old")
+
+
+def make_room(facts: Facts) -> str:
+    return f"make room: {facts.ours('delete', facts.server.name, 'oldest', '--dry-run')}"
+
+
+def every_minute(config_file: str) -> str:
+    """Return the crontab's line for maintenance; cron does not know the variables of a session."""
+    command = Command(("cron",), program())
+    return f"* * * * * {command.line(os.path.abspath(config_file) if config_file else '')}"
 
 
 def crontab(line: str) -> str:
@@ -178,8 +188,7 @@ def maintenance(facts: Facts) -> CheckResult:
         return skip(name, facts.storage.what)
     if not facts.server.active:
         return skip(name, "the server is not active")
-    config = f" --config {shlex.quote(os.path.abspath(facts.config_file))}" if facts.config_file else ""
-    fix = crontab(f"* * * * * {shlex.quote(program())}{config} cron")
+    fix = crontab(every_minute(facts.config_file))
     last = facts.storage.last_maintenance
     if last is None:
         return warn(name, "it never ran", fix)
@@ -211,7 +220,7 @@ def catalogue(facts: Facts) -> CheckResult:
         )
     gone = [info for info in facts.home.catalogue.backups if info.usable and info.id in facts.home.without_files]
     if gone:
-        remedy = f"cellarman delete {facts.server.name} {gone[0].id}  # or bring them back"
+        remedy = f"{facts.ours('delete', facts.server.name, gone[0].id)}  # or bring them back"
         return fail(name, f"{_ids(gone)}: listed as good, and the files are gone", remedy)
     return ok(name, counted(len(facts.home.catalogue.backups), "backup"))
 
@@ -223,10 +232,10 @@ def unfinished(facts: Facts) -> CheckResult:
         return skip(name, facts.home.what)
     begun = [info for info in facts.home.catalogue.backups if info.status in ("EMPTY", "STARTED") and not info.deleting]
     if begun and facts.home.backup is None:
-        return warn(name, f"{_ids(begun)}: nobody works on it", "cellarman cron  # marks it failed")
+        return warn(name, f"{_ids(begun)}: nobody works on it", f"{facts.ours('cron')}  # marks it failed")
     waiting = [info for info in facts.home.catalogue.backups if info.status == "WAITING_FOR_WALS"]
     if waiting and facts.home.backup is None:
-        missing = f"cellarman wal ingest {facts.server.name}; cellarman cron"
+        missing = f"{facts.ours('wal', 'ingest', facts.server.name)}; {facts.ours('cron')}"
         return warn(name, f"{_ids(waiting)}: waits for WAL", missing)
     if begun or waiting:
         return ok(name, f"{_ids(begun + waiting)}: being taken by {facts.home.backup}")
@@ -245,7 +254,7 @@ def failed(facts: Facts) -> CheckResult:
     if recent:
         error = f": {recent[0].error}" if recent[0].error else ""
         name_, gone = facts.server.name, recent[0].id
-        fix = f"cellarman backup {name_}\ncellarman delete {name_} {gone}  # what is left of it"
+        fix = f"{facts.ours('backup', name_)}\n{facts.ours('delete', name_, gone)}  # what is left of it"
         return warn(name, f"{_ids(recent)}{error}", fix)
     return ok(name, f"{len(bad)} before the last good one" if bad else "none")
 
@@ -261,7 +270,8 @@ def redundancy(facts: Facts) -> CheckResult:
     have = sum(not info.is_incremental for info in facts.home.catalogue.usable)
     wanted = facts.server.minimum_redundancy
     if have < wanted:
-        return fail(name, f"{counted(have, 'good backup')}, {wanted} wanted", f"cellarman backup {facts.server.name}")
+        take = facts.ours("backup", facts.server.name)
+        return fail(name, f"{counted(have, 'good backup')}, {wanted} wanted", take)
     return ok(name, counted(have, "good backup") + (f", {wanted} wanted" if wanted else ""))
 
 
@@ -270,7 +280,7 @@ def last_backup(facts: Facts) -> CheckResult:
     server = facts.server
     if isinstance(facts.home, Unknown):
         return skip(name, facts.home.what)
-    take = f"cellarman backup {server.name}"
+    take = facts.ours("backup", server.name)
     usable = facts.home.catalogue.usable
     if not usable:
         if not server.active:
@@ -284,7 +294,7 @@ def last_backup(facts: Facts) -> CheckResult:
         return fail(name, f"{last.id} is {age(old)} old, more than {server.last_backup_maximum_age}", take)
     if server.last_backup_minimum_size and (last.size or 0) < server.last_backup_minimum_size:
         detail = f"{last.id} has {size(last.size or 0)}, less than {size(server.last_backup_minimum_size)}"
-        return fail(name, detail, f"cellarman verify {server.name} {last.id}")
+        return fail(name, detail, facts.ours("verify", server.name, last.id))
     newer = _tablespaces_since(facts, last)
     if newer:
         detail = f"{last.id} is from before tablespace {', '.join(newer)}, which it can give back only where it is now"
@@ -315,8 +325,8 @@ def pages(facts: Facts) -> CheckResult:
     server, first = facts.server.name, bad[last.id][0]
     clean = next((info.id for info in usable if info.id not in bad), "")
     older = (
-        f"keep the newest backup without them: cellarman keep {server} {clean} --full; restored beside the server, it"
-        f" gives back what those pages held: cellarman restore {server} {clean} DIR --start"
+        f"keep the newest backup without them: {facts.ours('keep', server, clean, '--full')}; restored beside the"
+        f" server, it gives back what those pages held: {facts.ours('restore', server, clean, 'DIR', '--start')}"
         if clean
         else "no older backup without them is left"
     )
@@ -324,6 +334,6 @@ def pages(facts: Facts) -> CheckResult:
         name,
         f"{last.id} holds {counted(len(bad[last.id]), 'page')} whose checksum does not match, on the server too:"
         f" {first}",
-        f"cellarman show {server} {last.id} names them all; look at the server's disk and memory; a bad index is made"
-        f" anew by REINDEX; {older}; then: cellarman backup {server}",
+        f"{facts.ours('show', server, last.id)} names them all; look at the server's disk and memory; a bad index is"
+        f" made anew by REINDEX; {older}; then: {facts.ours('backup', server)}",
     )

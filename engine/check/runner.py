@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 from engine.check import access, filesystem, pace, postgres, programs, repository, ssh, wal
 from engine.check import facts as facts_
 from engine.check.facts import Facts
 from engine.check.result import CheckResult
-from engine.config import Config, Server, places
+from engine.config import Config, Server
 
-_OURS = re.compile(r"\bcellarman (?=(?:agent|backup|check|cron|delete|keep|restore|setup|show|status|verify|wal)\b)")
-_PUSHES = re.compile(r"\bcellarman-wal push (?=['/])")
 Check = Callable[[Facts], CheckResult]
 
 CHECKS: tuple[Check, ...] = (
@@ -70,19 +64,7 @@ CHECKS: tuple[Check, ...] = (
 
 def run(config: Config, server: Server, now: datetime) -> list[CheckResult]:
     """Run every check; takes a few seconds; when everything hangs, three times check_timeout, and 25 s with SSH."""
-    results = judge(facts_.gather(config, server, now))
-    named = places.named(config.files, os.environ)
-    return [replace(each, fix=_with_config(each.fix, named)) for each in results] if named else results
-
-
-def _with_config(fix: str, path: str) -> str:
-    """Return what mends something, its commands with a configuration that they do not find by themselves.
-
-    >>> _with_config("cellarman cron  # cellarman starts it", "/srv/a b.toml")
-    "cellarman --config '/srv/a b.toml' cron  # cellarman starts it"
-    """
-    named = f"--config {shlex.quote(path)} "
-    return _PUSHES.sub(lambda match: match[0] + named, _OURS.sub(lambda match: match[0] + named, fix))
+    return judge(facts_.gather(config, server, now))
 
 
 def judge(facts: Facts) -> list[CheckResult]:

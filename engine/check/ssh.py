@@ -35,14 +35,14 @@ def way_back(facts: Facts) -> CheckResult:
         return skip(name, "WAL does not come by SSH")
     if not isinstance(facts.reach, Reach) or facts.reach.back is None:
         return skip(name, _NOT_ASKED)
-    back = facts.reach.back
+    back, setup = facts.reach.back, facts.ours("setup", facts.server.name)
     if back.problem:
-        return fail(name, back.problem, f"{back.fix}\ncellarman setup {facts.server.name} prints keys and hosts for it")
+        return fail(name, back.problem, f"{back.fix}\n{setup} prints keys and hosts for it")
     if back.bound_to and facts.server.name not in back.bound_to:
         return fail(
             name,
             f"the key that {back.destination} lets in may only push WAL of {', '.join(back.bound_to)}",
-            f"cellarman setup {facts.server.name} prints what adds {facts.server.name} to it",
+            f"{setup} prints what adds {facts.server.name} to it",
         )
     if back.client:
         return ok(name, f"{back.destination}: cellarman-wal {back.client} answers")

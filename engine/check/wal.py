@@ -25,7 +25,6 @@ _PUSHES_FOR = re.compile(r"\bcellarman-wal['\"]?\s+push\b.*?--server[=\s]\s*['\"
 _HIDES_FAILURE = re.compile(r"(\|\||;)\s*(true|:|/bin/true|exit 0)\s*$")
 _NEARLY_LOST = 2
 """Segments that may still be written before the server gives a slot up."""
-START = "cellarman cron  # starts it; or by hand: cellarman wal receive {server}"
 SLOT_LAG_LIMIT = 10 << 30
 """Bytes of WAL that the server may have to keep for us before it is said."""
 
@@ -93,7 +92,7 @@ def archive_command(facts: Facts) -> CheckResult:
 def _set_command(facts: Facts) -> str:
     """Return the statement that sets archive_command, when PostgreSQL's host is this one; else where to find it."""
     if needs_way_back(facts.server):
-        return f"set the archive_command that this prints: cellarman setup {facts.server.name}"
+        return f"set the archive_command that this prints: {facts.ours('setup', facts.server.name)}"
     words = [installed("cellarman-wal") or "cellarman-wal", "push", "%p", "--server", facts.server.name]
     if facts.config_file:
         words += ["--config", facts.config_file]
@@ -148,25 +147,11 @@ def archive(facts: Facts) -> CheckResult:
         accepted = sum(each.state == "accepted" for each in facts.archive)
         return ok(name, "nothing is missing" + (f" but what was accepted ({accepted})" if accepted else ""))
     worst = verdict.about(wrong[0])
-    more = f" (and {len(wrong) - 1} more: cellarman wal gaps {facts.server.name})" if len(wrong) > 1 else ""
+    every = facts.ours("wal", "gaps", facts.server.name)
+    more = f" (and {len(wrong) - 1} more: {every})" if len(wrong) > 1 else ""
     detail = worst.what + (f": {worst.why}" if worst.why else "") + more
     say = fail if worst.severity == "critical" else warn
-    return say(name, detail, _by_line(worst.fix) or f"cellarman wal gaps {facts.server.name}")
-
-
-def _by_line(fix: str) -> str:
-    """Return a fix and the one for when it does not help, a line each.
-
-    >>> print(_by_line("cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"))
-    cellarman wal fetch-missing main
-    cellarman backup main  # if that finds nothing
-    """
-    first, _, other = fix.partition("; if that finds nothing: ")
-    if not other:
-        return first
-    return f"{first}\n" + (
-        f"{other}  # if that finds nothing" if other.startswith("cellarman ") else f"# else: {other}"
-    )
+    return say(name, detail, "\n".join(worst.fix.lines(facts.named)) or every)
 
 
 def slot(facts: Facts) -> CheckResult:
@@ -199,7 +184,7 @@ def _missing_slot(facts: Facts, live: Live) -> CheckResult:
         fix = f"ALTER SYSTEM SET max_replication_slots = {used + 2};  -- then restart PostgreSQL"
         return fail(name, f"{server.slot_name} is missing and all {there} slots are in use", fix)
     if server.create_slot == "auto":
-        return warn(name, f"{server.slot_name} is not there yet", "cellarman cron  # the receiver makes it")
+        return warn(name, f"{server.slot_name} is not there yet", f"{facts.ours('cron')}  # the receiver makes it")
     return fail(
         name,
         f"{server.slot_name} is missing",
@@ -209,18 +194,19 @@ def _missing_slot(facts: Facts, live: Live) -> CheckResult:
 
 def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
     name, server = "replication slot", facts.server
+    receive = facts.ours("wal", "receive", server.name)
     if found.wal_status == "lost":
         return fail(
             name,
             f"{found.name} is lost: the server removed WAL that was not received (max_slot_wal_keep_size)",
             f"SELECT pg_drop_replication_slot({literal(found.name)});  -- in psql\n"
-            f"cellarman cron; cellarman backup {server.name}",
+            f"{facts.ours('cron')}; {facts.ours('backup', server.name)}",
         )
     if found.wal_status == "unreserved":
         return fail(
             name,
             f"{found.name} is about to be lost: the server will remove WAL that was not received",
-            f"cellarman wal receive {server.name}  # and raise max_slot_wal_keep_size",
+            f"{receive}  # and raise max_slot_wal_keep_size",
         )
     at, kept = live.facts.current_lsn, found.restart_lsn
     lag = max(0, int(at) - int(kept)) if at is not None and kept is not None else 0
@@ -232,15 +218,19 @@ def _held(facts: Facts, live: Live, found: Slot) -> CheckResult:
         text += f", {max(0, safe) >> 20} MiB until it is lost"
         if safe < _NEARLY_LOST * live.facts.segment_size:
             room = "ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"
-            fix = f"cellarman wal receive {server.name}  # or give it room, in psql:\n{room}"
+            fix = f"{receive}  # or give it room, in psql:\n{room}"
             return fail(name, text, fix)
     if not found.active and isinstance(facts.home, Home) and facts.home.receiver is not None:
         return warn(name, text, f"see why the receiver does not stream: {log_path(server.layout)}")
     if not found.active:
-        return warn(name, text, START.format(server=server.name))
+        return warn(name, text, _start(facts))
     if lag > SLOT_LAG_LIMIT:
         return warn(name, text, "see whether the network or the repository's disk is too slow")
     return ok(name, text)
+
+
+def _start(facts: Facts) -> str:
+    return f"{facts.ours('cron')}  # starts it; or by hand: {facts.ours('wal', 'receive', facts.server.name)}"
 
 
 def receiver(facts: Facts) -> CheckResult:
@@ -252,11 +242,12 @@ def receiver(facts: Facts) -> CheckResult:
     if isinstance(facts.home, Unknown):
         return skip(name, facts.home.what)
     if facts.home.receiver is None:
-        return fail(name, "it does not run", START.format(server=facts.server.name))
+        return fail(name, "it does not run", _start(facts))
     slot = facts.live.slot if isinstance(facts.live, Live) else None
     if slot is not None and not slot.active and "receiving stopped" in facts.home.receiver_said:
         log = log_path(facts.server.layout)
         received = () if isinstance(facts.storage, Unknown) else facts.storage.received
-        fix = anew.commands(facts.server, facts.home.receiver_said, received) or f"put right what its log says: {log}"
+        fix = anew.commands(facts.server, facts.home.receiver_said, received, facts.named)
+        fix = fix or f"put right what its log says: {log}"
         return fail(name, f"it runs, and nothing comes: {facts.home.receiver_said}", fix)
     return ok(name, f"{facts.home.receiver}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import datetime, timezone
 from typing import Any
 
 from engine.cli import output
-from engine.config import Config
+from engine.config import Config, places
 from engine.status import ServerStatus, statuses
 
 
@@ -19,7 +20,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
     now = datetime.now(timezone.utc)
     found = statuses(config, now)
     if args.json:
-        output.json_out({"servers": [facts(status, now) for status in found]})
+        named = places.named(config.files, os.environ)
+        output.json_out({"servers": [facts(status, now, named) for status in found]})
     elif not found:
         print("no server is configured yet: add a table [servers.NAME], or look at: cellarman demo")
     else:
@@ -28,8 +30,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return 1 if any(status.health == "critical" for status in found) else 0
 
 
-def facts(status: ServerStatus, now: datetime) -> dict[str, Any]:
-    """Return one server for programs."""
+def facts(status: ServerStatus, now: datetime, config_file: str) -> dict[str, Any]:
+    """Return one server for programs; `config_file` is named in the commands."""
     exposure = status.exposure(now)
     last = status.last_backup
     return {
@@ -43,7 +45,12 @@ def facts(status: ServerStatus, now: datetime) -> dict[str, Any]:
         "gaps": status.gaps,
         "jobs": len(status.jobs),
         "findings": [
-            {"severity": finding.severity, "what": finding.what, "why": finding.why, "fix": finding.fix}
+            {
+                "severity": finding.severity,
+                "what": finding.what,
+                "why": finding.why,
+                "fix": finding.fix.text(config_file),
+            }
             for finding in status.findings
         ],
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from engine.cli import output
 from engine.cli.servers import facts
-from engine.config import Config
+from engine.config import Config, places
 from engine.status import ServerStatus, statuses
 
 
@@ -21,14 +22,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
     now = datetime.now(timezone.utc)
     alone = replace(config, servers={server.name: replace(server, active=True)})
     status = statuses(alone, now)[0]
+    named = places.named(config.files, os.environ)
     if args.json:
-        output.json_out(facts(status, now))
+        output.json_out(facts(status, now, named))
     else:
-        print("\n".join(lines(status, now)))
+        print("\n".join(lines(status, now, named)))
     return 1 if status.health == "critical" else 0
 
 
-def lines(status: ServerStatus, now: datetime) -> list[str]:
+def lines(status: ServerStatus, now: datetime, config_file: str) -> list[str]:
     """Return the status for people: the verdict, what it rests on, what is wrong and what mends it."""
     rows = [f"{status.name}: {status.health}", f"  {_reach(status)}"]
     last = status.last_backup
@@ -44,9 +46,8 @@ def lines(status: ServerStatus, now: datetime) -> list[str]:
         rows.append(f"{finding.severity}: {finding.what}")
         if finding.why:
             rows.append(f"  why: {finding.why}")
-        fix = finding.fix or (f"cellarman backup {status.name}" if finding.command == "backup" else "")
-        if fix:
-            rows.append(f"  now: {fix}")
+        if finding.fix:
+            rows.append(f"  now: {finding.fix.text(config_file)}")
     return [output.printable(row) for row in rows]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from engine.actions import Actions
 from engine.cli import output
-from engine.config import Config, Server
+from engine.config import Config, Server, places
 from engine.errors import UsageError
 
 TYPE_CHECKING = False
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
     if args.accept:
         _accept(actions, server, found, args.accept, args.reason)
         found = _report(args, config, server)
+    named = places.named(config.files, os.environ)
     if args.json:
-        output.json_out(found.to_json())
+        output.json_out(found.to_json(named))
     else:
-        _show(found, notes=args.all)
+        _show(found, notes=args.all, config_file=named)
     return 1 if found.status == "critical" else 0
 
 
@@ -105,7 +107,7 @@ def _withdraw(server: Server, text: str) -> None:
     print(f"withdrawn: {first} to {last}", file=sys.stderr)
 
 
-def _show(found: Report, *, notes: bool) -> None:
+def _show(found: Report, *, notes: bool, config_file: str) -> None:
     shown = [f for f in found.findings if notes or f.severity != "note" or f.state == "accepted"]
     hidden = len(found.findings) - len(shown)
     more = f" ({hidden} notes: --all prints them)" if hidden else ""
@@ -113,7 +115,7 @@ def _show(found: Report, *, notes: bool) -> None:
     for finding in shown:
         print()
         print(f"{finding.severity}: {output.printable(_headline(finding))}")
-        for label, text in _details(finding):
+        for label, text in _details(finding, config_file):
             print(f"  {label:<8} {output.printable(text)}")
     for sentence in found.unknown:
         print(f"unknown: {output.printable(sentence)}", file=sys.stderr)
@@ -129,7 +131,7 @@ def _headline(finding: Finding) -> str:
     return f"{kind}{state} {finding.first} to {finding.last}, {finding.count} files"
 
 
-def _details(finding: Finding) -> list[tuple[str, str]]:
+def _details(finding: Finding, config_file: str) -> list[tuple[str, str]]:
     rows = [("why", finding.why)] if finding.why else []
     if finding.lost_from is not None:
         until = output.when(finding.lost_to) if finding.lost_to is not None else "now"
@@ -137,5 +139,5 @@ def _details(finding: Finding) -> list[tuple[str, str]]:
     if finding.affected_backups:
         rows.append(("backups", ", ".join(finding.affected_backups)))
     if finding.fix:
-        rows.append(("now", finding.fix))
+        rows.append(("now", finding.fix.text(config_file)))
     return rows

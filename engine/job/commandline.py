@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from engine.commands import cellarman
 from engine.job.spec import JobKind, JobSpec
 
 
@@ -31,7 +31,7 @@ def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_
         return Order.from_arguments(server, known).command()
     backup = str(arguments.get("backup", ""))
     verb = {"fetch": ["wal", "fetch-missing"]}.get(kind, [kind])
-    words = ["cellarman", *(["--config", config_file] if config_file else []), *verb, server]
+    words = [*verb, server]
     words += [backup] if backup else []
     if kind == "backup":
         words += ["--name", str(arguments["name"])] if arguments.get("name") else []
@@ -40,7 +40,7 @@ def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_
         words += ["--yes", backup]
     if kind == "aftermath":
         words += _aftermath(arguments)
-    return shlex.join(words)
+    return cellarman(*words).line(config_file)
 
 
 def _aftermath(arguments: Mapping[str, Any]) -> list[str]:

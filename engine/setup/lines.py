@@ -6,11 +6,11 @@ import os
 import re
 import shlex
 
-from engine.check.account import account, program
+from engine.check.account import account
 from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.reach import backup_host, needs_way_back
-from engine.check.repository import MISSED_MAINTENANCE, crontab
+from engine.check.repository import MISSED_MAINTENANCE, crontab, every_minute
 from engine.config import Config
 from engine.host import openssh
 from engine.host.local import installed
@@ -122,7 +122,6 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     last = None if isinstance(facts.storage, Unknown) else facts.storage.last_by_itself
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
     own = [name for name in config.files if not name.startswith("/etc/")]
-    named = f" --config {shlex.quote(os.path.abspath(own[-1]))}" if len(config.files) == 1 and own else ""
-    line = f"* * * * * {shlex.quote(program())}{named} cron"
+    line = every_minute(own[-1] if len(config.files) == 1 and own else "")
     note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
     return [Piece("maintenance", f"here, as {account()}", crontab(line), "sh", found(truth), note)]

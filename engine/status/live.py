@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
+from engine.commands import cellarman
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.postgres.pulse import Pulse
+from engine.remedy import run
 from engine.status.values import ORDER, Finding, ServerStatus
 
 ASKERS = 8
@@ -70,19 +72,20 @@ def judged(status: ServerStatus, live: Live | None, server: Server) -> ServerSta
 
 
 def _findings(live: Live, server: Server) -> list[Finding]:
+    check = run(cellarman("check", server.name))
     if live.pulse is None:
         again = f"asked again at {live.again:%H:%M} UTC" if live.again else ""
-        fix = f"cellarman check {server.name}"
-        return [Finding("warning", f"PostgreSQL does not answer: {short(live.reason)}", again, fix)]
+        return [Finding("warning", f"PostgreSQL does not answer: {short(live.reason)}", again, check)]
     found: list[Finding] = []
     pulse = live.pulse
     if pulse.failed_wal and server.archiver:
         since = f"last at {pulse.failed_at.astimezone(timezone.utc):%H:%M} UTC" if pulse.failed_at else ""
         what = f"archive_command fails for {pulse.failed_wal}"
-        found.append(Finding("warning", what, since, f"cellarman check {server.name}"))
+        found.append(Finding("warning", what, since, check))
     if pulse.slot_lost and server.streaming_archiver:
         why = "the server has removed WAL that was not received yet"
-        found.append(Finding("critical", f"replication slot {server.slot_name} is lost", why, command="backup"))
+        what, take = f"replication slot {server.slot_name} is lost", run(cellarman("backup", server.name))
+        found.append(Finding("critical", what, why, take, "backup"))
     return found
 
 

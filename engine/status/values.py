@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from engine.job.state import JobState
+from engine.remedy import NOTHING, Remedy
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Unreadable
 from engine.wal.refused import Refused
@@ -25,8 +26,7 @@ class Finding:
     severity: Severity
     what: str
     why: str = ""
-    fix: str = ""
-    """The command line that mends it."""
+    fix: Remedy = NOTHING
     command: str = ""
     """The console's verb that mends it: backup, fetch, jobs."""
 

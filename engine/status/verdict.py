@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from engine.commands import cellarman
 from engine.config import Server
 from engine.job.state import JobState
+from engine.remedy import Remedy, run, words
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.repository import Unreadable
 from engine.status.values import Finding, Health, Wal, Window
@@ -90,7 +92,7 @@ def _about_backups(
     now: datetime,
 ) -> Iterator[Finding]:
     good = [info for info in backups if info.usable]
-    take = f"cellarman backup {server.name}"
+    take = run(cellarman("backup", server.name))
     if not good:
         if any(job.kind == "backup" for job in jobs):
             yield Finding("note", "no good backup yet", "one is being taken")
@@ -134,10 +136,10 @@ def about(judged: WalFinding) -> Finding:
     return Finding(judged.severity, what, why, judged.fix, _key(judged.fix))
 
 
-def _key(fix: str) -> str:
-    """Return the command of the console that does what a fix says first; "" when none does."""
-    known = {"cellarman backup ": "backup", "cellarman wal fetch-missing ": "fetch"}
-    return next((key for words, key in known.items() if fix.startswith(words)), "")
+def _key(fix: Remedy) -> str:
+    """Return the console's verb for what is to be done first; "" when it has none."""
+    known = {"backup": ("backup",), "fetch": ("wal", "fetch-missing")}
+    return next((key for key, verb in known.items() if fix.begins(*verb)), "")
 
 
 def _names(judged: WalFinding) -> str:
@@ -150,18 +152,19 @@ def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
     if wal.refused:
         first, more = wal.refused[0], len(wal.refused) - 1
         what = f"{first.name} was refused" + (f", and {more} more file{'' if more == 1 else 's'}" if more else "")
-        yield Finding("warning", what, first.why or "no reason was written down", first.fix)
+        yield Finding("warning", what, first.why or "no reason was written down", words(first.fix))
     if wal.queued and wal.queued_since is not None and now - wal.queued_since > STUCK_QUEUE:
         what = f"{wal.queued} WAL files wait for {_ago(now - wal.queued_since)}"
-        yield Finding("warning", what, "nobody takes them in", "cellarman agent (or cellarman cron every minute)")
+        fix = run(cellarman("agent"), after=" (or cellarman cron every minute)")
+        yield Finding("warning", what, "nobody takes them in", fix)
     if server.streaming_archiver and not wal.receiving:
         why = "pg_receivewal does not run for it"
-        yield Finding("warning", "WAL is not being received", why, "cellarman cron")
+        yield Finding("warning", "WAL is not being received", why, run(cellarman("cron")))
     elif wal.newest_at is not None and wal.usual_pause is not None and not wal.receiving:
         silent = now - wal.newest_at
         if silent > max(QUIET_FLOOR, QUIET_FACTOR * wal.usual_pause):
             why = f"before, one came every {_ago(max(wal.usual_pause, timedelta(minutes=1)))} at least"
-            yield Finding("warning", f"no WAL has come for {_ago(silent)}", why, f"cellarman check {server.name}")
+            yield Finding("warning", f"no WAL has come for {_ago(silent)}", why, run(cellarman("check", server.name)))
 
 
 def _about_catalogue(
@@ -182,7 +185,7 @@ def _about_catalogue(
         yield Finding("warning", f"backup {newest.id} waits for WAL", why)
     elif newest is not None and newest.status in ("EMPTY", "STARTED") and not jobs:
         why = "nothing works on it any more; the next maintenance pass marks it as failed"
-        yield Finding("warning", f"backup {newest.id} was left unfinished", why, "cellarman cron")
+        yield Finding("warning", f"backup {newest.id} was left unfinished", why, run(cellarman("cron")))
     died = last_jobs[0] if last_jobs and last_jobs[0].status == "died" else None
     told = newest is not None and (newest.status == "FAILED" or (died is not None and died.backup == newest.id))
     if died is not None and not told:

@@ -6,16 +6,17 @@ A .partial is never made a segment here: where one is all that is left, the comm
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 
+from engine.commands import wal_push
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.postgres import walfile
+from engine.remedy import push_copy
 from engine.repository.files import write_all
 from engine.wal import archive as archive_
 from engine.wal import codec, condemned, contentcheck, index
@@ -246,18 +247,15 @@ class Healer:
     def _not_found(self, key: Key, name: str, tried: list[tuple[str, CellarmanError]]) -> Healed:
         """Say why a segment stays away, and what can still be done for it by hand."""
         live, partial = self._case.live, self._case.partials.get(key)
-        server = shlex.quote(self._server.name)
-        push = (
-            f"in the data directory of the server, or of a standby: cellarman-wal push pg_wal/{name} --server {server}"
-        )
+        push = wal_push(f"pg_wal/{name}", self._server.name).line()
+        by_hand = f"in the data directory of the server, or of a standby: {push}"
         reasons = [f"{where}: {' '.join(str(error).split())}" for where, error in tried]
         fixes = [error.fix for _, error in tried if error.fix]
         if self._copies.unreachable is not None:
             reasons.append(str(self._copies.unreachable))
         if partial is not None and partial.whole:
-            copy = f"/tmp/{name}"
             reasons.append(f"{partial.path} is whole, and is not made a segment unasked")
-            fix = f"cp {shlex.quote(partial.path)} {copy} && cellarman-wal push {copy} --server {server}"
+            fix = push_copy(partial.path, name, self._server.name).text()
             return Healed("partial_only", name, name, source=partial.path, why="; ".join(reasons), fix=fix)
         if partial is not None:
             reach = f", its valid data ends at {partial.end}" if partial.end else ""
@@ -269,7 +267,7 @@ class Healer:
             reasons.append(f"neither the server's pg_wal{also}, nor the queues, nor errors/ have it")
         state: State = "partial_only" if partial is not None else "failed" if tried else "lost"
         source = partial.path if partial is not None else ""
-        return Healed(state, name, name, source=source, why="; ".join(reasons), fix="\nor ".join((*fixes, push)))
+        return Healed(state, name, name, source=source, why="; ".join(reasons), fix="\nor ".join((*fixes, by_hand)))
 
 
 def _joined(found: Iterator[Healed]) -> Iterator[Healed]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from engine.commands import cellarman, wal_push
 from engine.errors import CellarmanError
 from engine.postgres import segment, walfile
+from engine.remedy import NOTHING, run, words
 from engine.repository import xlogdb
 from engine.repository.files import at_once
 from engine.repository.layout import Layout
@@ -61,7 +64,7 @@ def wrong_size(inventory: Inventory, server: str) -> Finding:
         len(inventory.oversized),
         why=f"{first} cannot exist with segments of {inventory.segment_size >> 20} MiB, and no segment, backup or "
         "server tells the right size",
-        fix=f"make the segments readable, or start the server, then: cellarman wal gaps {server}",
+        fix=run(cellarman("wal", "gaps", server), before="make the segments readable, or start the server, then: "),
     )
 
 
@@ -74,7 +77,7 @@ def _unreadable(names: Names) -> Iterator[Finding]:
             "unknown",
             int(directory[:8], 16),
             why=f"{path} cannot be read: {reason}; whether its segments are there is not known",
-            fix=f"make it readable for this account: chmod -R u+rX {path}",
+            fix=words(f"make it readable for this account: chmod -R u+rX {shlex.quote(path)}"),
         )
 
 
@@ -91,8 +94,11 @@ def _unfinished(inventory: Inventory, server: str) -> Iterator[Finding]:
             name,
             1,
             why=f"{path} is not whole: a restore that comes to it ends there in an error",
-            fix=f"push it again from the server: cellarman-wal push pg_wal/{name} --server {server}; if it is lost, "
-            f"remove {path}",
+            fix=run(
+                wal_push(f"pg_wal/{name}", server),
+                before="push it again from the server: ",
+                after=f"; if it is lost, remove {path}",
+            ),
         )
 
 
@@ -128,7 +134,7 @@ def _doubled(layout: Layout, inventory: Inventory) -> Iterator[Finding]:
             name,
             1,
             why=why,
-            fix=f"rm {path}" if same else "",
+            fix=words(f"rm {shlex.quote(path)}") if same else NOTHING,
         )
 
 
@@ -151,7 +157,7 @@ def _history_copies(timeline: int) -> Finding:
         name,
         1,
         why="the copies in the archive and in its queues differ",
-        fix="two servers may have been promoted to this timeline: each needs an archive of its own",
+        fix=words("two servers may have been promoted to this timeline: each needs an archive of its own"),
     )
 
 
@@ -170,7 +176,9 @@ def _conflicts(layout: Layout, server: str, size: int) -> Iterator[Finding]:
             name,
             1,
             why=f"another content was archived under this name and is kept in {path}{fits}",
-            fix="two servers archive here under one name: give each a [servers.NAME] of its own, then remove the file",
+            fix=words(
+                "two servers archive here under one name: give each a [servers.NAME] of its own, then remove the file"
+            ),
         )
 
 
@@ -216,7 +224,7 @@ def _stale_catalogue(layout: Layout, names: Names, inventory: Inventory, server:
                 found[-1],
                 count,
                 why=f"{'it' if count == 1 else f'each of {count} files'} {what}: no gap, the files decide",
-                fix=f"cellarman cron; Barman's own: barman rebuild-xlogdb {server}",
+                fix=run(cellarman("cron"), after=f"; Barman's own: barman rebuild-xlogdb {server}"),
             )
 
 

@@ -64,7 +64,7 @@ def test_a_server_without_any_backup_is_at_risk_and_told_to_take_one(fleet: Flee
     status = the_status(fleet)
     assert status.health == "warning"
     assert status.findings[0].what == "no backup yet"
-    assert status.findings[0].fix == "cellarman backup main"
+    assert status.findings[0].fix.text() == "cellarman backup main"
     assert status.recoverable_to is None
     assert status.exposure(NOW) is None
 
@@ -147,7 +147,7 @@ def test_refused_wal_is_a_warning_and_its_reason_is_not_counted(fleet: Fleet) ->
     assert len(the_status(fleet).wal.refused) == 1
     assert "000000010000000000000071 was refused" in whats(the_status(fleet))
     [found] = [each for each in the_status(fleet).findings if "refused" in each.what]
-    assert found.why == "why" and "whose archive_command sends its WAL here" in found.fix
+    assert found.why == "why" and "whose archive_command sends its WAL here" in found.fix.text()
 
 
 def test_a_refusal_is_settled_when_a_good_copy_is_archived_unless_the_archive_held_another_one(fleet: Fleet) -> None:
@@ -257,8 +257,9 @@ def test_the_command_line_exits_1_when_one_cannot_be_restored(fleet: Fleet) -> N
     server = well(fleet)
     os.remove(server.layout.wal("00000001000000000000006A"))
     assert cellarman("--config", write_config(fleet), "servers").returncode == 1
+    ours = f"cellarman --config {write_config(fleet)}"
     said = cellarman("--config", write_config(fleet), "status", "main").stdout
-    assert "now: cellarman wal fetch-missing main; if that finds nothing: cellarman backup main" in said
+    assert f"now: {ours} wal fetch-missing main; if that finds nothing: {ours} backup main" in said
 
 
 def cellarman(*words: str) -> subprocess.CompletedProcess[str]:

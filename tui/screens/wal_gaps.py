@@ -27,8 +27,6 @@ COLUMNS = (
     Column("LOST SINCE (UTC)", yields=1),
 )
 
-
-_BACKUP = "cellarman backup "
 CAUSES = {
     "lost": "it is in no queue, and no server that was asked has it any more",
     "lost_but_recoverable": "it never arrived; a copy of it is left elsewhere",
@@ -72,15 +70,19 @@ def _repair(finding: Finding) -> list[Line]:
     """Return what to press, and the command where there is another one than those keys run."""
     keys: list[Span] = []
     bearable = finding.kind in BEARABLE and finding.state != "accepted"
-    backup: list[Span] = [("b", "hand!"), (" takes a new backup   ", "text")] if _BACKUP in finding.fix else []
+    backup: list[Span] = (
+        [("b", "hand!"), (" takes a new backup   ", "text")]
+        if any(command.does("backup") for command in finding.fix.commands)
+        else []
+    )
     look: list[Span] = [("f", "hand!"), (" looks for it   ", "text")] if bearable else []
-    keys += [*backup, *look] if finding.fix.startswith(_BACKUP) else [*look, *backup]
+    keys += [*backup, *look] if finding.fix.begins("backup") else [*look, *backup]
     if bearable:
         keys += [("A", "hand!"), (" accepts it", "text")]
     lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
-    of_keys = (_BACKUP, "cellarman wal gaps", *(("cellarman wal fetch-missing",) if bearable else ()))
-    if finding.fix and not finding.fix.startswith(of_keys):
-        lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix), "moving")))
+    of_keys = (("backup",), ("wal", "gaps"), *((("wal", "fetch-missing"),) if bearable else ()))
+    if finding.fix and not any(finding.fix.begins(*verb) for verb in of_keys):
+        lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix.text()), "moving")))
     return lines
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from engine.commands import cellarman
+from engine.remedy import NOTHING, Remedy, run
 from engine.wal.gaps import NoLineage, core_range, resolve
 from engine.wal.judgement import fixes
 from engine.wal.judgement.coverage import Line
@@ -51,7 +53,7 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
             last - first + 1,
             (base.id,),
             why=f"PostgreSQL would refuse it: {base.lacking}",
-            fix=f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}",
+            fix=_last_resort(case, base, alone=alone),
         )
         return
     on = [line for line in lines if base in line.bases]
@@ -74,7 +76,7 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
         return
     if state in ON_ITS_WAY or state == UNKNOWN:
         why = "WAL that it needs to be consistent has not come yet"
-        fix = f"cellarman check {case.server}" if state == UNKNOWN else ""
+        fix = fixes.checking(case) if state == UNKNOWN else NOTHING
         yield Finding("not_yet_usable", "warning", state, timeline, *names, count, (base.id,), why=why, fix=fix)
         return
     start_gone = lack[0][2] == first and lack[0][0] not in ON_ITS_WAY
@@ -83,7 +85,7 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
     why = f"PostgreSQL would refuse it: {said}" + (f" ({bad})" if bad else "")
     if not start_gone and not bad:
         why += "; without its WAL a backup is never consistent"
-    last_resort = f"cellarman backup {case.server}" if alone else f"cellarman delete {case.server} {base.id}"
+    last_resort = _last_resort(case, base, alone=alone)
     fix = fixes.of_a_copy(case, timeline, begin, state) or fixes.after_looking(case, last_resort)
     yield Finding(
         "unusable",
@@ -98,6 +100,11 @@ def _lacking(case: Case, lines: Sequence[Line], base: Base, states: Whereabouts,
     )
 
 
+def _last_resort(case: Case, base: Base, *, alone: bool) -> Remedy:
+    """Return what to do about a backup that nothing mends: take another, or where there is one, delete it."""
+    return fixes.new_backup(case) if alone else run(cellarman("delete", case.server, base.id))
+
+
 def _off_branch(case: Case, base: Base) -> Iterator[Finding]:
     """Yield that `latest` leaves a backup's own branch before its end: PostgreSQL would refuse to follow it."""
     lineage = resolve("latest", base.timeline, base.checkpoint, case.archive, stop=base.end)
@@ -109,7 +116,7 @@ def _off_branch(case: Case, base: Base) -> Iterator[Finding]:
             base.timeline,
             affected_backups=(base.id,),
             why=f"{lineage.why}; it can be followed along its own timeline only",
-            fix=f"cellarman restore {case.server} {base.id} DEST --timeline current",
+            fix=run(cellarman("restore", case.server, base.id, "DEST", "--timeline", "current")),
         )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
+from engine.commands import wal_push
 from engine.postgres.segment import segment_of
 from engine.postgres.timeline import Switch
+from engine.remedy import run, words
 from engine.wal.gaps import history_holes
+from engine.wal.judgement import fixes
 from engine.wal.judgement.coverage import Line
 from engine.wal.judgement.values import Case, Finding, Severity
 
@@ -34,9 +37,8 @@ def _missing(case: Case) -> Iterator[Finding]:
         own = [base.id for base in case.bases if base.timeline == timeline]
         severity: Severity = "warning" if own or not case.bases or case.past else "critical"
         held = case.live is not None and timeline in case.live.histories
-        fix = (
-            f"on the server, in its data directory: cellarman-wal push pg_wal/{_name(timeline)} --server {case.server}"
-        )
+        push = wal_push(f"pg_wal/{_name(timeline)}", case.server)
+        fix = run(push, before="on the server, in its data directory: ")
         yield Finding(
             "history_missing",
             severity,
@@ -47,7 +49,7 @@ def _missing(case: Case) -> Iterator[Finding]:
             1,
             tuple(own),
             why="recovery cannot enter this timeline from the one before it, nor be told to follow it",
-            fix=fix if held or case.live is None else f"cellarman backup {case.server}",
+            fix=fix if held or case.live is None else fixes.new_backup(case),
         )
 
 
@@ -62,7 +64,7 @@ def _unreadable(case: Case) -> Iterator[Finding]:
             _name(timeline),
             1,
             why=reason,
-            fix=f"put the server's own copy in its place: pg_wal/{_name(timeline)}",
+            fix=words(f"put the server's own copy in its place: pg_wal/{_name(timeline)}"),
         )
 
 
@@ -88,8 +90,11 @@ def _holes(case: Case) -> Iterator[Finding]:
             tuple(below),
             why=f"latest stops below timeline {timeline} although {_name(above)} is there; a server promoted then "
             f"would call itself {timeline}" + (", whose WAL is in the archive" if timeline in used else " again"),
-            fix=f"push {_name(timeline)} from the server or a standby: cellarman-wal push pg_wal/{_name(timeline)} "
-            f"--server {case.server}; until then name the timeline: --timeline {max(archive.histories)}",
+            fix=run(
+                wal_push(f"pg_wal/{_name(timeline)}", case.server),
+                before=f"push {_name(timeline)} from the server or a standby: ",
+                after=f"; until then name the timeline: --timeline {max(archive.histories)}",
+            ),
         )
 
 
@@ -116,8 +121,10 @@ def _conflict(case: Case, timeline: int, why: str) -> Finding:
         _name(timeline),
         1,
         why=why,
-        fix=f"compare it with pg_wal/{_name(timeline)} of the server: two servers may have been promoted to timeline "
-        f"{timeline}, and each needs an archive of its own",
+        fix=words(
+            f"compare it with pg_wal/{_name(timeline)} of the server: two servers may have been promoted to timeline "
+            f"{timeline}, and each needs an archive of its own"
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from engine.remedy import NOTHING
 from engine.wal.judgement import fixes
 from engine.wal.judgement.backups import backup_findings, orphans
 from engine.wal.judgement.branches import branch_findings
@@ -56,7 +57,7 @@ def _elsewhere(case: Case, interest: Sequence[Line], found: Sequence[Finding]) -
                 archive.name(timeline, last),
                 last - first + 1,
                 why=archive.invalid[(timeline, first)],
-                fix=fixes.after_looking(case, "") if needed else "",
+                fix=fixes.after_looking(case, NOTHING) if needed else NOTHING,
             )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from engine.postgres.lsn import Lsn
+from engine.remedy import NOTHING
 from engine.wal.accepted import Accepted
 from engine.wal.gaps import core_range
 from engine.wal.judgement import fixes
@@ -122,9 +123,9 @@ def _gone(
             kind, severity = HAZARD, "critical"
             why = f"PostgreSQL would replay the dead branch of timeline {hazard} from here on, and say nothing"
         if cost.irrelevant:
-            severity, fix = "note", ""
+            severity, fix = "note", NOTHING
         elif gap is not None:
-            where, severity, fix = ACCEPTED, "note", ""
+            where, severity, fix = ACCEPTED, "note", NOTHING
             why = f"accepted {gap.at:%Y-%m-%d}{f' by {gap.by}' if gap.by else ''}: {gap.reason}"
         elif state == DELAYED and severity != "note" and kind == HOLE:
             severity, why = "note", "pushers that work side by side may still bring it"
@@ -274,7 +275,7 @@ def _minimal(case: Case, line: Line, timeline: int, number: int, lsn: Lsn) -> Fi
         lost_from,
         max(after.ended, lost_from) if after is not None else None,
         why,
-        "" if after is not None else f"cellarman backup {case.server}",
+        NOTHING if after is not None else fixes.new_backup(case),
     )
 
 
@@ -307,7 +308,7 @@ def _pending(case: Case, timeline: int, first: int, last: int) -> Finding:
         why = f"archiving fails at {live.archiver.last_failed_wal}; the oldest waits for {int(age)} s"
     if age > fixes.PENDING_WARNING:
         severity = "critical" if age > fixes.PENDING_CRITICAL else "warning"
-    fix = f"cellarman check {case.server}" if severity != "note" else ""
+    fix = fixes.checking(case) if severity != "note" else NOTHING
     return Finding(
         "pending",
         severity,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from engine.commands import cellarman
 from engine.postgres.lsn import Lsn
+from engine.postgres.quoting import literal
 from engine.postgres.segment import segment_start
+from engine.remedy import run, words
+from engine.wal.judgement import fixes
 from engine.wal.judgement.coverage import Line
 from engine.wal.judgement.values import Case, Finding
 
@@ -49,7 +53,7 @@ def _exposure(case: Case, lines: Sequence[Line]) -> Iterator[Finding]:
         case.archive.name(live.timeline, live.written or last + 1),
         0,
         why=f"up to {ahead / (1 << 20):.1f} MB{since} of commits exist only on the server",
-        fix="set archive_timeout on the server, or stream its WAL (streaming_archiver = true)",
+        fix=words("set archive_timeout on the server, or stream its WAL (streaming_archiver = true)"),
     )
 
 
@@ -81,7 +85,7 @@ def _slot(case: Case) -> Iterator[Finding]:
         live.timeline,
         why=f"slot {slot.name} {'has lost' if lost else 'is about to lose'} WAL that was not received: it outgrew "
         "max_slot_wal_keep_size",
-        fix=f"SELECT pg_drop_replication_slot('{slot.name}'); then cellarman backup {case.server}"
+        fix=fixes.new_backup(case, before=f"SELECT pg_drop_replication_slot({literal(slot.name)}); then ")
         if lost
-        else f"cellarman wal receive {case.server}; raise max_slot_wal_keep_size",
+        else run(cellarman("wal", "receive", case.server), after="; raise max_slot_wal_keep_size"),
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from engine.postgres.lsn import Lsn
+from engine.remedy import NOTHING, Remedy
 from engine.wal.accepted import Accepted
 from engine.wal.gaps import Archive, Key
 from engine.wal.live import Live
@@ -36,9 +37,10 @@ class Finding:
     lost_to: datetime | None = None
     """The times that cannot be recovered; an open end is None."""
     why: str = ""
-    fix: str = ""
+    fix: Remedy = NOTHING
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, config_file: str = "") -> dict[str, Any]:
+        """Return it JSON-ready; `config_file` is named in the commands."""
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -51,7 +53,7 @@ class Finding:
             "lost_from": self.lost_from,
             "lost_to": self.lost_to,
             "why": self.why,
-            "fix": self.fix,
+            "fix": self.fix.text(config_file),
         }
 
 
@@ -70,11 +72,11 @@ class Report:
             return "critical"
         return "warning" if "warning" in severities else "ok"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, config_file: str = "") -> dict[str, Any]:
         return {
             "server": self.server,
             "status": self.status,
-            "findings": [finding.to_json() for finding in self.findings],
+            "findings": [finding.to_json(config_file) for finding in self.findings],
             "unknown": list(self.unknown),
         }
 

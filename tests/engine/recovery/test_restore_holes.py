@@ -290,7 +290,7 @@ def test_nothing_is_replayed_past_a_time_of_too_little_wal(postgres: Install) ->
         assert window.to_time < after.at
         [finding] = minimal_stretches(stage)
         assert (finding.severity, finding.affected_backups) == ("critical", (first.id,))
-        assert finding.fix == "cellarman backup main" and "wal_level = minimal from 0/" in finding.why
+        assert finding.fix.text() == "cellarman backup main" and "wal_level = minimal from 0/" in finding.why
         assert finding.lost_from == before_commit(stage, before) and finding.lost_to is None
         with stage.restored(refused.before.target) as (_, conninfo):
             assert value(conninfo, "SELECT count(*) FROM kept") == before.rows

@@ -162,7 +162,7 @@ def test_what_the_server_has_no_more_is_had_from_a_standby(place: Place, standby
     server = replace(place.server, standby_conninfo=(conninfo,))
     try:
         [hole] = [each for each in report(server).findings if (each.kind, each.first) == ("hole", lost)]
-        assert (hole.state, hole.fix) == ("lost_but_recoverable", "cellarman wal fetch-missing main")
+        assert (hole.state, hole.fix.text()) == ("lost_but_recoverable", "cellarman wal fetch-missing main")
         done = place.heal(server)
     finally:
         os.rename(place.root / lost, place.kept(lost))

@@ -69,7 +69,7 @@ def test_v3_a_lost_segment_ends_what_can_be_recovered(repo: Repo) -> None:
         [hole] = [f for f in found if f.kind == "hole"]
         assert hole.affected_backups == (backup,) and hole.lost_to is None
         assert hole.lost_from == NOW - 10 * HOUR, "no commit is known, so the backup's end"
-        assert hole.fix == "cellarman backup main"
+        assert hole.fix.text() == "cellarman backup main"
 
 
 def test_v4_a_later_backup_leaves_only_the_times_between(repo: Repo) -> None:
@@ -91,10 +91,11 @@ def test_what_the_server_may_still_have_is_looked_for_before_anything_else(repo:
     [hole] = [f for f in repo.findings() if f.severity != "note"]
     assert (hole.severity, hole.state) == ("critical", "unknown")
     assert hole.why.endswith("; the server may still have it")
-    assert hole.fix == "cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"
+    assert hole.fix.text() == "cellarman wal fetch-missing main; if that finds nothing: cellarman backup main"
     repo.backup(7, 8, hour=2)
     [hole] = [f for f in repo.findings() if f.severity != "note"]
-    assert hole.fix.startswith("cellarman wal fetch-missing main; if that finds nothing: cellarman wal gaps main --acc")
+    look, accept = hole.fix.commands
+    assert look.does("wal", "fetch-missing") and "--accept" in accept.words
 
 
 def test_v5_what_lacks_before_the_oldest_backup_is_irrelevant(repo: Repo) -> None:
@@ -158,7 +159,7 @@ def test_v13_only_a_partial_is_left(repo: Repo) -> None:
     (Path(repo.layout.wals) / pages.name(6)[:16] / f"{NAME6}.partial").write_bytes(filled(6, 1)[: SIZE // 2])
     found = repo.findings(primary(0xA, last_archived=pages.name(9)))
     assert alarms(found) == [("hole", "critical", "partial_only", "1/6", "1/6")]
-    assert ".partial" in found[0].fix and "never" not in found[0].fix
+    assert ".partial" in found[0].fix.text() and "never" not in found[0].fix.text()
 
 
 def test_v13_a_partial_with_all_of_it_can_be_used_by_hand(repo: Repo) -> None:
@@ -166,7 +167,7 @@ def test_v13_a_partial_with_all_of_it_can_be_used_by_hand(repo: Repo) -> None:
     partial = Path(repo.layout.wals) / pages.name(6)[:16] / f"{NAME6}.partial"
     partial.write_bytes(filled(6, 1))
     [hole] = [f for f in repo.findings() if f.kind == "hole"]
-    assert hole.state == "lost_but_recoverable" and hole.fix.startswith(f"cp {partial} ")
+    assert hole.state == "lost_but_recoverable" and hole.fix.text().startswith(f"cp {partial} ")
 
 
 @pytest.mark.parametrize("queue", ["incoming", "streaming"])
@@ -212,7 +213,7 @@ def test_v19_a_backup_on_the_old_branch_follows_its_own(repo: Repo) -> None:
     repo.put("1/1..1/9 2/6..2/9").put("2/5", of=1).history(2, FORK).backup(7, 8, hour=1)
     found = [f for f in repo.findings() if f.kind == "backup_off_branch"]
     assert len(found) == 1 and found[0].severity == "warning"
-    assert "--timeline current" in found[0].fix
+    assert "--timeline current" in found[0].fix.text()
 
 
 def test_v20_a_missing_history_hides_the_newer_ones(repo: Repo) -> None:
@@ -268,7 +269,7 @@ def test_v28_two_encodings_are_one_segment(repo: Repo) -> None:
     assert alarms(found) == [] and "duplicate" in notes(found)
     repo.path(1, 6).unlink()
     [hole] = [f for f in repo.findings() if f.kind == "hole"]
-    assert hole.state == "lost_but_recoverable" and hole.fix == "cellarman wal fetch-missing main"
+    assert hole.state == "lost_but_recoverable" and hole.fix.text() == "cellarman wal fetch-missing main"
 
 
 def test_v29_two_contents_under_one_name_are_both_kept_and_told_apart(repo: Repo) -> None:

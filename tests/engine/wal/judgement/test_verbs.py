@@ -93,9 +93,10 @@ def test_what_the_server_still_has_can_be_fetched_again(site: tuple[Cluster, Cel
     assert finding["lost_from"] and finding["lost_to"] is None and len(finding["affected_backups"]) == 1
     offline = cellarman.json("wal", "gaps", "main", "--offline", code=1)
     assert alarms(offline) == [("hole", "unknown")]
-    assert offline["findings"][0]["fix"].startswith("cellarman wal fetch-missing main; if that finds nothing: ")
-    assert finding["fix"] == "cellarman wal fetch-missing main"
-    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "CELLARMAN_CONFIG": str(cellarman.config)}
+    look = f"cellarman --config {cellarman.config} wal fetch-missing main"
+    assert offline["findings"][0]["fix"].startswith(f"{look}; if that finds nothing: ")
+    assert finding["fix"] == look
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     subprocess.run(shlex.split(finding["fix"]), env=environment, check=True)
     assert cellarman.json("wal", "gaps", "main")["status"] == "ok"
 
@@ -177,7 +178,7 @@ def test_a_role_that_may_see_little_makes_no_false_alarm(site: tuple[Cluster, Ce
     try:
         document = Cellarman(other).json("wal", "gaps", "main", code=1)
         assert alarms(document) == [("hole", "unknown")], "the server has it, and may not say so"
-        assert document["findings"][0]["fix"].startswith("cellarman wal fetch-missing main; ")
+        assert document["findings"][0]["fix"].startswith(f"cellarman --config {other} wal fetch-missing main; ")
     finally:
         aside.rename(path)
 
