@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from engine.postgres import segment
+from engine.repository.files import listed
 from engine.repository.layout import Layout
 from engine.wal import refused
 from engine.wal.refused import Refused
@@ -84,8 +85,8 @@ def look(layout: Layout, state_directory: str = "", measure: bool = True) -> Sto
         _try_link(layout.base) if measure and os.path.isdir(layout.base) and layout.base not in unusable else None,
         _queue(layout.incoming),
         _queue(layout.streaming),
-        tuple(_names(layout.streaming)),
-        tuple(sorted(_names(layout.errors))),
+        tuple(listed(layout.streaming)),
+        tuple(sorted(listed(layout.errors))),
         tuple(refused.unsettled(layout)),
         _newest_wal(layout),
         _modified(layout.lock("cron")),
@@ -178,16 +179,9 @@ def _try_link(directory: str) -> str:
                 os.unlink(name)
 
 
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _queue(directory: str) -> Queue:
     """Count whole WAL files; the .partial that pg_receivewal writes to is no queue, nor is a temporary file."""
-    waiting = [n for n in _names(directory) if not n.endswith((".partial", ".tmp")) and not n.startswith(".")]
+    waiting = [n for n in listed(directory) if not n.endswith((".partial", ".tmp")) and not n.startswith(".")]
     times = [moment for name in waiting if (moment := _modified(os.path.join(directory, name)))]
     return Queue(len(waiting), min(times, default=None))
 
@@ -201,9 +195,9 @@ def _modified(path: str) -> datetime | None:
 
 def _newest_wal(layout: Layout) -> datetime | None:
     """Return the time of the last segment by name, of the newest timeline: mtime is that of the source."""
-    for prefix in sorted((n for n in _names(layout.wals) if len(n) == 16), reverse=True):
+    for prefix in sorted((n for n in listed(layout.wals) if len(n) == 16), reverse=True):
         directory = os.path.join(layout.wals, prefix)
-        names = [n for n in _names(directory) if segment.kind_of(n) == segment.SEGMENT]
+        names = [n for n in listed(directory) if segment.kind_of(n) == segment.SEGMENT]
         if names:
             return _modified(os.path.join(directory, max(names)))
     return None

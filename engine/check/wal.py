@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import datetime
 
 from engine.check.facts import Facts, Home, Unknown
@@ -13,7 +12,7 @@ from engine.check.reach import needs_way_back
 from engine.check.result import CheckResult, fail, ok, skip, warn
 from engine.host.local import installed
 from engine.postgres.connection import Slot
-from engine.postgres.quoting import literal
+from engine.postgres.quoting import literal, shell_word
 from engine.status import verdict
 from engine.wal import anew
 from engine.wal.receiver import log_path
@@ -93,11 +92,14 @@ def _set_command(facts: Facts) -> str:
     """Return the statement that sets archive_command, when PostgreSQL's host is this one; else where to find it."""
     if needs_way_back(facts.server):
         return f"set the archive_command that this prints: {facts.ours('setup', facts.server.name)}"
-    words = [installed("cellarman-wal") or "cellarman-wal", "push", "%p", "--server", facts.server.name]
-    if facts.config_file:
-        words += ["--config", facts.config_file]
-    command = " ".join(word if word == "%p" else shlex.quote(word).replace("%", "%%") for word in words)
-    return f"ALTER SYSTEM SET archive_command = {literal(command)}; SELECT pg_reload_conf();"
+    return f"ALTER SYSTEM SET archive_command = {literal(push_command(facts))}; SELECT pg_reload_conf();"
+
+
+def push_command(facts: Facts) -> str:
+    """Return the archive_command of a PostgreSQL on this host."""
+    program, server = shell_word(installed("cellarman-wal") or "cellarman-wal"), shell_word(facts.server.name)
+    config = f" --config {shell_word(facts.config_file)}" if facts.config_file else ""
+    return f"{program} push %p --server {server}{config}"
 
 
 def archiving(facts: Facts) -> CheckResult:

@@ -6,10 +6,10 @@ import sys
 from datetime import datetime
 
 from engine.cli import output
-from engine.event import Lane, Level
+from engine.event import Level, Silent
 
 
-class Lines:
+class Lines(Silent):
     """Prints notes and phases, a line each with the time; progress is not shown."""
 
     def backup(self, backup_id: str) -> None:
@@ -17,15 +17,6 @@ class Lines:
 
     def phase(self, name: str, detail: str = "") -> None:
         self._say(f"{name}: {detail}" if detail else name)
-
-    def progress(
-        self,
-        done_bytes: int,
-        total_bytes: int | None = None,
-        files_done: int | None = None,
-        files_total: int | None = None,
-        lanes: tuple[Lane, ...] = (),
-    ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None:
         self._say(text if level == "info" else f"{level}: {text}")

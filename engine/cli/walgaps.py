@@ -15,9 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from engine.wal.judgement.values import Finding, Report
 
-_BEARABLE = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
-"""Kinds of finding that can be accepted."""
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeline", metavar="N", type=_timeline, action="append", default=[], help="judge it, too")
@@ -92,7 +89,7 @@ def _accept(actions: Actions, server: Server, found: Report, text: str, reason: 
 
 
 def _overlaps(finding: Finding, first: str, last: str) -> bool:
-    if finding.kind not in _BEARABLE or finding.first is None or finding.last is None:
+    if not finding.breaks or finding.first is None or finding.last is None:
         return False
     return finding.first <= last and finding.last >= first
 

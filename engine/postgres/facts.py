@@ -50,13 +50,13 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
        (SELECT timeline_id FROM pg_control_checkpoint())
   FROM pg_control_system()
 """
-_RECEIVED_TIMELINE = "SELECT max(received_tli) FROM pg_stat_wal_receiver"
+RECEIVED_TIMELINE = "SELECT max(received_tli) FROM pg_stat_wal_receiver"
 _TABLESPACES = """
 SELECT spcname::text, oid::bigint, pg_tablespace_location(oid) FROM pg_tablespace
  WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid
 """
 _SIZE = "SELECT sum(pg_tablespace_size(oid))::bigint FROM pg_tablespace"
-_ARCHIVER = """
+ARCHIVER = """
 SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, last_failed_time
   FROM pg_stat_archiver
 """
@@ -157,7 +157,7 @@ def server_facts(connection: Connection, *, with_size: bool = True) -> ServerFac
     )
     timeline = int(walfile[:8], 16) if walfile else checkpoint_timeline
     if in_recovery:
-        timeline = _one(connection, _RECEIVED_TIMELINE)[0] or timeline
+        timeline = _one(connection, RECEIVED_TIMELINE)[0] or timeline
     settings = _settings(connection)
     role, superuser, replication = _one(connection, _ROLE)
     senders_used, slots_used = _one(connection, _IN_USE)
@@ -180,7 +180,7 @@ def server_facts(connection: Connection, *, with_size: bool = True) -> ServerFac
         archive_mode=settings["archive_mode"],
         archive_command=settings.get("archive_command"),
         archive_library=settings.get("archive_library"),
-        archiver=Archiver(*_one(connection, _ARCHIVER)),
+        archiver=Archiver(*_one(connection, ARCHIVER)),
         max_wal_senders=int(settings["max_wal_senders"]),
         wal_senders_used=senders_used,
         max_replication_slots=int(settings["max_replication_slots"]),

@@ -1,6 +1,8 @@
-"""Names and texts as SQL takes them."""
+"""Names and texts as SQL takes them, and words as the shell commands that PostgreSQL runs do."""
 
 from __future__ import annotations
+
+import shlex
 
 
 def ident(name: str) -> str:
@@ -19,3 +21,12 @@ def literal(text: str) -> str:
     "'it''s'"
     """
     return "'" + text.replace("'", "''") + "'"
+
+
+def shell_word(text: str) -> str:
+    """Return a word for archive_command and its like, quoted for the shell, its percent signs doubled for PostgreSQL.
+
+    >>> print(shell_word("/srv/100% ours"))
+    '/srv/100%% ours'
+    """
+    return shlex.quote(text).replace("%", "%%")

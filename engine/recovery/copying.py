@@ -96,7 +96,7 @@ def plan_tree(source: str, destination: str, *, leave_out: Collection[str]) -> t
 
 
 def copy_file(item: Item, meter: Meter) -> None:
-    """Copy one file's bytes into a new file of mode 0600; it is not on disk before `sync_file`."""
+    """Copy one file's bytes into a new file of mode 0600; it is not on disk before `files.sync_file`."""
     view = memoryview(bytearray(min(BUFFER, max(item.size, 1))))
     done = begun = 0
     reader = os.open(item.source, os.O_RDONLY | os.O_CLOEXEC)
@@ -115,15 +115,6 @@ def copy_file(item: Item, meter: Meter) -> None:
     finally:
         os.close(reader)
     meter.add(0, 1)
-
-
-def sync_file(path: str) -> None:
-    """Put one file or directory on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def in_threads(work: Callable[[Item], None], items: Iterable[Item], threads: int, meter: Meter) -> None:

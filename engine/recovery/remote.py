@@ -283,10 +283,5 @@ def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:
         must(far, ["mkdir", "-p", "--", os.path.dirname(path)], f"{path} cannot be written on {far.name}")
         far.write(path, data)
     control = read_control(data)
-    if info.systemid is not None and control.system_id != info.systemid:
-        raise CellarmanError(
-            f"the files of backup {info.id} are of another system",
-            f"pg_control says {control.system_id}, backup.info {info.systemid}",
-            "restore another backup",
-        )
+    source.must_be_of(info, control)
     return control

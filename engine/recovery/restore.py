@@ -24,10 +24,8 @@ from engine.recovery.furnish import furnish
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Order, Plan
 from engine.recovery.planner import PROVING_QUICKLY, make_plan
+from engine.recovery.sending import LAST
 from engine.repository import files, locks, repository
-
-_LAST = source.CONTROL + ".cellarman"
-"""pg_control under the name that no server looks for, until the rest is on disk."""
 
 
 def work(config: Config, server: Server, report: Reporter, *, job: str, **arguments: Any) -> dict[str, Any]:
@@ -107,7 +105,7 @@ def _restore(server: Server, plan: Plan, report: Reporter) -> None:
         step("restore.furnished")
         _sync(server, made, _directories(plan.roots), report)
         step("restore.synced")
-        os.rename(os.path.join(order.destination, _LAST), os.path.join(order.destination, source.CONTROL))
+        os.rename(os.path.join(order.destination, LAST), os.path.join(order.destination, source.CONTROL))
         files.sync_directory(os.path.join(order.destination, "global"))
         step("restore.complete")
 
@@ -217,7 +215,7 @@ def _extract_all(content: source.Source, meter: Meter) -> list[str]:
     made: list[list[str]] = []
 
     def rename(name: str) -> str:
-        return _LAST if name == source.CONTROL else name
+        return LAST if name == source.CONTROL else name
 
     def skip(name: str) -> bool:
         return name in source.LEFT_OUT and name != source.CONTROL
@@ -235,7 +233,7 @@ def _control(server: Server, plan: Plan) -> ControlFile:
     """Return the restored pg_control, which lies under its temporary name, and is the right system's."""
     info = plan.info
     assert info is not None
-    path = os.path.join(plan.order.destination, _LAST)
+    path = os.path.join(plan.order.destination, LAST)
     if not info.is_tar:
         original = os.path.join(source.data_directory(server.layout, info), source.CONTROL)
         copying.copy_file(Item(original, path, os.path.getsize(original)), Meter(Silent(), 0))
@@ -246,12 +244,7 @@ def _control(server: Server, plan: Plan) -> ControlFile:
         raise CellarmanError(
             f"backup {info.id} holds no {source.CONTROL}", str(error), "restore another backup"
         ) from error
-    if info.systemid is not None and control.system_id != info.systemid:
-        raise CellarmanError(
-            f"the files of backup {info.id} are of another system",
-            f"pg_control says {control.system_id}, backup.info {info.systemid}",
-            "restore another backup",
-        )
+    source.must_be_of(info, control)
     return control
 
 
@@ -266,9 +259,9 @@ def _directories(roots: Sequence[str]) -> list[str]:
 def _sync(server: Server, made: Sequence[str], directories: Sequence[str], report: Reporter) -> None:
     report.phase("sync", f"{len(made)} files")
     meter = Meter(report, 0)
-    last = os.path.join(directories[-1], _LAST) if directories else ""
+    last = os.path.join(directories[-1], LAST) if directories else ""
     names = dict.fromkeys([*made, last] if last and os.path.exists(last) else made)
     items = [Item(path, path, 0) for path in names]
-    copying.in_threads(lambda item: copying.sync_file(item.destination), items, max(2, server.parallel_jobs), meter)
+    copying.in_threads(lambda item: files.sync_file(item.destination), items, max(2, server.parallel_jobs), meter)
     for path in directories:
-        copying.sync_file(path)
+        files.sync_directory(path)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from engine.postgres.clock import pg_literal
 from engine.postgres.controlfile import ControlFile
+from engine.postgres.quoting import shell_word
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, NameTarget, Target, TimeTarget, XidTarget
 
 Action = Literal["pause", "promote", "shutdown"]
@@ -72,12 +72,8 @@ def restore_command(program: str, server: str, config_file: str) -> str:
     >>> print(restore_command("/opt/my tools/cellarman-wal", "main", "/etc/100%.toml"))
     '/opt/my tools/cellarman-wal' get %f "%p" --server main --config /etc/100%%.toml
     """
-
-    def word(text: str) -> str:
-        return shlex.quote(text).replace("%", "%%")
-
-    config = f" --config {word(config_file)}" if config_file else ""
-    return f'{word(program)} get %f "%p" --server {word(server)}{config}'
+    config = f" --config {shell_word(config_file)}" if config_file else ""
+    return f'{shell_word(program)} get %f "%p" --server {shell_word(server)}{config}'
 
 
 def recovery_settings(

@@ -95,6 +95,16 @@ def control_file(layout: Layout, info: BackupInfo) -> ControlFile | None:
         ) from error
 
 
+def must_be_of(info: BackupInfo, control: ControlFile) -> None:
+    """Raise CellarmanError when a pg_control is not of the system that backup.info names."""
+    if info.systemid is not None and control.system_id != info.systemid:
+        raise CellarmanError(
+            f"the files of backup {info.id} are of another system",
+            f"pg_control says {control.system_id}, backup.info {info.systemid}",
+            "restore another backup",
+        )
+
+
 def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Placed]) -> Source:
     """Return what has to be copied; raises Refused when the backup's files are not there or cannot be read here."""
     data = data_directory(layout, info)

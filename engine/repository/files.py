@@ -54,6 +54,23 @@ def write_all(fd: int, data: bytes | memoryview) -> int:
     return len(data)
 
 
+def listed(directory: str) -> list[str]:
+    """Return the names in a directory, none where there is no such directory; raises OSError for any other reason."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def sync_file(path: str) -> None:
+    """Make a file's content durable, whoever wrote it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

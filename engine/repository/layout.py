@@ -107,6 +107,10 @@ class Layout:
             return os.path.join(self.wals, name)
         return os.path.join(self.wals, name[:16], name)
 
+    def places(self, name: str) -> tuple[str, str, str]:
+        """Return where a WAL file may lie: in the archive, or in a queue."""
+        return self.wal(name), os.path.join(self.incoming, name), os.path.join(self.streaming, name)
+
     @property
     def xlogdb(self) -> str:
         return os.path.join(self.xlogdb_directory, f"{self.name}-xlog.db")

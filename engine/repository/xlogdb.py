@@ -12,7 +12,7 @@ from collections import namedtuple
 
 from engine.faults import step
 from engine.postgres import segment
-from engine.repository.files import at_once, replace, write_all
+from engine.repository.files import at_once, listed, replace, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def rewrite(layout: Layout, lines: Iterable[Line]) -> None:
 
 def archived(layout: Layout) -> Iterator[tuple[str, str]]:
     """Yield (name, path) of every WAL file that lies in wals/, in no order; other files are passed over."""
-    for name in _names(layout.wals):
+    for name in listed(layout.wals):
         if segment.kind_of(name) == segment.HISTORY:
             yield name, os.path.join(layout.wals, name)
     for directory in directories(layout):
@@ -168,7 +168,7 @@ def archived(layout: Layout) -> Iterator[tuple[str, str]]:
 def archived_in(layout: Layout, directory: str) -> Iterator[tuple[str, str]]:
     """Yield (name, path) of the WAL files in one of the directories of wals/."""
     place = os.path.join(layout.wals, directory)
-    for name in _names(place):
+    for name in listed(place):
         if name[:16] == directory and segment.kind_of(name) != segment.FOREIGN:
             yield name, f"{place}/{name}"
 
@@ -177,16 +177,9 @@ def directories(layout: Layout) -> list[str]:
     """Return the names of the <timeline><log> directories of wals/, in order."""
     return sorted(
         name
-        for name in _names(layout.wals)
+        for name in listed(layout.wals)
         if len(name) == 16 and segment.kind_of(name + "00000000") == segment.SEGMENT
     )
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def rebuild(layout: Layout, sniff: Callable[[bytes], str]) -> list[Line]:

@@ -11,10 +11,10 @@ from engine.check.facts import Facts, Unknown
 from engine.check.live import Live
 from engine.check.reach import backup_host, needs_way_back
 from engine.check.repository import MISSED_MAINTENANCE, crontab, every_minute
+from engine.check.wal import push_command
 from engine.config import Config
 from engine.host import openssh
-from engine.host.local import installed
-from engine.postgres.quoting import literal
+from engine.postgres.quoting import literal, shell_word
 from engine.setup.keys import ssh_words
 from engine.setup.piece import Piece, found
 from engine.setup.sql import superuser
@@ -71,28 +71,21 @@ def _is_used(facts: Facts, name: str, current: str) -> bool:
     return _OURS[name].search(current) is not None and facts.server.name in current
 
 
-def _word(text: str) -> str:
-    """Return a word quoted for the shell, its percent signs doubled for PostgreSQL."""
-    return shlex.quote(text).replace("%", "%%")
-
-
 def _same_host(facts: Facts) -> tuple[str, str, str]:
-    words = [_word(installed("cellarman-wal") or "cellarman-wal"), "push", "%p", "--server", _word(facts.server.name)]
-    words += ["--config", _word(facts.config_file)] if facts.config_file else []
     note = f"on this host; it writes as PostgreSQL's account, which has to be {account()}"
-    return "push", " ".join(words), note
+    return "push", push_command(facts), note
 
 
 def _over_ssh(facts: Facts) -> tuple[str, str, str]:
     to = str(backup_host(facts.server))
-    words = ["cellarman-wal", "push", "%p", "--server", _word(facts.server.name), "--over", _word(to)]
+    words = ["cellarman-wal", "push", "%p", "--server", shell_word(facts.server.name), "--over", shell_word(to)]
     note = "Cellarman is on both hosts; as above, and only a receipt that names file and SHA-256 counts as stored"
     return "push over SSH", " ".join(words), note
 
 
 def _ssh_alone(facts: Facts) -> tuple[str, str, str]:
-    ssh = " ".join(map(_word, ssh_words(backup_host(facts.server))))
-    push = f"cellarman-wal push - --server {_word(facts.server.name)} --name %f"
+    ssh = " ".join(map(shell_word, ssh_words(backup_host(facts.server))))
+    push = f"cellarman-wal push - --server {shell_word(facts.server.name)} --name %f"
     command = f"{ssh} {push} --sha256 $(sha256sum %p | cut -c1-64) < %p || exit 1"
     note = "the server needs nothing but ssh and sha256sum; the file is verified and durable here before it returns 0"
     return "push over SSH, without Cellarman on the server", command, note
@@ -101,12 +94,12 @@ def _ssh_alone(facts: Facts) -> tuple[str, str, str]:
 def _by_rsync(facts: Facts) -> tuple[str, str, str]:
     """Copy as Barman's users do, as safe as rsync and sync(1) make it."""
     to = backup_host(facts.server)
-    ssh = " ".join(map(_word, ssh_words(to)[:-1]))
+    ssh = " ".join(map(shell_word, ssh_words(to)[:-1]))
     incoming = facts.server.layout.incoming
-    target = _word(f"{openssh.rsync_host(to)}:{incoming}/")
+    target = shell_word(f"{openssh.rsync_host(to)}:{incoming}/")
     command = (
-        f"rsync -t --fsync --protect-args -e {_word(ssh)} %p {target}%f"
-        f" && {ssh} {_word(openssh.destination(to))} sync {_word(shlex.quote(incoming))} || exit 1"
+        f"rsync -t --fsync --protect-args -e {shell_word(ssh)} %p {target}%f"
+        f" && {ssh} {shell_word(openssh.destination(to))} sync {shell_word(shlex.quote(incoming))} || exit 1"
     )
     note = (
         "rsync 3.2.4 or newer at both ends: it writes under a temporary name, syncs, renames, and sync makes the name "

@@ -13,7 +13,7 @@ from engine.config import Server
 from engine.postgres import segment
 from engine.postgres.clock import pg_time
 from engine.postgres.timeline import Lineage
-from engine.repository import locks, repository
+from engine.repository import files, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
@@ -190,14 +190,9 @@ def _archive_directories(wals: str) -> list[tuple[str, int]]:
 
 
 def _queue(directory: str) -> list[str]:
-    return [os.path.join(directory, name) for name in _listed(directory) if segment.kind_of(name) == segment.SEGMENT]
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []
+    return [
+        os.path.join(directory, name) for name in files.listed(directory) if segment.kind_of(name) == segment.SEGMENT
+    ]
 
 
 def _changed(path: str) -> int:

@@ -23,7 +23,6 @@ QUIET_FACTOR = 12
 """Nor is one that is silent for less than so many of its usual pauses."""
 
 _AGE = re.compile(r"(\d+)\s*(minute|hour|day|week|month)s?", re.IGNORECASE)
-_BREAKS = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
 _OF_BACKUPS = {
     "unusable": "cannot be restored",
     "not_yet_usable": "cannot be restored yet",
@@ -117,7 +116,7 @@ def _about_backups(
 
 def gaps(judged: Sequence[WalFinding]) -> int:
     """Return how many breaks of the WAL there are that matter and are not accepted."""
-    return sum(1 for each in judged if each.kind in _BREAKS and each.severity != "note")
+    return sum(1 for each in judged if each.breaks and each.severity != "note")
 
 
 def about(judged: WalFinding) -> Finding:
@@ -128,7 +127,7 @@ def about(judged: WalFinding) -> Finding:
         what += "" if judged.count == 1 else f" ({judged.count} segments)"
     elif judged.kind == "wal_level_minimal":
         what = f"backups are not replayed past WAL{_names(judged)}"
-    elif judged.kind in _BREAKS:
+    elif judged.breaks:
         what = f"WAL{_names(judged)} is not usable ({judged.why})"
         why = "nothing after it can be restored until a new backup ends" if judged.severity == "critical" else ""
     elif judged.kind in ("unusable", "not_yet_usable", "backup_off_branch"):

@@ -15,7 +15,7 @@ from collections import namedtuple
 from engine.errors import CellarmanError
 from engine.faults import step
 from engine.repository import locks, xlogdb
-from engine.repository.files import sync_directory
+from engine.repository.files import sync_directory, sync_file
 from engine.wal import codec, inspection
 from engine.wal.refusal import Alien, Conflict, Damaged, Foreign, WalRefused, keep
 from engine.wal.temporary import new_temporary
@@ -294,15 +294,6 @@ def _sync(layout: Layout, items: Sequence[Prepared], outcomes: Sequence[object])
             directories.add(os.path.dirname(target))
     for directory in sorted(directories):
         sync_directory(directory)
-
-
-def sync_file(path: str) -> None:
-    """Make a file's content durable, whoever wrote it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lines(layout: Layout, items: Iterable[Prepared], outcomes: Sequence[object]) -> list[xlogdb.Line]:

@@ -6,7 +6,6 @@ the index so that rebuilding the one does not forget the other. One process uses
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from engine.errors import CellarmanError
 from engine.repository.layout import Layout
+from engine.wal import derived
 
 VERSION = 1
 """Of the schema; a log of another version is begun anew."""
@@ -101,13 +101,13 @@ class Log:
         """Open or begin the log; a damaged one is begun anew. Raises sqlite3.Error and OSError."""
         os.makedirs(layout.own, mode=0o750, exist_ok=True)
         try:
-            self._database = _open(path(layout))
+            self._database = derived.opened(path(layout), VERSION, _SCHEMA)
         except sqlite3.DatabaseError as error:
             # A full disk, missing rights and the like are operational errors; those are not mended by beginning anew.
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            _remove(path(layout))
-            self._database = _open(path(layout))
+            derived.remove(path(layout))
+            self._database = derived.opened(path(layout), VERSION, _SCHEMA)
 
     def __enter__(self) -> Log:
         return self
@@ -218,30 +218,3 @@ def cannot_write(layout: Layout, error: Exception) -> CellarmanError:
         str(error),
         "see that the file system has room and belongs to this account; the file may be deleted, it is made anew",
     )
-
-
-def _open(file: str) -> sqlite3.Connection:
-    """Open the log; one of another version is thrown away."""
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
-    database = sqlite3.connect(file, timeout=10)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == VERSION:
-            return database
-        if version:
-            database.close()
-            _remove(file)
-            return _open(file)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        return database
-    except BaseException:
-        database.close()
-        raise
-
-
-def _remove(file: str) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(file + suffix)

@@ -331,7 +331,7 @@ def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
         return
     for older in switches:
         parent = segment.segment_name(older.timeline, number, size)
-        if any(os.path.exists(path) for path in _places(layout, parent)):
+        if any(os.path.exists(path) for path in layout.places(parent)):
             raise Hazard(
                 f"{name} is missing, and PostgreSQL would replay {parent} instead",
                 f"timeline {own} left timeline {switches[-1].timeline} at {switches[-1].lsn}, within that segment: "
@@ -347,10 +347,6 @@ def _hole(name: str, why: str) -> Hole:
         "find it (pg_wal of the server or of a standby) and push it; to end recovery here and lose what follows, "
         "add --accept-gap to restore_command",
     )
-
-
-def _places(layout: Layout, name: str) -> tuple[str, str, str]:
-    return layout.wal(name), os.path.join(layout.incoming, name), os.path.join(layout.streaming, name)
 
 
 def _encoded(layout: Layout, name: str) -> str:
@@ -371,7 +367,7 @@ def _is_alien(layout: Layout, name: str, system_id: int | None) -> bool:
     """Tell whether a segment is surely another cluster's; what cannot be read counts as this one's."""
     if system_id is None:
         return False
-    for path in _places(layout, name):
+    for path in layout.places(name):
         try:
             return bool(walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE)).system_id != system_id)
         except FileNotFoundError:
@@ -411,7 +407,7 @@ def _segment_size(layout: Layout, name: str) -> int | None:
     """Return the size that some segment's header states, this timeline's first; None when there is no segment."""
     for prefix in (name[:8], ""):
         for other in _segments(layout, prefix):
-            for path in _places(layout, other):
+            for path in layout.places(other):
                 try:
                     return int(walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE)).segment_size)
                 except (CellarmanError, OSError):
@@ -426,7 +422,7 @@ def _histories(layout: Layout, first: int) -> Iterator[tuple[int, tuple[Switch, 
     for name in names:
         if segment.kind_of(name) != segment.HISTORY or (number := int(name[:8], 16)) < first:
             continue
-        for path in _places(layout, name):
+        for path in layout.places(name):
             try:
                 text = codec.read_segment(path, codec.SMALL_FILE).decode("utf-8", "replace")
                 yield number, timeline.parse_history(number, text)

@@ -20,7 +20,7 @@ from engine.postgres import segment
 from engine.postgres.lsn import Lsn
 from engine.repository import locks
 from engine.repository.layout import Layout
-from engine.wal import condemned, indexschema
+from engine.wal import condemned, derived, indexschema
 from engine.wal.indexer import Indexer
 from engine.wal.indexschema import (
     BACKUP_END,
@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 _LOCK_WAIT = 60.0
+_ANOTHER = "the index of WAL commit times is of another version of cellarman and is made anew"
 _Made = TypeVar("_Made")
 
 
@@ -286,7 +287,7 @@ def rebuild(layout: Layout, *, report: Reporter | None = None) -> int:
     told = report or Silent()
 
     def work() -> int:
-        _remove(layout.index)
+        derived.remove(layout.index)
         return _repaired(layout, None, told, prove=math.inf)
 
     return _locked(layout, told, work, None)
@@ -322,19 +323,14 @@ def _repaired(layout: Layout, budget: float | None, told: Reporter, prove: float
         if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
             raise
         told.note(f"the index of WAL commit times was damaged ({error}) and is made anew", "warn")
-        _remove(layout.index)
+        derived.remove(layout.index)
         return _pass(layout, told, deadline, prove)
 
 
 def _pass(layout: Layout, told: Reporter, deadline: float | None, prove: float) -> int:
-    with contextlib.closing(_writable(layout.index, told)) as database:
+    made = derived.opened(layout.index, indexschema.VERSION, indexschema.SCHEMA, discarded=lambda: told.note(_ANOTHER))
+    with contextlib.closing(made) as database:
         return Indexer(layout, database, told, deadline, prove=prove).run()
-
-
-def _remove(path: str) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path + suffix)
 
 
 def _read(layout: Layout, query: str, arguments: tuple[object, ...], make: Callable[[Any], _Made]) -> list[_Made]:
@@ -357,25 +353,3 @@ def _ask(layout: Layout, look: Callable[[sqlite3.Connection], _Made], nothing: _
         except sqlite3.DatabaseError:
             continue
     return nothing
-
-
-def _writable(path: str, told: Reporter) -> sqlite3.Connection:
-    """Open the index for writing; one of another schema is thrown away."""
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
-    database = sqlite3.connect(path, timeout=10)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == indexschema.VERSION:
-            return database
-        if version:
-            database.close()
-            told.note("the index of WAL commit times is of another version of cellarman and is made anew")
-            _remove(path)
-            return _writable(path, told)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(f"BEGIN; {indexschema.SCHEMA} COMMIT;")
-        return database
-    except BaseException:
-        database.close()
-        raise

@@ -12,7 +12,7 @@ from collections import namedtuple
 from engine.errors import CellarmanError
 from engine.postgres import segment, timeline, walfile
 from engine.repository import identity, xlogdb
-from engine.repository.files import at_once
+from engine.repository.files import at_once, listed
 from engine.wal import codec
 from engine.wal.refusal import Alien, Damaged, Foreign
 
@@ -175,8 +175,8 @@ def establish(layout: Layout, header: SegmentHeader) -> int:
 
 def _of_backups(layout: Layout) -> int | None:
     """Return the systemid that the newest backup.info with one states."""
-    found = [os.path.join(layout.meta, name) for name in _names(layout.meta) if name.endswith("-backup.info")]
-    found += [layout.old_backup_info(name) for name in _names(layout.base)]
+    found = [os.path.join(layout.meta, name) for name in listed(layout.meta) if name.endswith("-backup.info")]
+    found += [layout.old_backup_info(name) for name in listed(layout.base)]
     for path in sorted(found, key=os.path.basename, reverse=True):
         try:
             with open(path, "rb", opener=at_once) as file:
@@ -200,10 +200,3 @@ def _of_archive(layout: Layout) -> int | None:
         except (CellarmanError, OSError):
             continue
     return None
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []

@@ -9,6 +9,7 @@ from engine.errors import CellarmanError
 from engine.postgres import segment
 from engine.postgres.timeline import Switch, parse_history
 from engine.postgres.walfile import WalFormatError, read_header
+from engine.repository import files
 from engine.repository.layout import Layout
 from engine.wal import codec, inspection
 from engine.wal.gaps import Archive, without_contradicted
@@ -39,16 +40,12 @@ def scan(layout: Layout, segment_size: int | None = None) -> Archive:
 
 def locate(layout: Layout, name: str) -> str:
     """Return where a segment lies: in the archive, or else in a queue; the archive's place when it is nowhere."""
-    archived = layout.wal(name)
-    places = (archived, os.path.join(layout.incoming, name), os.path.join(layout.streaming, name))
-    return next((path for path in places if os.path.exists(path)), archived)
+    return next((path for path in layout.places(name) if os.path.exists(path)), layout.wal(name))
 
 
 def _names(directory: str) -> list[str]:
     try:
-        return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        return files.listed(directory)
     except OSError as error:
         raise CellarmanError(
             f"the WAL archive cannot be read: {directory}", str(error), "make it readable for this account"

@@ -15,7 +15,7 @@ from engine.config import Server
 from engine.errors import CellarmanError
 from engine.postgres import connection as pg
 from engine.postgres import segment
-from engine.postgres.facts import Archiver
+from engine.postgres.facts import ARCHIVER, RECEIVED_TIMELINE, Archiver
 from engine.postgres.lsn import Lsn
 from engine.postgres.timeline import Switch, parse_history
 
@@ -35,11 +35,6 @@ SELECT system_identifier, pg_size_bytes(current_setting('wal_segment_size')), pg
        (SELECT timeline_id FROM pg_control_checkpoint()),
        current_setting('archive_mode'), (SELECT setting::int FROM pg_settings WHERE name = 'archive_timeout')
   FROM pg_control_system()
-"""
-_RECEIVED_TIMELINE = "SELECT max(received_tli) FROM pg_stat_wal_receiver"
-_ARCHIVER = """
-SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, last_failed_time
-  FROM pg_stat_archiver
 """
 HELD = "SELECT name, size FROM pg_ls_waldir()"
 _STATUS = "SELECT name, modification FROM pg_ls_archive_statusdir()"
@@ -132,7 +127,7 @@ def _ask(connection: Connection) -> Live:
     timeline = int(walfile[:8], 16) if walfile else checkpoint_timeline
     unknown: list[str] = []
     if in_recovery:
-        received = allowed(connection, _RECEIVED_TIMELINE, unknown, "the timeline that the standby receives")
+        received = allowed(connection, RECEIVED_TIMELINE, unknown, "the timeline that the standby receives")
         timeline = (received[0][0] if received else None) or timeline
     wal = allowed(connection, HELD, unknown, "what pg_wal holds")
     status = None
@@ -149,7 +144,7 @@ def _ask(connection: Connection) -> Live:
         write_lsn=Lsn.parse(lsn) if lsn else None,
         archiving=mode == "always" or (mode == "on" and not in_recovery),
         archive_timeout=timeout,
-        archiver=Archiver(*rows_of(connection, _ARCHIVER)[0]),
+        archiver=Archiver(*rows_of(connection, ARCHIVER)[0]),
         ready=_map(status, lambda rows: {name[:-6]: at for name, at in rows if name.endswith(".ready")}),
         done=_map(status, lambda rows: frozenset(name[:-5] for name, _ in rows if name.endswith(".done"))),
         pg_wal=_map(wal, segments_of),

@@ -105,6 +105,7 @@ def give_name(layout: Layout, temporary: str, descriptor: int, facts: Facts) -> 
 
     `descriptor` reads the same content. The directory is left to be synced; raises archive.Conflict.
     """
+    from engine.repository.files import sync_file
     from engine.wal import archive
 
     target = os.path.join(layout.incoming, facts.name)
@@ -113,7 +114,7 @@ def give_name(layout: Layout, temporary: str, descriptor: int, facts: Facts) -> 
             return archive.Stored(facts.name, facts.size, facts.size)
         try:
             if archive.holds(target, descriptor, facts):
-                archive.sync_file(target)
+                sync_file(target)
                 return archive.Duplicate(facts.name)
             os.rename(temporary, target)
             return archive.Stored(facts.name, facts.size, facts.size)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
-from engine.event import Lane, Level, Reporter, Silent
+from engine.event import Level, Reporter, Silent
 from engine.host.endpoint import Endpoint
 from engine.repository import locks
 from engine.repository.layout import Layout
@@ -190,21 +190,8 @@ def _rotate(path: str) -> None:
             os.replace(path, path + ".1")
 
 
-class LogReporter:
+class LogReporter(Silent):
     """A Reporter that writes notes to standard error, each with its time."""
-
-    def backup(self, backup_id: str) -> None: ...
-
-    def phase(self, name: str, detail: str = "") -> None: ...
-
-    def progress(
-        self,
-        done_bytes: int,
-        total_bytes: int | None = None,
-        files_done: int | None = None,
-        files_total: int | None = None,
-        lanes: tuple[Lane, ...] = (),
-    ) -> None: ...
 
     def note(self, text: str, level: Level = "info") -> None:
         print(time.strftime("%Y-%m-%d %H:%M:%S%z"), level, text, file=sys.stderr, flush=True)

@@ -91,13 +91,21 @@ def joined(
 def read(layout: Layout, name: str, room: str = "") -> bytes | None:
     """Return the plain content of a segment in the archive or its queues, mapped from the directory `room` if one is
     given; None when there is none to be had."""
-    for path in _places(layout, name):
+    for path in layout.places(name):
         try:
-            mapped = codec.map_segment(path, room) if room else None
-            return codec.read_segment(path) if mapped is None else mapped  # type: ignore[return-value]
+            mapped = _mapped(path, room) if room else None
+            return codec.read_segment(path) if mapped is None else mapped
         except (CellarmanError, OSError):
             continue
     return None
+
+
+def _mapped(path: str, room: str) -> bytes | None:
+    """Return a segment's content mapped, None where that cannot be: no room, or a file system that maps none."""
+    try:
+        return codec.map_segment(path, room)  # type: ignore[return-value]
+    except OSError:
+        return None
 
 
 def written(stored: bytes | mmap, descriptor: int, size: int) -> bytes:
@@ -131,16 +139,12 @@ def last_restored(directory: str, system_id: int | None) -> tuple[str, bytes] | 
     return None
 
 
-def _places(layout: Layout, name: str) -> tuple[str, str, str]:
-    return layout.wal(name), os.path.join(layout.incoming, name), os.path.join(layout.streaming, name)
-
-
 def _histories(layout: Layout) -> dict[int, tuple[timeline.Switch, ...]]:
     """Return the timelines' histories; one that cannot be read tells nothing."""
     found: dict[int, tuple[timeline.Switch, ...]] = {}
     for name in _history_names(layout):
         number = int(name[:8], 16)
-        for path in _places(layout, name):
+        for path in layout.places(name):
             try:
                 text = codec.read_segment(path, codec.SMALL_FILE).decode("utf-8", "replace")
                 found[number] = timeline.parse_history(number, text)

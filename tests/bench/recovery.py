@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.bench.measure import Result, in_turn, rate, ratio
 from tests.support import cluster, programs
 from tests.support.programs import Cellarman
+from tests.support.waiting import until
 
 FULL_SCALE = 200
 SEGMENTS = 60
@@ -65,7 +66,7 @@ def _fill(root: Path, server: cluster.Cluster, scale: int, segments: int) -> _Si
     target = server.value("SELECT clock_timestamp()::text")
     server.sql("CREATE TABLE after_the_target ()")
     last = server.value("SELECT pg_walfile_name(pg_switch_wal())")
-    programs.until(lambda: (server.value("SELECT last_archived_wal FROM pg_stat_archiver") or "") >= last, seconds=600)
+    until(lambda: (server.value("SELECT last_archived_wal FROM pg_stat_archiver") or "") >= last, seconds=600)
     ours.run("wal", "ingest", "main")
     return _Site(server, ours, rest, target)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from engine.status import ServerStatus, live
 from engine.status.live import Live, Poller
 from tests.support import cluster
 from tests.support.fleet import NOW
+from tests.support.waiting import until
 
 
 def server(name: str, conninfo: str, **settings: object) -> Server:
@@ -43,14 +43,6 @@ def polled(*servers: Server) -> Iterator[tuple[Poller, threading.Event]]:
         poller.stop()
 
 
-def until(met: Callable[[], bool], seconds: float = 30) -> float:
-    began = time.monotonic()
-    while not met():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
 def test_a_server_that_answers_says_version_place_and_role(each_postgres: cluster.Install, tmp_path: Path) -> None:
     with cluster.running(each_postgres, tmp_path / "pg") as running:
         pulse = live.ask(server("main", running.conninfo, slot_name="nobody"))
@@ -73,9 +65,9 @@ def test_the_dead_keep_the_living_waiting_for_less_than_a_moment(postgres: clust
             until(lambda: "well" in poller.answers())
             poller.wake()
             answer = poller.answers()["well"]
-            until(lambda: poller.answers()["well"].at > answer.at, live.PATIENCE * 3)
+            until(lambda: poller.answers()["well"].at > answer.at, seconds=live.PATIENCE * 3)
             assert changed.is_set()
-            until(lambda: len(poller.answers()) == 13, live.PATIENCE * 6)
+            until(lambda: len(poller.answers()) == 13, seconds=live.PATIENCE * 6)
             reasons = {found.reason for found in poller.answers().values() if found.pulse is None}
             assert len(reasons) == 1 and "timeout" in reasons.pop()
 

@@ -24,8 +24,9 @@ from engine.repository import annotations, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import condemned, index, receiver
 from tests.support.cluster import Cluster, Install, running
-from tests.support.site import Site, eventually, gone, site
+from tests.support.site import Site, gone, site
 from tests.support.sshd import sshd
+from tests.support.waiting import until
 
 
 class Notes(Silent):
@@ -198,16 +199,16 @@ def test_read_only_does_nothing(cluster: Cluster) -> None:
 def test_the_agent_takes_in_what_arrives_and_ends_when_asked(cluster: Cluster) -> None:
     with site(cluster) as where, where.start("agent") as agent:
         layout = where.server.layout
-        holder = eventually(lambda: receiver.alive(layout), "the receiver runs")
-        eventually(lambda: cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active"), "it streams")
+        holder = until(lambda: receiver.alive(layout), "the receiver runs")
+        until(lambda: cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active"), "it streams")
         cluster.sql("SELECT pg_create_restore_point('agent')")
         name = cluster.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
         cluster.sql("SELECT pg_switch_wal()")
         cluster.sql("SELECT txid_current()")
-        eventually(lambda: os.path.exists(layout.wal(name)), "the segment is archived")
-        eventually(lambda: any(e.name == "agent" for e in index.events(layout, "restore_point")), "and indexed")
+        until(lambda: os.path.exists(layout.wal(name)), "the segment is archived")
+        until(lambda: any(e.name == "agent" for e in index.events(layout, "restore_point")), "and indexed")
         os.kill(holder.pid, signal.SIGKILL)
-        eventually(lambda: gone(holder.pid), "the receiver is dead")
+        until(lambda: gone(holder.pid), "the receiver is dead")
         cluster.sql("SELECT pg_switch_wal()")
         where.path.write_text(where.path.read_text() + "\nnonsense\n")
         assert agent.poll() is None
@@ -267,5 +268,5 @@ def test_what_the_server_still_holds_of_a_failed_backup_is_ended_and_nothing_els
             assert maintenance.one_server(where.config, where.server, notes) == []
             assert any(f"1 session of backup {info.id}" in text and client in text for text in notes.texts)
             names = "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'cellarman_backup_%'"
-            eventually(lambda: cluster.sql(names) == [("cellarman_backup_20200101T000000",)], "only it is ended")
+            until(lambda: cluster.sql(names) == [("cellarman_backup_20200101T000000",)], "only it is ended")
             assert not foreign.closed and leftover is not foreign

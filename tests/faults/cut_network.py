@@ -32,6 +32,7 @@ from engine.recovery.target import EndOfArchive
 from engine.repository import repository
 from tests.support import cluster
 from tests.support.sshd import Far, account, sshd
+from tests.support.waiting import until
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 _RSYNC = '[servers.main]\nbackup_method = "rsync"\n'
@@ -44,10 +45,8 @@ class Cable:
     def __init__(self) -> None:
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
         self.there = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
-        deadline = time.monotonic() + 20
-        while os.readlink(f"/proc/{self.holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        own = os.readlink("/proc/self/ns/net")
+        until(lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != own, "a network of its own")
         _ip("link", "set", "lo", "up")
         _ip("link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(self.holder.pid))
         _ip("addr", "add", f"{NEAR}/24", "dev", "near")

@@ -12,8 +12,9 @@ import pytest
 
 from engine.backup import verify
 from tests.support.cluster import Cluster, Install, running
-from tests.support.site import Site, eventually, processes, site
+from tests.support.site import Site, processes, site
 from tests.support.sshd import Far, sshd
+from tests.support.waiting import until
 
 SLOW = {"backup_method": "rsync", "bandwidth_limit": 6000, "basebackup_retry_sleep": 1}
 """Some seconds for an empty cluster."""
@@ -51,7 +52,7 @@ def in_backup_mode(cluster: Cluster) -> int:
 def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
     with site(cluster, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         assert in_backup_mode(cluster) == 1
         assert far.cut() >= 1
         _, err = process.communicate(timeout=120)
@@ -67,12 +68,12 @@ def test_a_link_that_goes_silent_is_noticed_in_seconds_and_taken_up_again(cluste
     """As a firewall that begins to drop: nothing is closed, nothing answers."""
     with site(cluster, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         frozen = [pid for pid in every_below(far) if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         try:
-            eventually(lambda: "taken up again" in where.text_of_all_jobs(), "it is noticed", 20)
+            until(lambda: "taken up again" in where.text_of_all_jobs(), "it is noticed", 20)
             _, err = process.communicate(timeout=120)
         finally:
             for pid in frozen:
@@ -97,7 +98,7 @@ def every_below(far: Far) -> list[int]:
 def test_a_host_that_stays_away_fails_the_backup_naming_host_and_file(cluster: Cluster, far: Far) -> None:
     with site(cluster, basebackup_retry_times=2, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         far.stop()
         _, err = process.communicate(timeout=120)
         assert process.returncode == 4, err
@@ -106,30 +107,30 @@ def test_a_host_that_stays_away_fails_the_backup_naming_host_and_file(cluster: C
         assert "2 more tries" in info.error and str(far.endpoint) in info.error and f"at {cluster.data}/" in info.error
         assert in_backup_mode(cluster) == 0
         assert sum(len(files) for _, _, files in os.walk(where.repo / "base")) == 0
-        eventually(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
+        until(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
 
 
 def test_a_cancelled_backup_leaves_nothing(cluster: Cluster, far: Far) -> None:
     with site(cluster, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         assert where.run("job", "cancel", "latest").returncode == 0
         process.communicate(timeout=60)
         [info] = where.backups()
         assert info.status == "FAILED" and info.error is not None and "cancelled" in info.error
         assert in_backup_mode(cluster) == 0
-        eventually(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
+        until(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
 
 
 def test_a_worker_that_is_killed_leaves_nothing_on_the_server(cluster: Cluster, far: Far) -> None:
     with site(cluster, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         os.kill(where.jobs()[0]["pid"], signal.SIGKILL)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 4 and "died" in err
-        eventually(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
-        eventually(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
+        until(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
+        until(lambda: not processes("--protect-args", str(where.root)), "the rsyncs end")
         assert where.run("cron").returncode == 0
         [info] = where.backups()
         assert info.status == "FAILED" and info.error is not None and "died" in info.error
@@ -141,7 +142,7 @@ def test_killed_at_any_step(cluster: Cluster) -> None:
         for step in ("backup.empty", "backup.started", "backup.copied", "backup.labelled"):
             killed = where.run("backup", "main", env={"CELLARMAN_CRASH_AT": step})
             assert killed.returncode == 4 and "died" in killed.stderr
-            eventually(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
+            until(lambda: in_backup_mode(cluster) == 0, "the server leaves backup mode")
             assert where.run("cron").returncode == 0
         assert [info.status for info in where.backups()] == [*["FAILED"] * 4, "DONE"]
         again = where.run("backup", "main")
@@ -152,7 +153,7 @@ def test_killed_at_any_step(cluster: Cluster) -> None:
 def test_a_server_that_goes_away_leaves_a_failed_backup(cluster: Cluster, far: Far) -> None:
     with site(cluster, more=far.table(), **SLOW) as where:
         process = where.start("backup", "main")
-        eventually(lambda: copying(where), "the copy is under way")
+        until(lambda: copying(where), "the copy is under way")
         cluster.stop("immediate")
         _, err = process.communicate(timeout=60)
         cluster.start()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.support import cluster, programs
-from tests.support.programs import Cellarman, until
+from tests.support.programs import Cellarman
 from tests.support.site import processes
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 
 from engine.cli.verbs import VERBS
 from tests.support import cluster
-from tests.support.programs import BIN, LIMIT, Outcome, until
+from tests.support.programs import BIN, LIMIT, Outcome
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.programs import Outcome, run, until
+from tests.support.programs import Outcome, run
+from tests.support.waiting import until
 
 
 def program() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.interop import barman, rows
 from tests.support import cluster, programs
+from tests.support.waiting import until
 
 
 def test_they_take_turns_in_one_home(postgres: cluster.Install, tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_they_take_turns_in_one_home(postgres: cluster.Install, tmp_path: Path) 
                  "--tablespace", f"space={tmp_path / 'moved'}", "--yes", str(data))  # fmt: skip
         restored = rows.opened(server.install, data)
         try:
-            programs.until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
+            until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
             assert rows.last(restored) == (500, 500)
         finally:
             rows.close(server.install, data)

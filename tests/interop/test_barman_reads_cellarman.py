@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import INSTALLS
 from tests.interop import barman, rows
 from tests.support import cluster, programs
+from tests.support.waiting import until
 
 FORMS = {
     "plain": (18, {"compression": "gzip"}),
@@ -39,7 +40,7 @@ def test_barman_checks_and_restores_what_cellarman_wrote(form: str, tmp_path: Pa
             rows.add(server, 2001, 3000)
             last = server.value("SELECT pg_walfile_name(pg_switch_wal())")
             server.sql("CHECKPOINT")
-            programs.until(lambda: (ours.run("wal", "ingest", "main"), last in archived(tmp_path))[1], what="the WAL")
+            until(lambda: (ours.run("wal", "ingest", "main"), last in archived(tmp_path))[1], what="the WAL")
 
             assert theirs.ids() == [backup]
             shown = theirs.json("show-backup", "main", "latest")["main"]
@@ -57,7 +58,7 @@ def test_barman_checks_and_restores_what_cellarman_wrote(form: str, tmp_path: Pa
         )  # fmt: skip
         restored = rows.opened(server.install, data)
         try:
-            programs.until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
+            until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
             assert rows.last(restored) == (2000, 2000)
         finally:
             rows.close(server.install, data)

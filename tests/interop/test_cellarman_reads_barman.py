@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import INSTALLS
 from tests.interop import barman, rows
 from tests.support import cluster, programs
+from tests.support.waiting import until
 
 FORMS = {
     "plain": (18, {}),
@@ -52,7 +53,7 @@ def test_a_backup_of_barmans_is_listed_verified_and_restored_to_a_moment(form: s
         ours.run(*words)
         restored = rows.opened(server.install, tmp_path / "back" / "data")
         try:
-            programs.until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
+            until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
             assert rows.last(restored) == (2000, 2000)
         finally:
             rows.close(server.install, tmp_path / "back" / "data")

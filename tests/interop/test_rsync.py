@@ -9,6 +9,7 @@ from engine.host import openssh
 from tests.interop import barman, rows
 from tests.support import cluster, programs
 from tests.support.sshd import sshd
+from tests.support.waiting import until
 
 
 def test_they_take_turns_with_hard_links(each_postgres: cluster.Install, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def rows_of(install: cluster.Install, data: Path) -> tuple[int, int]:
     """Start a restored cluster, and return its rows once recovery is over."""
     back = rows.opened(install, data)
     try:
-        programs.until(lambda: not back.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
+        until(lambda: not back.value("SELECT pg_is_in_recovery()"), what="the end of recovery")
         return rows.last(back)
     finally:
         rows.close(install, data)

@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,15 +95,6 @@ def run(
     outcome = Outcome(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
     assert code is None or outcome.code == code, f"{' '.join(argv)}\n{outcome.text}"
     return outcome
-
-
-def until(truth: Callable[[], Any], *, seconds: float = 30.0, what: str = "it") -> Any:
-    """Return what `truth` returns once that is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := truth()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
-        time.sleep(0.05)
-    return value
 
 
 def configure(root: Path, cluster: Cluster, *, name: str = "main", **settings: Any) -> Cellarman:

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,7 @@ from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import receiver
 from tests.support.cluster import Cluster
-
-
-def eventually(told: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Return what `told` says once it is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = told()
-        if answer:
-            return answer
-        time.sleep(0.03)
-    raise AssertionError(f"not within {seconds} s: {what}")
+from tests.support.waiting import until
 
 
 def processes(*words: str) -> list[int]:
@@ -136,7 +125,7 @@ class Site:
         if holder is not None and holder.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder.pid, signal.SIGTERM)
-            eventually(lambda: gone(holder.pid), "the receiver ends")
+            until(lambda: gone(holder.pid), "the receiver ends")
         for pid in processes("engine.job.worker", str(self.root)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -165,7 +154,5 @@ def drop_slots(cluster: Cluster) -> None:
 
     with contextlib.suppress(psycopg2.Error):
         cluster.sql("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL")
-        eventually(
-            lambda: not cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active"), "slots are free"
-        )
+        until(lambda: not cluster.value("SELECT count(*) FROM pg_replication_slots WHERE active"), "slots are free")
         cluster.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")

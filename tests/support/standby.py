@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.cluster import Cluster, free_port
-from tests.support.programs import until
+from tests.support.waiting import until
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ import contextlib
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.waiting import until
 
 # The account that runs the tests may have a login shell that refuses to start anything.
 SHELL = ("set-option", "-g", "default-shell", "/bin/sh")
@@ -54,11 +55,13 @@ class Pane:
 
     def until(self, wanted: str, seconds: float = 30) -> str:
         """Wait until the screen shows `wanted` and return the screen."""
-        deadline = time.monotonic() + seconds
-        while wanted not in (seen := self.text):
-            assert time.monotonic() < deadline, f"{wanted!r} is not on the screen within {seconds} s:\n{seen}"
-            time.sleep(0.05)
-        return seen
+        there = until(
+            lambda: text if wanted in (text := self.text) else "",
+            f"{wanted!r} on the screen",
+            seconds,
+            seen=lambda: self.text,
+        )
+        return str(there)
 
     @property
     def buffer(self) -> str:

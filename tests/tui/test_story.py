@@ -11,8 +11,8 @@ import pytest
 from engine.config import load
 from engine.job import follow
 from tests.support import cluster, programs
-from tests.support.programs import until
 from tests.support.tmux import Pane, pane
+from tests.support.waiting import until
 from tests.tui.test_backup_form import stop_receivers
 
 

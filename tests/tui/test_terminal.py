@@ -16,8 +16,8 @@ import pytest
 
 from tests.support import fleet as fleet_
 from tests.support.fleet import write_config
-from tests.support.programs import until
 from tests.support.terminal import Terminal, console
+from tests.support.waiting import until
 
 SHOWN = "One server."
 COLOUR = re.compile(rb"\x1b\[[0-9;]*?(?:3[0-7]|4[0-7]|9[0-7]|10[0-7]|[34]8;[25];)[0-9;]*m")

@@ -14,8 +14,8 @@ import pytest
 from engine.job import follow
 from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet, write_config
-from tests.support.programs import until
 from tests.support.tmux import Pane, pane
+from tests.support.waiting import until
 from tests.support.worker import Worker
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux here")

@@ -26,7 +26,6 @@ from tui.screens.server_overview import Overview
 from tui.screens.server_pane import Pane
 from tui.screens.server_timelines import Timelines
 from tui.screens.wal import Wal
-from tui.screens.wal_gaps import BEARABLE
 from tui.snapshot import Snapshot
 from tui.widgets.lines import Lines
 from tui.widgets.tabs import Tabs
@@ -192,7 +191,7 @@ class ServerRoom(Room):
 
     def refuse_fetch(self) -> str:
         found = self.inspection
-        lacking = found is not None and any(f.kind in BEARABLE for f in found.findings)
+        lacking = found is not None and any(f.breaks for f in found.findings)
         return self._under_way("fetch") if lacking else super().refuse_fetch()
 
     @property

@@ -13,7 +13,7 @@ from engine import amounts
 from tui.format import Line, counted, plain, size
 from tui.inspection import Answered, RowsAsked
 from tui.screens.server_pane import Pane
-from tui.screens.wal_gaps import BEARABLE, COLUMNS, about, gap_row, key_of, no_gap, shown
+from tui.screens.wal_gaps import COLUMNS, about, gap_row, key_of, no_gap, shown
 from tui.screens.wal_segments import backups_on, commits, logs, span_of, told
 from tui.snapshot import Snapshot
 from tui.widgets.frame import Rule
@@ -269,7 +269,7 @@ class Wal(Pane):
         at = self.over.cursor if chart.gap_at(self.over.cursor) else gap[1][0]
         name = chart.name(at)
         about_it = [f for f in inspection.findings if f.first and f.last and f.first <= name <= f.last]
-        return next((f for f in about_it if f.kind in BEARABLE), about_it[0] if about_it else None)
+        return next((f for f in about_it if f.breaks), about_it[0] if about_it else None)
 
     def refuse_form(self) -> str:
         return "" if self.room.inspection else "The archive is being read."
@@ -411,7 +411,7 @@ class Wal(Pane):
 
     def refuse_accept(self) -> str:
         finding = self._finding()
-        if finding is None or finding.kind not in BEARABLE:
+        if finding is None or not finding.breaks:
             return "Put the cursor on a gap first: n finds the next one."
         return "It is accepted already." if finding.state == "accepted" else ""
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from engine.wal.judgement.values import Finding
     from tui.inspection import Inspection
 
-BEARABLE = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
-"""Kinds of finding that can be accepted, as `engine.wal.judgement` names them."""
 _MOST_GAPS = 2000
 SEVERITY = {"critical": "bad", "warning": "soon", "note": "quiet"}
 COLUMNS = (
@@ -39,7 +37,7 @@ CAUSES = {
 def shown(inspection: Inspection | None) -> list[Finding]:
     """Return what the list of gaps shows: what is wrong, and what was accepted."""
     found = inspection.findings if inspection else ()
-    return [f for f in found if f.severity != "note" or f.state == "accepted" or f.kind in BEARABLE][:_MOST_GAPS]
+    return [f for f in found if f.severity != "note" or f.state == "accepted" or f.breaks][:_MOST_GAPS]
 
 
 def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
@@ -52,11 +50,11 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
     title.append((f"{what}   ", f"{role}!" if role == "bad" else role))
     if finding.first is not None:
         title.append((names_of(finding.first, finding.last or finding.first), "strong"))
-    if finding.count and inspection.chart is not None and finding.kind in BEARABLE:
+    if finding.count and inspection.chart is not None and finding.breaks:
         total = size(finding.count * inspection.chart.segment_size)
         title.append((f"   {counted(finding.count, 'segment')}, {total}", "quiet"))
     lines: list[Line] = [tuple(title)]
-    cause = CAUSES.get(finding.state or "", "") if finding.kind in BEARABLE else ""
+    cause = CAUSES.get(finding.state or "", "") if finding.breaks else ""
     if cause:
         lines.append((("cause        ", "quiet"), (cause, "text")))
     if finding.why:
@@ -69,7 +67,7 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
 def _repair(finding: Finding) -> list[Line]:
     """Return what to press, and the command where there is another one than those keys run."""
     keys: list[Span] = []
-    bearable = finding.kind in BEARABLE and finding.state != "accepted"
+    bearable = finding.breaks and finding.state != "accepted"
     backup: list[Span] = (
         [("b", "hand!"), (" takes a new backup   ", "text")]
         if any(command.does("backup") for command in finding.fix.commands)

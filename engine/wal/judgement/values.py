@@ -17,6 +17,7 @@ from engine.wal.standbys import Standby
 
 Severity = Literal["note", "warning", "critical"]
 Status = Literal["ok", "warning", "critical"]
+_BREAKS = frozenset(("hole", "branch_hazard", "invalid", "corrupt", "misplaced", "alien"))
 RANK: Mapping[str, int] = {"critical": 0, "warning": 1, "note": 2}
 
 
@@ -38,6 +39,11 @@ class Finding:
     """The times that cannot be recovered; an open end is None."""
     why: str = ""
     fix: Remedy = NOTHING
+
+    @property
+    def breaks(self) -> bool:
+        """Whether it is about WAL that lacks or is bad, which ends what can be replayed, and can be accepted."""
+        return self.kind in _BREAKS
 
     def to_json(self, config_file: str = "") -> dict[str, Any]:
         """Return it JSON-ready; `config_file` is named in the commands."""

@@ -13,7 +13,8 @@ from engine.job import follow
 from engine.job.happenings import happenings
 from tests.support import cluster
 from tests.support.programs import BIN
-from tests.support.site import Site, eventually, gone, processes, site
+from tests.support.site import Site, gone, processes, site
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def both_lanes(place: Site) -> None:
     place.cluster.sql("SELECT pg_reload_conf()")
     place.run("cron")
     streams = "SELECT count(*) FROM pg_stat_replication"
-    eventually(lambda: place.cluster.value(streams) > 0, "the receiver streams")
+    until(lambda: place.cluster.value(streams) > 0, "the receiver streams")
 
 
 @pytest.fixture
@@ -132,20 +133,20 @@ def test_killed_in_the_middle_the_next_one_clears_up(place: Site) -> None:
     box = place.root / "box"
     crash = {"CELLARMAN_CRASH_AT": "aftermath.started"}
     place.run("aftermath", "main", "--no-backup", "--sandbox", str(box), "--detach", env=crash)
-    eventually(lambda: place.jobs()[0]["status"] == "died", "the worker is dead", 60)
+    until(lambda: place.jobs()[0]["status"] == "died", "the worker is dead", 60)
     [pid] = processes("postgres", "-D", str(box))[:1]
     assert left(place) != []
     done = prove(place, "--no-backup")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "removing what an interrupted run left" in done.stderr
-    eventually(lambda: gone(pid), "the copy that was left ends")
+    until(lambda: gone(pid), "the copy that was left ends")
     assert left(place) == []
 
 
 def test_cancelled_it_leaves_nothing_and_says_so(place: Site) -> None:
     (place.root / "archive").write_text("exit 1\n")  # so that it waits for this lane
     follower = place.start("aftermath", "main", "--no-backup", "--sandbox", str(place.root / "box"))
-    [job] = eventually(lambda: [job for job in running(place) if job["phase"] == "lanes"], "it waits", 60)
+    [job] = until(lambda: [job for job in running(place) if job["phase"] == "lanes"], "it waits", 60)
     assert (job["kind"], job["server"]) == ("aftermath", "main") and left(place) != []
     done = place.run("job", "cancel", str(job["id"]))
     assert done.returncode == 0, done.stderr
@@ -160,7 +161,7 @@ def test_cancelled_it_takes_the_backup_that_it_began_with_it(place: Site) -> Non
     place.path.write_text(usual + "bandwidth_limit = 512\n")
     try:
         place.run("aftermath", "main", "--backup", "--sandbox", str(place.root / "box"), "--detach")
-        eventually(lambda: any(j["kind"] == "backup" and j["phase"] == "copy" for j in running(place)), "it copies", 60)
+        until(lambda: any(j["kind"] == "backup" and j["phase"] == "copy" for j in running(place)), "it copies", 60)
         [proof] = [job["id"] for job in running(place) if job["kind"] == "aftermath"]
         assert place.run("job", "cancel", str(proof)).returncode == 0
         assert running(place) == []

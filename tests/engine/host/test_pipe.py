@@ -10,8 +10,8 @@ import pytest
 
 from engine.errors import CellarmanError
 from engine.host import pipe
-from tests.support.programs import until
 from tests.support.sshd import Far
+from tests.support.waiting import until
 
 SMALL, LARGE = b"h" * 512, b"d" * (1 << 20)
 

@@ -19,6 +19,7 @@ from engine.host.machine import machine
 from engine.host.problems import HostError
 from engine.host.ssh import connect
 from tests.support.sshd import Far, account, sshd, write_known_hosts
+from tests.support.waiting import until
 
 
 def by_paramiko(endpoint: Endpoint) -> HostError:
@@ -212,10 +213,7 @@ def test_a_connection_that_is_cut(own: Far) -> None:
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        deadline = time.monotonic() + 20
-        while "sleep" not in _commands_below(own):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: "sleep" in _commands_below(own), "the command's start")
         began = time.monotonic()
         assert own.cut() == 1
         waiting.join(30)

@@ -15,8 +15,8 @@ from engine.host.local import ThisHost
 from engine.host.machine import machine
 from engine.host.problems import HostError
 from engine.host.rsync import Entry, Tick, Transfer
-from tests.support.site import eventually
 from tests.support.sshd import Far
+from tests.support.waiting import until
 
 ODD = [
     b"a'b\"c",
@@ -146,7 +146,7 @@ def test_a_transfer_that_is_ended(far: Far, tmp_path: Path, end: str) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    eventually(lambda: ticks and ticks[-1].done_bytes > 0, "it transfers")
+    until(lambda: ticks and ticks[-1].done_bytes > 0, "it transfers")
     if end == "cut":
         far.cut()
     else:

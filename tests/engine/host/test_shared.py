@@ -16,8 +16,8 @@ from engine.host.calls import Calls
 from engine.host.rsync import Transfer
 from engine.host.shared import Shared
 from tests.support import sshd as sshd_module
-from tests.support.site import eventually
 from tests.support.sshd import Far
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,7 +38,7 @@ def test_many_commands_take_one_connection_and_leave_nothing(far: Far, tmp_path:
         rsync.move(Transfer(str(far.home), str(tmp_path), there, files=[b"file"]), lambda _: None)
         assert connections(far) == before + 1
     assert not os.path.exists(os.path.dirname(there.control))
-    eventually(lambda: not far.sessions(), "the connection is closed")
+    until(lambda: not far.sessions(), "the connection is closed")
 
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(far: Far) -> None:
@@ -67,7 +67,7 @@ def test_a_connection_that_was_lost_is_gone_around(far: Far) -> None:
         there = shared.endpoint()
         assert there is not None and there.control
         far.cut()
-        eventually(lambda: shared.endpoint() == far.endpoint, "its end is noticed")
+        until(lambda: shared.endpoint() == far.endpoint, "its end is noticed")
         assert Calls(there).run(["echo", "heard"]).out == b"heard\n"  # whoever knows only the old way
 
 

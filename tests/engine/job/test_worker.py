@@ -19,15 +19,16 @@ from engine.errors import Refused
 from engine.job import follow, launch
 from engine.job import spec as spec_
 from tests.support.cluster import Cluster, Install, running
-from tests.support.site import Site, eventually, gone, processes, site
+from tests.support.site import Site, gone, processes, site
+from tests.support.waiting import until
 
 
 def copying(where: Site) -> dict[str, Any]:
     """Return the newest job once it copies and its pg_basebackup can be seen."""
-    job: dict[str, Any] = eventually(
+    job: dict[str, Any] = until(
         lambda: next((j for j in where.jobs() if j["status"] == "running" and j["phase"] == "copy"), None), "it copies"
     )
-    eventually(lambda: processes("pg_basebackup", str(where.root), job["backup"]), "pg_basebackup runs")
+    until(lambda: processes("pg_basebackup", str(where.root), job["backup"]), "pg_basebackup runs")
     return job
 
 
@@ -49,10 +50,10 @@ def test_a_worker_killed_with_9_is_seen_dead_at_once_and_leaves_no_process(slow:
     followers = [slow.start("job", "follow", job["id"]) for _ in range(2)]
     [basebackup] = processes("pg_basebackup", str(slow.root), job["backup"])
     os.kill(job["pid"], signal.SIGKILL)
-    eventually(lambda: gone(job["pid"]), "it is dead", 5)
+    until(lambda: gone(job["pid"]), "it is dead", 5)
     [dead] = slow.jobs()
     assert dead["status"] == "died" and str(job["pid"]) in dead["reason"] and dead["ended"]
-    eventually(lambda: gone(basebackup), "pg_basebackup died with it", 5)
+    until(lambda: gone(basebackup), "pg_basebackup died with it", 5)
     for follower in followers:
         _, err = follower.communicate(timeout=20)
         assert follower.returncode == 4 and "died" in err
@@ -92,7 +93,7 @@ def test_cancel_while_the_server_spreads_its_checkpoint(cluster: Cluster) -> Non
     cluster.sql("UPDATE dirty SET g = g + 1")
     with site(cluster, immediate_checkpoint=False) as where:
         job = where.run("backup", "main", "--detach").stdout.strip()
-        eventually(lambda: backups_on_the_server(cluster), "the server has begun")
+        until(lambda: backups_on_the_server(cluster), "the server has begun")
         assert where.jobs()[0]["phase"] == "checkpoint"
         assert where.run("job", "cancel", job).returncode == 0
         assert where.jobs()[0]["status"] == "cancelled" and where.backups()[0].status == "FAILED"
@@ -118,7 +119,7 @@ def test_ctrl_c_detaches_and_says_so_and_the_terminal_may_go(slow: Site) -> None
 
     # A terminal that goes away hangs up on its session; a new one finds the job and follows it.
     with slow.start("job", "follow", job["id"], start_new_session=True) as second:
-        eventually(lambda: processes("job follow", job["id"]), "the second follower runs")
+        until(lambda: processes("job follow", job["id"]), "the second follower runs")
         os.killpg(second.pid, signal.SIGHUP)
     assert slow.jobs()[0]["status"] == "running"
     assert slow.run("job", "cancel", "latest").returncode == 0

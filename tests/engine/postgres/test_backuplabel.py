@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from engine.postgres.backuplabel import LabelError, parse_label
 from engine.postgres.lsn import Lsn
 from tests.support.cluster import Install, running
+from tests.support.waiting import until
 
 LABEL = """START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
 CHECKPOINT LOCATION: 0/2000060
@@ -31,10 +30,8 @@ def test_the_label_and_history_file_of_a_real_backup(each_postgres: Install) -> 
         assert label.start_wal == cluster.value(f"SELECT pg_walfile_name('{label.start_lsn}')")
         assert label.start_lsn < label.checkpoint_lsn
         assert (label.stop_lsn, label.incremental_from) == (None, None)
-        deadline = time.monotonic() + 20
-        while not (found := list((cluster.data / "pg_wal").glob("*.backup"))) and time.monotonic() < deadline:
-            cluster.sql("SELECT pg_switch_wal()")
-        history = parse_label(found[0].read_text())
+        [found, *_] = until(lambda: list((cluster.data / "pg_wal").glob("*.backup")), "the backup's history file")
+        history = parse_label(found.read_text())
     assert history.start_lsn == label.start_lsn
     assert history.stop_lsn and history.stop_lsn > label.checkpoint_lsn
     assert history.stop_timeline == 1 and history.stop_wal and history.stop_time

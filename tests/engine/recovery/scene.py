@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -30,7 +29,7 @@ from engine.recovery.target import EndOfArchive, Target
 from engine.repository.backupinfo import BackupInfo
 from engine.wal.ingest import ingest
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 CLIENT = os.path.join(os.path.dirname(sys.executable), "cellarman-wal")
 SEGMENT = 1 << 20
@@ -104,11 +103,12 @@ class Scene:
         """Switch WAL and wait until all of it is pushed and taken in."""
         name = self.cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
         path = self.server.layout.wal(name)
-        deadline = time.monotonic() + 60
-        while not os.path.exists(path):
-            assert time.monotonic() < deadline, self.cluster.log
+
+        def archived() -> bool:
             ingest(self.server)
-            time.sleep(0.02)
+            return os.path.exists(path)
+
+        until(archived, f"the archiving of {name}", 60, seen=lambda: self.cluster.log)
 
     def order(self, target: Target | None = None, **changes: Any) -> Order:
         arguments = {"destination": str(self.root / "restored"), "config_file": str(self.root / "cellarman.toml")}
@@ -144,7 +144,7 @@ class Scene:
             return _ended(tried)
         finally:
             self.remove(str(tried.data))
-            eventually(lambda: _removed(tried.root), "all that wrote there has ended")
+            until(lambda: _removed(tried.root), "all that wrote there has ended")
 
     def remove(self, directory: str) -> None:
         """Stop the server in a directory and remove it."""
@@ -169,7 +169,7 @@ def _ended(tried: Cluster) -> str:
         found[:] = ["paused"] if "pausing at the end of recovery" in log else [fatal[1]] if fatal else []
         return bool(found)
 
-    eventually(said, "recovery has ended")
+    until(said, "recovery has ended")
     return found[0]
 
 

@@ -20,7 +20,7 @@ from engine.recovery.nearby import nearby
 from engine.recovery.target import LsnTarget, NameTarget, TimeTarget, XidTarget
 from tests.engine.recovery.scene import SEGMENT, Scene, scene, value
 from tests.support.cluster import Install
-from tests.support.programs import until
+from tests.support.waiting import until
 
 CELLARMAN = os.path.join(os.path.dirname(sys.executable), "cellarman")
 

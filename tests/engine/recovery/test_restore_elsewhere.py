@@ -32,8 +32,9 @@ from engine.recovery.restore import execute
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
 from tests.support.cluster import Install, free_port
-from tests.support.programs import Cellarman, until
+from tests.support.programs import Cellarman
 from tests.support.sshd import Far, account, sshd
+from tests.support.waiting import until
 
 
 class Said(Silent):

@@ -21,7 +21,7 @@ from engine.recovery.restore import execute
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from tests.engine.recovery.scene import Scene, TakesPort, scene, value
 from tests.support.cluster import Install, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 PLAIN_OR_TAR = [
     pytest.param({}, id="plain"),
@@ -160,7 +160,7 @@ def test_a_subscription_stays_the_originals(postgres: Install, tmp_path: Path) -
             workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%'"
             assert value(conninfo, workers) == 0
             stage.cluster.start()
-            eventually(lambda: stage.cluster.value("SELECT count(*) FROM news") == 1, "the real subscriber has it")
+            until(lambda: stage.cluster.value("SELECT count(*) FROM news") == 1, "the real subscriber has it")
             assert value(conninfo, "SELECT count(*) FROM news") == 0
 
 

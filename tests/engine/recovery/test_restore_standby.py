@@ -23,7 +23,7 @@ from engine.wal import findings
 from engine.wal.ingest import ingest
 from tests.engine.recovery.scene import CLIENT, SEGMENT, Scene, value
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def end_segment(primary: Cluster, standby: Cluster) -> None:
     primary.sql("INSERT INTO kept VALUES (1)")
     primary.sql("SELECT pg_switch_wal()")
     here = primary.value("SELECT pg_current_wal_lsn()")
-    eventually(lambda: standby.value(f"SELECT pg_last_wal_replay_lsn() >= '{here}'"), "the standby has replayed it")
+    until(lambda: standby.value(f"SELECT pg_last_wal_replay_lsn() >= '{here}'"), "the standby has replayed it")
     standby.sql("CHECKPOINT")
 
 
@@ -59,7 +59,7 @@ def test_the_end_of_the_backup_is_noticed_at_the_record_behind_it(postgres: Inst
         assert stage.stopped(Immediate()) == "recovery ended before configured recovery target was reached"
         end_segment(primary, standby)
         following = stage.server.layout.wal(segment_name(1, segment_of(info.end_xlog, SEGMENT), SEGMENT))
-        eventually(lambda: taken_in(stage, following), "the next segment is archived")
+        until(lambda: taken_in(stage, following), "the next segment is archived")
         with stage.restored(Immediate()) as (result, conninfo):
             assert result["verdict"] == "paused", result
             assert value(conninfo, "SELECT count(*) FROM kept") == 1
@@ -85,7 +85,7 @@ def test_a_target_between_the_least_point_and_the_end_of_a_standbys_backup(
         end_segment(primary, standby)
         assert info.end_xlog is not None and info.end_xlog > ends[-1]
         following = stage.server.layout.wal(segment_name(1, segment_of(info.end_xlog, SEGMENT), SEGMENT))
-        eventually(lambda: taken_in(stage, following), "the next segment is archived")
+        until(lambda: taken_in(stage, following), "the next segment is archived")
         [found], _ = reachable_windows(stage.server)
         assert found.from_lsn < ends[0] < info.end_xlog
         for least in (-48, -40, -1, 0, 1):
@@ -125,7 +125,7 @@ def test_a_timeline_that_left_before_the_backup_ended_is_not_followed_from_it(
         stage.archive_all()
         standby.sql("CREATE TABLE other AS SELECT generate_series(1, 9999)")
         name = standby.value("SELECT pg_walfile_name(pg_switch_wal())")
-        eventually(lambda: taken_in(stage, stage.server.layout.wal(name)), "what the new primary wrote is archived")
+        until(lambda: taken_in(stage, stage.server.layout.wal(name)), "what the new primary wrote is archived")
         plan = stage.plan()
         assert plan.refused and "timeline 2 left timeline 1" in plan.refused.why, plan
         assert stage.plan(Immediate()).refused and not stage.plan(timeline="2").reachable

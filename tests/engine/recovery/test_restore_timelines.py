@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.engine.recovery.test_restore_damage import ended_sooner
 from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 
 @dataclass
@@ -48,10 +47,7 @@ def promote(cluster: Cluster) -> None:
     cluster.configure(restore_command="false")
     (cluster.data / "recovery.signal").touch()
     cluster.start()
-    deadline = time.monotonic() + 30
-    while cluster.value("SELECT pg_is_in_recovery()"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not cluster.value("SELECT pg_is_in_recovery()"), "the promotion")
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +195,9 @@ def test_a_standby_does_not_follow_a_branch_whose_successors_history_was_lost(
         standby.install.run("pg_ctl", "-D", str(standby.data), "-l", str(standby.root / "log"), "-W", "start")
         query = "SELECT count(*) FROM kept"
         if goes_on:
-            eventually(lambda: _value(standby, query) == failover.old.rows, "it has replayed the old branch")
+            until(lambda: _value(standby, query) == failover.old.rows, "it has replayed the old branch")
         else:
-            eventually(lambda: "FATAL:  could not restore file" in standby.log, "it has ended")
+            until(lambda: "FATAL:  could not restore file" in standby.log, "it has ended")
             assert f"{lost} is missing from the archive" in standby.log
     finally:
         os.rename(path + ".aside", path)

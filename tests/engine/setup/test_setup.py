@@ -20,8 +20,9 @@ from engine.config import load
 from engine.setup import keys
 from engine.setup.lines import fitting
 from tests.support import cluster
-from tests.support.programs import BIN, Cellarman, configure, until
+from tests.support.programs import BIN, Cellarman, configure
 from tests.support.sshd import Far, sshd
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from engine.wal.ingest import ingest
 from tests.conftest import INSTALLS
 from tests.engine.wal import pages
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 CLIENT = os.path.join(os.path.dirname(sys.executable), "cellarman-wal")
 MAJORS = [major for major in sorted(INSTALLS) if major in (15, max(INSTALLS))]
@@ -81,11 +81,11 @@ def written(request: pytest.FixtureRequest) -> Iterator[Archived]:
             _write(cluster, root)
             rows = cluster.value("SELECT count(*) FROM t")
             last = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
-            eventually(lambda: ingested(layout, last), "the last segment is archived")
+            until(lambda: ingested(layout, last), "the last segment is archived")
             assert cluster.value("SELECT failed_count FROM pg_stat_archiver") == 0
         yield Archived(install, root, layout, rows)
     finally:
-        eventually(lambda: not list(root.glob("*/.cellarman-prefetch-*")), "the helpers have ended and cleared up")
+        until(lambda: not list(root.glob("*/.cellarman-prefetch-*")), "the helpers have ended and cleared up")
         shutil.rmtree(root)
 
 
@@ -113,7 +113,7 @@ def outcome(cluster: Cluster) -> str:
         capture_output=True,
     )
     try:
-        eventually(lambda: "database system is ready to accept connections" in cluster.log or _down(cluster), "an end")
+        until(lambda: "database system is ready to accept connections" in cluster.log or _down(cluster), "an end")
         if not _down(cluster):
             return "open"
         return [line for line in cluster.log.splitlines() if "FATAL" in line][-1]
@@ -262,11 +262,11 @@ def test_a_switch_of_timelines_and_its_dead_branch(written: Archived) -> None:
     )
     promoted.start()
     try:
-        eventually(lambda: not promoted.value("SELECT pg_is_in_recovery()"), "promoted")
+        until(lambda: not promoted.value("SELECT pg_is_in_recovery()"), "promoted")
         before = promoted.value("SELECT count(*) FROM t")
         promoted.sql("INSERT INTO t VALUES (100)")
         last = promoted.value("SELECT pg_walfile_name(pg_switch_wal())")
-        eventually(lambda: ingested(written.layout, last), "timeline 2 is archived")
+        until(lambda: ingested(written.layout, last), "timeline 2 is archived")
     finally:
         promoted.stop()
     first = written.segments(2)[0]

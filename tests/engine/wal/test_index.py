@@ -23,8 +23,9 @@ from engine.postgres.segment import segment_name
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.wal import codec, index, reading, soundness
-from tests.support import programs, wal
+from tests.support import wal
 from tests.support.cluster import Install
+from tests.support.waiting import until
 
 ALL = 1 << 40
 
@@ -318,7 +319,7 @@ def test_readers_end_with_who_started_them(layout: Layout, written: tuple[Path, 
         readers = children(asks.pid)
         assert len(readers) == 2
         asks.kill()
-    programs.until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in readers), what="the readers' end")
+    until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in readers), what="the readers' end")
 
 
 def flipped(data: bytes) -> bytes:

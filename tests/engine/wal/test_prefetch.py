@@ -16,7 +16,8 @@ from engine.postgres import timeline
 from engine.repository.layout import Layout
 from engine.wal import archive, condemned, prefetch, spool
 from tests.engine.wal import pages
-from tests.support.programs import BIN, until
+from tests.support.programs import BIN
+from tests.support.waiting import until
 
 CLIENT = str(BIN / "cellarman-wal")
 

@@ -18,7 +18,7 @@ from tests.engine.wal import pages
 from tests.engine.wal.test_client_postgres import CLIENT, MAJORS, Archived, ingested, missing, outcome, rows
 from tests.engine.wal.test_prefetch import helpers
 from tests.support.cluster import Cluster, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 SEGMENTS = 40
 
@@ -48,7 +48,7 @@ def long(request: pytest.FixtureRequest) -> Iterator[Archived]:
                 cluster.sql("INSERT INTO t SELECT g, repeat(md5(g::text), 20) FROM generate_series(1, 2000) g")
             count = cluster.value("SELECT count(*) FROM t")
             last = cluster.value("SELECT pg_walfile_name(pg_switch_wal())")
-            eventually(lambda: ingested(layout, last), "the last segment is archived", 60)
+            until(lambda: ingested(layout, last), "the last segment is archived", 60)
         yield Archived(install, root, layout, count)
     finally:
         shutil.rmtree(root)
@@ -66,7 +66,7 @@ def moved(cluster: Cluster, written: Archived) -> str:
 
 def clean(cluster: Cluster) -> None:
     """Wait until nothing is left of the helper; nothing of it is in the data directory."""
-    eventually(lambda: not spools(cluster) and not helpers(cluster.root), "spool and helper are gone")
+    until(lambda: not spools(cluster) and not helpers(cluster.root), "spool and helper are gone")
     left = [
         name for _, _, files in os.walk(cluster.data) for name in files if "cellarman" in name or "RECOVERY" in name
     ]
@@ -146,10 +146,10 @@ def test_a_helper_that_is_harmed_again_and_again_harms_nothing(
         return done in cluster.log or "shut down" in cluster.log
 
     try:
-        eventually(harmed, "recovery ends", 60)
+        until(harmed, "recovery ends", 60)
         assert done in cluster.log, cluster.log
         assert cluster.value("SELECT count(*) FROM t") == long.rows
-        eventually(lambda: not helpers(cluster.root), "the helper has ended")
+        until(lambda: not helpers(cluster.root), "the helper has ended")
     finally:
         cluster.stop("immediate")
 
@@ -158,8 +158,8 @@ def test_a_killed_postmaster_takes_the_spool_along(long: Archived) -> None:
     """Paused at a target, recovery is not over: a helper may be there until the server goes."""
     cluster = long.restored("killed", recovery_target="immediate", recovery_target_action="pause")
     cluster.install.run("pg_ctl", "-D", str(cluster.data), "-l", str(cluster.root / "log"), "-W", "start")
-    eventually(lambda: "pausing at the end of recovery" in cluster.log, "it pauses")
-    eventually(lambda: spools(cluster), "there is a spool")
+    until(lambda: "pausing at the end of recovery" in cluster.log, "it pauses")
+    until(lambda: spools(cluster), "there is a spool")
     os.kill(int((cluster.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
     clean(cluster)
     shutil.rmtree(cluster.data / "pg_wal", ignore_errors=True)

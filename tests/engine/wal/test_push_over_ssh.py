@@ -23,8 +23,9 @@ from engine.wal.ingest import ingest
 from tests.engine.wal import pages
 from tests.engine.wal.test_client import HEAVY, ROOT
 from tests.support import cluster
-from tests.support.programs import BIN, until
+from tests.support.programs import BIN
 from tests.support.sshd import Far, sshd, write_known_hosts
+from tests.support.waiting import until
 
 
 @dataclass

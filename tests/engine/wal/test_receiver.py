@@ -25,7 +25,8 @@ from engine.wal import receiver
 from engine.wal.ingest import ingest
 from tests.engine.wal import pages
 from tests.support.cluster import Cluster, Install, running
-from tests.support.site import eventually, gone, processes
+from tests.support.site import gone, processes
+from tests.support.waiting import until
 
 MB = 1 << 20
 
@@ -67,7 +68,7 @@ class Streaming:
     def stop(self) -> None:
         if self.supervisor:
             os.kill(self.supervisor, signal.SIGTERM)
-            eventually(lambda: not self.supervisor, "the receiver has stopped")
+            until(lambda: not self.supervisor, "the receiver has stopped")
 
 
 @pytest.fixture
@@ -109,28 +110,28 @@ def test_wal_flows_through_every_kill_and_restart_without_a_gap(streaming: Strea
     assert receiver.alive(streaming.server.layout) is None
     assert receiver.ensure(streaming.server)
     assert not receiver.ensure(streaming.server)
-    eventually(lambda: streaming.streams, "it streams")
+    until(lambda: streaming.streams, "it streams")
     assert streaming.cluster.sql("SELECT slot_name, active FROM pg_replication_slots") == [("cellarman", True)]
     first = streaming.write()
-    eventually(lambda: streaming.received(first), "the first segment is archived")
+    until(lambda: streaming.received(first), "the first segment is archived")
 
     killed = streaming.pg_receivewal
     os.kill(killed, signal.SIGKILL)
-    eventually(lambda: streaming.pg_receivewal not in (0, killed), "pg_receivewal runs again")
+    until(lambda: streaming.pg_receivewal not in (0, killed), "pg_receivewal runs again")
     second = streaming.write()
-    eventually(lambda: streaming.received(second), "a segment after the kill is archived")
+    until(lambda: streaming.received(second), "a segment after the kill is archived")
 
     streaming.cluster.stop("fast")
     streaming.cluster.start()
     third = streaming.write()
-    eventually(lambda: streaming.received(third), "a segment after the restart is archived", 40)
+    until(lambda: streaming.received(third), "a segment after the restart is archived", 40)
     numbers = streaming.archived()
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
     assert len(processes("pg_receivewal", streaming.server.layout.streaming)) == 1
 
     supervisor, child = streaming.supervisor, streaming.pg_receivewal
     streaming.stop()
-    eventually(lambda: gone(supervisor) and gone(child), "both are gone")
+    until(lambda: gone(supervisor) and gone(child), "both are gone")
     assert not streaming.cluster.value("SELECT active FROM pg_replication_slots")
 
 
@@ -143,7 +144,7 @@ def _taken_back(streaming: Streaming, before: Path) -> None:
     (cluster.data / "recovery.signal").touch()
     cluster.configure(restore_command="false")
     cluster.start()
-    eventually(lambda: not cluster.value("SELECT pg_is_in_recovery()"), "it is promoted")
+    until(lambda: not cluster.value("SELECT pg_is_in_recovery()"), "it is promoted")
 
 
 @pytest.mark.parametrize("recycled", [False, True])
@@ -152,15 +153,15 @@ def test_after_a_restore_of_the_server_its_new_timeline_is_received(
 ) -> None:
     cluster, layout = streaming.cluster, streaming.server.layout
     receiver.ensure(streaming.server)
-    eventually(lambda: streaming.streams, "it streams")
+    until(lambda: streaming.streams, "it streams")
     first = streaming.write()
-    eventually(lambda: streaming.received(first), "the first segment is archived")
+    until(lambda: streaming.received(first), "the first segment is archived")
     cluster.stop()
     shutil.copytree(cluster.data, tmp_path / "before", symlinks=True)
     cluster.start()
     for _ in range(3):
         lost = streaming.write()
-    eventually(lambda: streaming.received(lost), "WAL that the restored server does not have is archived")
+    until(lambda: streaming.received(lost), "WAL that the restored server does not have is archived")
     if recycled:
         streaming.stop()
     _taken_back(streaming, tmp_path / "before")
@@ -172,10 +173,10 @@ def test_after_a_restore_of_the_server_its_new_timeline_is_received(
         receiver.ensure(streaming.server)
     else:
         fork = int(str(cluster.value("SELECT pg_walfile_name(pg_switch_wal())"))[16:], 16)
-    eventually(lambda: streaming.streams, "it streams from the new timeline", 40)
+    until(lambda: streaming.streams, "it streams from the new timeline", 40)
     new = streaming.write()
     assert new.startswith("00000002")
-    eventually(lambda: streaming.received(new), "a segment of the new timeline is archived", 40)
+    until(lambda: streaming.received(new), "a segment of the new timeline is archived", 40)
     assert streaming.received("00000002.history")
     assert os.path.exists(layout.wal(lost))
     if not recycled:
@@ -186,19 +187,19 @@ def test_after_a_restore_of_the_server_its_new_timeline_is_received(
 
 def test_a_killed_supervisor_takes_its_child_along_and_is_replaced(newest: Streaming) -> None:
     receiver.ensure(newest.server)
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
     first = newest.write()
     child = newest.pg_receivewal
     os.kill(newest.supervisor, signal.SIGKILL)
-    eventually(lambda: gone(child) and newest.supervisor == 0, "the child died with it and the lock is free")
+    until(lambda: gone(child) and newest.supervisor == 0, "the child died with it and the lock is free")
     assert receiver.ensure(newest.server)
-    eventually(lambda: newest.received(first), "WAL of the time without a receiver comes by the slot")
+    until(lambda: newest.received(first), "WAL of the time without a receiver comes by the slot")
 
 
 def test_a_slot_that_is_there_is_not_asked_for_again(newest: Streaming) -> None:
     for _ in range(2):
         receiver.ensure(newest.server)
-        eventually(lambda: newest.streams, "it streams")
+        until(lambda: newest.streams, "it streams")
         newest.stop()
     assert "already exists" not in newest.cluster.log
 
@@ -215,7 +216,7 @@ def test_it_is_nobodys_child_and_survives_its_terminal(newest: Streaming) -> Non
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     assert int(fields[3]) != os.getsid(0)
     os.kill(pid, signal.SIGHUP)
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
     assert newest.supervisor == pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
 
@@ -228,7 +229,7 @@ def test_many_that_ensure_at_once_start_one(newest: Streaming) -> None:
     for thread in threads:
         thread.join()
     assert sorted(started) == [False, False, False, True]
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
     assert len(processes("engine.wal.receiver", newest.server.name)) >= 1
     assert len(processes("pg_receivewal", newest.server.layout.streaming)) == 1
 
@@ -248,7 +249,7 @@ def test_a_password_reaches_the_program_but_no_argument_and_no_log(newest: Strea
     conninfo = f"host=127.0.0.1 port={newest.cluster.port} user=streamer password=hunter2secret"
     server = replace(newest.server, streaming_conninfo=conninfo)
     assert receiver.ensure(server)
-    eventually(lambda: newest.streams, "it streams with the password")
+    until(lambda: newest.streams, "it streams with the password")
     for pid in processes(newest.server.layout.streaming) + processes("engine.wal.receiver"):
         assert b"hunter2secret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert "hunter2secret" not in Path(receiver.log_path(server.layout)).read_text()
@@ -257,16 +258,16 @@ def test_a_password_reaches_the_program_but_no_argument_and_no_log(newest: Strea
 def test_a_server_that_is_down_is_tried_again(newest: Streaming) -> None:
     newest.cluster.stop("fast")
     assert receiver.ensure(newest.server)
-    eventually(lambda: "again in 2 s" in receiver.last_words(newest.server.layout, 50), "it tried twice")
+    until(lambda: "again in 2 s" in receiver.last_words(newest.server.layout, 50), "it tried twice")
     newest.cluster.start()
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
 
 
 def test_commits_that_wait_for_it_do_not_wait_long(newest: Streaming) -> None:
     newest.cluster.sql("ALTER SYSTEM SET synchronous_standby_names = 'cellarman_receive_wal'")
     newest.cluster.sql("SELECT pg_reload_conf()")
     receiver.ensure(newest.server)
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
     began = time.monotonic()
     for _ in range(5):
         newest.write()
@@ -289,7 +290,7 @@ def test_settings_that_were_corrected_are_taken_up(newest: Streaming) -> None:
 def test_sigterm_while_it_waits_to_try_again(newest: Streaming) -> None:
     newest.cluster.stop("fast")
     receiver.ensure(newest.server)
-    eventually(lambda: "again in" in receiver.last_words(newest.server.layout), "it waits")
+    until(lambda: "again in" in receiver.last_words(newest.server.layout), "it waits")
     began = time.monotonic()
     newest.stop()
     assert time.monotonic() - began < 5
@@ -297,11 +298,11 @@ def test_sigterm_while_it_waits_to_try_again(newest: Streaming) -> None:
 
 def test_it_ends_with_its_repository(newest: Streaming) -> None:
     receiver.ensure(newest.server)
-    eventually(lambda: newest.streams, "it streams")
+    until(lambda: newest.streams, "it streams")
     supervisor = newest.supervisor
     shutil.rmtree(newest.server.barman_home)
     newest.cluster.stop("fast")
-    eventually(lambda: gone(supervisor), "the receiver has ended")
+    until(lambda: gone(supervisor), "the receiver has ended")
 
 
 def test_a_server_that_does_not_stream(newest: Streaming) -> None:

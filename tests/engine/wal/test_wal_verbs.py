@@ -18,7 +18,7 @@ from engine.repository.layout import Layout
 from engine.wal import receiver
 from tests.engine.wal import pages
 from tests.support.cluster import Install, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -110,9 +110,9 @@ def test_receive_in_the_foreground_until_ctrl_c(postgres: Install, tmp_path: Pat
         configure(tmp_path, f'conninfo = "host=/nowhere"\n{settings}')
         receiving = subprocess.Popen(command(tmp_path, "receive", "main"), stderr=subprocess.PIPE, text=True)
         try:
-            eventually(lambda: receiver.alive(layout), "it holds the lock")
+            until(lambda: receiver.alive(layout), "it holds the lock")
             configure(tmp_path, f'conninfo = "{cluster.conninfo}"\n{settings}')
-            eventually(lambda: list(Path(layout.streaming).glob("*.partial")), "WAL arrives")
+            until(lambda: list(Path(layout.streaming).glob("*.partial")), "WAL arrives")
             holder = receiver.alive(layout)
             assert holder is not None and holder.pid == receiving.pid
             assert not receiver.ensure(

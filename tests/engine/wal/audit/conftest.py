@@ -17,7 +17,7 @@ from engine.wal import archive
 from tests.conftest import INSTALLS
 from tests.support import wal
 from tests.support.cluster import Cluster, Install, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 
 @dataclass
@@ -98,7 +98,7 @@ def _promote(install: Install, root: Path, command: str) -> None:
     )
     second.start()
     try:
-        eventually(lambda: not second.value("SELECT pg_is_in_recovery()"), "promotion")
+        until(lambda: not second.value("SELECT pg_is_in_recovery()"), "promotion")
         second.sql("CREATE TABLE alive AS SELECT generate_series(1, 60000)")
         second.sql("SELECT pg_switch_wal()")
         second.sql("CREATE TABLE more AS SELECT generate_series(1, 60000)")

@@ -25,7 +25,7 @@ from tests.conftest import INSTALLS
 from tests.engine.wal.audit.test_audit import flipped, written_quietly
 from tests.support import wal
 from tests.support.cluster import Cluster, free_port, running
-from tests.support.site import eventually
+from tests.support.waiting import until
 
 SIZE = 1 << 20
 
@@ -151,7 +151,7 @@ def test_what_the_server_has_no_more_is_had_from_a_standby(place: Place, standby
         names.append(place.cluster.value("SELECT pg_walfile_name(pg_switch_wal())"))
     last = place.cluster.value("SELECT pg_current_wal_lsn()")
     replayed = f"SELECT pg_last_wal_replay_lsn() >= '{last}'"
-    eventually(lambda: standby.value(replayed), "the standby has it all")
+    until(lambda: standby.value(replayed), "the standby has it all")
     for file in wal.segments(place.cluster)[:-1]:
         if file.name not in place.names:
             archive.store(place.server.layout, str(file), file.name, compression="none")

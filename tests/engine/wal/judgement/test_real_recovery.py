@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.wal.judgement.values import Finding
 from tests.conftest import INSTALLS
 from tests.engine.wal.judgement.archive_of import HOUR, NOW, SIZE, Repo, alarms
 from tests.support.cluster import Cluster, Install, free_port, running
+from tests.support.waiting import until
 
 ROWS = 6
 _LIMIT = 60.0
@@ -86,16 +86,15 @@ class Story:
 
 def concluded(cluster: Cluster) -> str:
     """Wait for the end of a recovery; return "promoted" or what PostgreSQL died of."""
-    deadline = time.monotonic() + _LIMIT
-    while time.monotonic() < deadline:
+
+    def end() -> str:
         text = cluster.log if (cluster.root / "log").exists() else ""
         fatal = re.search(r"FATAL:  (?!the database system is)(.*)", text)
         if fatal:
             return fatal[1]
-        if "database system is ready to accept connections" in text:
-            return "promoted"
-        time.sleep(0.05)
-    raise AssertionError(f"recovery did not end: {cluster.log}")
+        return "promoted" if "database system is ready to accept connections" in text else ""
+
+    return str(until(end, "the end of recovery", _LIMIT, seen=lambda: cluster.log))
 
 
 @pytest.fixture(scope="module", params=sorted({max(INSTALLS), 15} & set(INSTALLS)), ids=lambda major: f"pg{major}")

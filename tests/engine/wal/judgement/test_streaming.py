@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.cluster import Install, running
-from tests.support.programs import configure, until
+from tests.support.programs import configure
+from tests.support.waiting import until
 
 
 def test_streamed_wal(postgres: Install, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from engine.config import Server
 from engine.postgres.segment import segment_name
 from engine.wal import index
 from tests.support.cluster import Cluster, Install, running
-from tests.support.programs import BIN, Cellarman, configure, until
+from tests.support.programs import BIN, Cellarman, configure
+from tests.support.waiting import until
 
 MB = 1 << 20
 
