@@ -93,7 +93,7 @@ class Runs:
             filled = line[: len(some)]
             filled["data"] = _bytes_at(self._data, some, _HEADER, length - _HEADER)
             filled["header"] = _bytes_at(self._data, some, 0, _HEADER)
-            if google_crc32c.value(filled.view("u1")):
+            if google_crc32c.value(filled.tobytes()):
                 return False
         return True
 
