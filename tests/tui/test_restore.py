@@ -257,6 +257,23 @@ async def test_what_forbids_a_place_is_said_as_it_is_typed(stage: Scene) -> None
         assert "[ yes ]" in screen_text(app)
 
 
+async def test_the_key_that_goes_back_goes_back_through_all_steps(stage: Scene) -> None:
+    async with console(stage.config, now=utc_now) as (app, pilot):
+        room = await opened(app, pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: answered(app) and "It can be made there" in screen_text(app))
+        app.screen.query_one("#directory", Input).value = place = str(stage.root / "asked for")
+        await until(pilot, lambda: answered(app) and room._plan is not None and room._plan.order.destination == place)
+        await pilot.press("enter")
+        await until(pilot, lambda: "This will be done" in screen_text(app))
+        await pilot.press("q")
+        assert room._step == 2
+        await pilot.press("q")
+        assert room._step == 1
+        await pilot.press("enter")
+        assert room._step == 2 and app.screen.query_one("#directory", Input).value == place
+
+
 async def test_a_plan_is_saved_and_read_again(stage: Scene, tmp_path: Path) -> None:
     async with console(stage.config, now=utc_now) as (app, pilot):
         room = await opened(app, pilot)

@@ -114,9 +114,11 @@ class RestoreRoom(Start):
 
     def _go_to(self, step: int) -> None:
         self._agreed = self._agreed if step >= 2 else None
+        forward = step > self._step
         self._step = step
         self.query_one("#stage", ContentSwitcher).current = STEPS[step]
-        self.set_focus(self.query_one("#directory", Input) if step == 2 else None)
+        # On the way back no field takes the letters, so that the key that goes back goes on doing it.
+        self.set_focus(self.query_one("#directory", Input) if step == 2 and forward else None)
         self.reckon()
 
     def refuse_next(self) -> str:
