@@ -50,6 +50,11 @@ def rate(what: str, ours: float, theirs: float, rival: str, at_least: float) -> 
     return Result(what, measured, f"at least {at_least} x", ours / theirs >= at_least)
 
 
+def at_least(what: str, value: float, limit: float, unit: str) -> Result:
+    """Judge a value against a fixed limit that it has to reach."""
+    return Result(what, f"{value:.1f} {unit}", f"at least {limit:g} {unit}", value >= limit)
+
+
 def at_most(what: str, value: float, limit: float, unit: str) -> Result:
     """Judge a value against a fixed limit."""
     return Result(what, f"{value:.1f} {unit}", f"at most {limit:g} {unit}", value <= limit)

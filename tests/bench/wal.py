@@ -1,4 +1,4 @@
-"""WAL into the archive: a pass over a queue against Barman's, and single pushes against cp with fsync."""
+"""WAL into the archive: a pass over a queue against Barman's, single pushes against cp with fsync; and its index."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.measure import Result, in_turn, rate
+from tests.bench.measure import Result, at_least, in_turn, rate
 from tests.interop import barman
 from tests.support import cluster, programs
 
 SEGMENTS = 100
 PUSHES = 40
+TINY_COMMITS = 3_000_000
+"""About 87,000 a segment."""
 
 
 def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
@@ -21,6 +23,8 @@ def run(root: Path, scale: int, repeat: int) -> Iterator[Result]:
         segments = _segments(server, root / "segments")
         yield _ingest(root / "ingest", server, segments, repeat)
         yield _push(root / "push", server, segments[:PUSHES], repeat)
+        yield _index(root / "pgbench", server, segments, repeat, "pgbench's WAL", 600)
+        yield _index(root / "dense", server, _dense(server), repeat, "WAL of tiny commits", 200)
 
 
 def _segments(server: cluster.Cluster, place: Path) -> list[Path]:
@@ -36,6 +40,39 @@ def _segments(server: cluster.Cluster, place: Path) -> list[Path]:
         server.sql("CHECKPOINT")
         server.install.run("pgbench", "-n", "-c", "4", "-j", "2", "-T", "3", *at)
     return sorted(place.glob("0*"))[1 : SEGMENTS + 1]
+
+
+def _dense(server: cluster.Cluster) -> list[Path]:
+    """Return segments that hold little but tiny transactions."""
+    server.sql("ALTER SYSTEM SET archive_command = 'true'")
+    server.sql("ALTER SYSTEM SET wal_keep_size = '2GB'")
+    server.sql("ALTER SYSTEM SET synchronous_commit = off")
+    server.sql("SELECT pg_reload_conf()")
+    server.sql("CREATE TABLE tiny (n int, filler text)")
+    server.sql("SELECT pg_switch_wal()")
+    first = server.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    server.sql(
+        f"DO $$ BEGIN FOR n IN 1..{TINY_COMMITS} LOOP INSERT INTO tiny VALUES (n, repeat('x', 90)); COMMIT;"
+        " END LOOP; END $$"
+    )
+    now = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    return sorted(path for path in (server.data / "pg_wal").glob("0*") if first < path.name < now)
+
+
+def _index(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int, whose: str, limit: float) -> Result:
+    """Index an archive anew with one processor, every record verified."""
+    ours = programs.configure(root, server, archiver=True, streaming_archiver=False, slot_name=None, compression="zstd")
+    _queue(root, segments)
+    ours.run("wal", "ingest", "main")
+    [took] = in_turn(
+        repeat,
+        (
+            lambda: None,
+            lambda: subprocess.run(["taskset", "-c", "0", *ours.argv("wal", "reindex", "main")], check=True),
+        ),
+    )
+    plain = sum(path.stat().st_size for path in segments) / 2**20
+    return at_least(f"wal reindex of {len(segments)} segments, {whose}", plain / took, limit, "MiB/s a core")
 
 
 def _ingest(root: Path, server: cluster.Cluster, segments: list[Path], repeat: int) -> Result:
