@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from datetime import timezone
 
 from engine import amounts
 from engine.recovery.plan import Order, Plan
@@ -19,9 +21,9 @@ def of(plan: Plan, *, pg_ctl: str, limit: int) -> list[str]:
     assert info is not None and wal is not None  # a plan that can be reached has them
     where = f"{order.destination} on {order.on}" if order.on else order.destination
     how = "extract" if info.is_tar else "copy"
-    copied = _copied(plan, limit)
     lines = [_cleared(plan, where)] if plan.leftover else []
-    lines.append(f"{how} backup {info.id} (ended {info.end_time}{copied}) to {where}")
+    ended = "" if info.end_time is None else f"ended {info.end_time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    lines.append(f"{how} backup {info.id} ({', '.join(filter(None, (ended, *_copied(plan, limit))))}) to {where}")
     lines += [f"{how} tablespace {space.name} to {space.directory}" for space in plan.placed]
     lines += [f"make {made.location}, where WAL makes tablespace {made.oid} at {made.lsn}" for made in plan.replayed]
     lines += [f"stage the WAL that replay needs, verified, in {plan.staging}"] if plan.staging else []
@@ -45,12 +47,12 @@ def _cleared(plan: Plan, where: str) -> str:
     return f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"
 
 
-def _copied(plan: Plan, limit: int) -> str:
-    """Return how much is copied, and how fast at most."""
-    amount = "" if plan.copy_bytes is None else f", {amounts.size(plan.copy_bytes)}"
+def _copied(plan: Plan, limit: int) -> Iterator[str]:
+    """Yield how much is copied, and how fast at most."""
+    if plan.copy_bytes is not None:
+        yield amounts.size(plan.copy_bytes)
     if limit and plan.order.on:
-        amount += f", at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
-    return amount
+        yield f"at most {amounts.size(limit << 10)} a second by restore_bandwidth_limit"
 
 
 def _ending(order: Order) -> str:
