@@ -70,6 +70,8 @@ class Copying:
     """Parts that are all here; taken from it by whoever looks after what was not transferred."""
     done_bytes: int = 0
     """Of the parts that are finished."""
+    cut: bool = False
+    """Whether a link was lost on the way: how long all took is then no measure of it."""
     _workers: list[Worker] = field(default_factory=list)
     _together: Together = field(default_factory=Together)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -135,6 +137,7 @@ class Copying:
                 if error.kind not in _PASSING or tries >= self.server.basebackup_retry_times:
                     raise _given_up(error, worker, part, tries) from error
                 tries += 1
+                self.cut = True
                 worker.lost = worker.lost or time.monotonic()
                 self.report.note(
                     f"{error.what}, at {_at(worker, part)}: taken up again in {pause:g} s"

@@ -21,9 +21,13 @@ _RELEASE_PATIENCE = 5.0
 
 
 def reason(error: BaseException) -> str:
-    """Return an error as the one line that backup.info takes."""
+    """Return an error as the one line that backup.info takes.
+
+    >>> reason(CellarmanError("the link was lost", "timed out\\n  what was copied is of no use"))
+    'the link was lost: timed out; what was copied is of no use'
+    """
     text = str(error) or type(error).__name__
-    return " ".join(text.split())[:1000]
+    return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())[:1000]
 
 
 def give_up(server: Server, info: BackupInfo, why: str, client: str, report: Reporter) -> None:

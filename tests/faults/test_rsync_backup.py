@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.backup import verify
+from engine.repository import repository
 from tests.support.cluster import Cluster, Install, running
 from tests.support.site import Site, processes, site
 from tests.support.sshd import Far, sshd
@@ -62,6 +63,25 @@ def test_a_cut_link_is_taken_up_again(cluster: Cluster, far: Far) -> None:
         [info] = where.backups()
         assert info.usable and verify.verify(where.server, info).good
         assert in_backup_mode(cluster) == 0
+
+
+def test_the_time_without_a_link_is_not_taken_for_a_slow_link(cluster: Cluster, far: Far) -> None:
+    """Or one cut would have every later backup compare its files, over a link that is quick."""
+    cluster.sql("CREATE TABLE big AS SELECT n, repeat('x', 1000) AS t FROM generate_series(1, 70000) n")
+    try:
+        for cut in (False, True):
+            with site(cluster, more=far.table(), **{**SLOW, "bandwidth_limit": 40000}) as where:
+                process = where.start("backup", "main")
+                until(lambda there=where: copying(there), "the copy is under way")  # type: ignore[misc]
+                if cut:
+                    assert far.cut() >= 1
+                _, err = process.communicate(timeout=120)
+                assert process.returncode == 0, err
+                assert ("resumed after " in err) is cut
+                [info] = where.backups()
+                assert ("whole_rate" in repository.facts(where.server.layout, info.id)) is not cut
+    finally:
+        cluster.sql("DROP TABLE big")
 
 
 def test_a_link_that_goes_silent_is_noticed_in_seconds_and_taken_up_again(cluster: Cluster, far: Far) -> None:
