@@ -25,7 +25,8 @@ from engine.backup.bracket import Begun, Bracket
 from engine.backup.copying import Copying
 from engine.backup.inventory import Inventory, Part, Root
 from engine.backup.rsyncpreflight import Ready
-from engine.config import Config, Server
+from engine.commands import cellarman
+from engine.config import Config, Server, places
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.faults import step
@@ -392,7 +393,8 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
         remark = f", {_mib(own['reused_bytes'])} of it shared with {own['reuse_of']}"
     bad = len(own.get("bad_pages", ()))
     if bad:
-        remark += f", {counted(bad, 'bad page')}: cellarman show {server.name} {info.id}"
+        show = cellarman("show", server.name, info.id).line(places.named(config.files, os.environ))
+        remark += f", {counted(bad, 'bad page')}: {show}"
     return {
         **run.outcome(server, info, remark),
         "reused_bytes": own.get("reused_bytes", 0),

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from engine.amounts import counted
 from engine.backup import contents
 from engine.backup.contents import Finding, Reading
-from engine.config import Config, Server
+from engine.commands import cellarman
+from engine.config import Config, Server, places
 from engine.errors import CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import local
@@ -238,7 +239,8 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
     bad = len(repository.bad_pages(repository.facts(server.layout, info.id)) or ())
     pages = f", with {counted(bad, 'bad page')} of the server's own" if bad else ""
     if bad:
-        report.note(f"it is as the server was, bad pages included: cellarman show {server.name} {info.id}", "warn")
+        show = cellarman("show", server.name, info.id).line(places.named(config.files, os.environ))
+        report.note(f"it is as the server was, bad pages included: {show}", "warn")
     count = len(verdict.findings)
     outcome = "good" if verdict.good else f"NOT GOOD, {count} finding{'s' if count > 1 else ''}"
     return {

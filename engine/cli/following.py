@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import Any
 
 from engine import event as ev
 from engine.cli import output
-from engine.config import Config
+from engine.commands import cellarman
+from engine.config import Config, places
 from engine.errors import CellarmanError
 from engine.job import follow, launch
 from engine.job import spec as spec_
@@ -30,8 +32,12 @@ def start(config: Config, spec: spec_.JobSpec, *, detach: bool, as_json: bool) -
         output.json_out({"job": job})
     else:
         print(job)
-        print(f"follow it with: cellarman job follow {job}", file=sys.stderr)
+        print(f"follow it with: {_job(config, 'follow', job)}", file=sys.stderr)
     return 0
+
+
+def _job(config: Config, verb: str, job: str) -> str:
+    return cellarman("job", verb, job).line(places.named(config.files, os.environ))
 
 
 def report(config: Config, spec: spec_.JobSpec, show: Callable[[JobState], object]) -> int:
@@ -66,8 +72,8 @@ def _to_its_end(config: Config, job: JobState, narrator: Narrator | JsonLines) -
     except KeyboardInterrupt:
         narrator.close()
         print(f"detached: job {job.id} goes on without this terminal", file=sys.stderr)
-        print(f"follow it with: cellarman job follow {job.id}", file=sys.stderr)
-        print(f"stop it with:   cellarman job cancel {job.id}", file=sys.stderr)
+        print(f"follow it with: {_job(config, 'follow', job.id)}", file=sys.stderr)
+        print(f"stop it with:   {_job(config, 'cancel', job.id)}", file=sys.stderr)
         return None
     narrator.close()
     return ended or follow.find(config.state_directory, job.id)

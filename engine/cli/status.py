@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from engine.cli import output
 from engine.cli.servers import facts
+from engine.commands import cellarman
 from engine.config import Config, places
 from engine.status import ServerStatus, statuses
 
@@ -41,7 +42,8 @@ def lines(status: ServerStatus, now: datetime, config_file: str) -> list[str]:
     if exposure is not None:
         rows.append(f"  exposed: {output.duration(exposure.total_seconds())} of commits are not in the archive")
     for job in status.jobs:
-        rows.append(f"  running: {job.kind} {job.id}, {job.phase or 'starting'}: cellarman job follow {job.id}")
+        look = cellarman("job", "follow", job.id).line(config_file)
+        rows.append(f"  running: {job.kind} {job.id}, {job.phase or 'starting'}: {look}")
     for finding in status.findings:
         rows.append(f"{finding.severity}: {finding.what}")
         if finding.why:
