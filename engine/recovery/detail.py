@@ -86,7 +86,7 @@ def of(
         open_end=choice.run.reach.end_kind == "open_end" and _is_last(reached, segments),
         staging=staged,
     )
-    told = steps.of(plan, pg_ctl=_pg_ctl(server, order, info), limit=server.restore_bandwidth_limit)
+    told = steps.of(plan, pg_ctl=_pg_ctl(server, info, other), limit=server.restore_bandwidth_limit)
     return replace(plan, steps=tuple(told))
 
 
@@ -182,10 +182,10 @@ def _space(ground: Ground, parts: Sequence[tuple[Place, int]]) -> list[Refused]:
     ]
 
 
-def _pg_ctl(server: Server, order: Order, info: BackupInfo) -> str:
+def _pg_ctl(server: Server, info: BackupInfo, other: elsewhere.Elsewhere | None) -> str:
     """Return pg_ctl as it can be called where the cluster will be; by its bare name where its place is not known."""
-    if order.on:
-        return "pg_ctl"
+    if other is not None:
+        return shlex.quote(os.path.join(os.path.dirname(other.postgres), "pg_ctl"))
     try:
         return shlex.quote(programs.find("pg_ctl", server.path_prefix, info.major).path)
     except CellarmanError:

@@ -32,6 +32,8 @@ class Elsewhere:
     staging: Place
     """Where WAL will be staged."""
     refusals: tuple[Refused, ...]
+    postgres: str = ""
+    """Where the backup's version of postgres is there; "" when it was not found."""
 
     @property
     def delta(self) -> bool:
@@ -52,8 +54,9 @@ def look(
         if not (place.usable or (not place.there and place.parent_usable)):
             place = replace(seen.destination, path=os.path.join(order.destination, staging.INSIDE), names=())
         ground = replace(seen, spaces=seen.spaces[: len(placed)], replayed=seen.spaces[len(placed) : -1])
-        found = [*_programs(far, order, info, server), *_delta(server, order, info, placed, ground), *_staging(place)]
-    return Elsewhere(endpoint, ground, place, tuple(found))
+        postgres, absent = _postgres(far, server, info)
+        found = [*_programs(far, info), *_delta(server, order, info, placed, ground), *_staging(place)]
+    return Elsewhere(endpoint, ground, place, (*found, *(absent if order.start else ())), postgres)
 
 
 def with_changes(server: Server, plan: Plan) -> Plan:
@@ -64,7 +67,15 @@ def with_changes(server: Server, plan: Plan) -> Plan:
     return replace(plan, changes=Changes(size, sent, removed, tuple(lines[:_MOST_LINES])))
 
 
-def _programs(far: Machine, order: Order, info: BackupInfo, server: Server) -> list[Refused]:
+def _postgres(far: Machine, server: Server, info: BackupInfo) -> tuple[str, list[Refused]]:
+    """Return where the backup's version of postgres is on the host, or "" and why there is none."""
+    try:
+        return farside.find_postgres(far, server.path_prefix, info.major or 0), []
+    except CellarmanError as error:
+        return "", [Refused(error.what, error.why, error.fix)]
+
+
+def _programs(far: Machine, info: BackupInfo) -> list[Refused]:
     """Return which programs the host lacks."""
     found = []
     try:
@@ -72,8 +83,6 @@ def _programs(far: Machine, order: Order, info: BackupInfo, server: Server) -> l
             rsync.version(far)
         if far.run(["tar", "--version"]).status == 127:
             found.append(Refused(f"there is no tar on {far.name}", "WAL is sent with it", "install tar there"))
-        if order.start:
-            farside.find_postgres(far, server.path_prefix, info.major or 0)
     except CellarmanError as error:
         found.append(Refused(error.what, error.why, error.fix))
     return found

@@ -398,6 +398,13 @@ def test_no_such_postgres_there(stage: Scene, tmp_path: Path) -> None:
         farside.find_postgres(host, stage.server.path_prefix, 97)
 
 
+def test_the_plan_tells_how_to_start_it_with_the_program_that_is_there(stage: Scene, tmp_path: Path) -> None:
+    planned = stage.plan(Immediate(), destination=str(tmp_path / "new"), on=f"{account()}@127.0.0.1")
+    [start_it] = [step for step in planned.steps if "start it yourself" in step]
+    program = start_it.partition(": ")[2].partition(" -D ")[0]
+    assert os.path.isabs(program) and os.access(program, os.X_OK)
+
+
 # -- deltas
 
 
