@@ -58,6 +58,10 @@ class RecordCheck:
         """
         if self.tail is None:
             self.tail = Tail(header.rem_len, 0, b"")
+        left = self.tail.left
+        if left != header.rem_len and not overwrites(header.magic, header.info):
+            self.tail = None
+            return f"it continues {header.rem_len} bytes of a record, and the segment before leaves {left} to come"
         if runs is not None and not runs.are_right():
             runs = None  # one by one, to say which
         for contents, anew in _pieces(data, header, valid, runs):

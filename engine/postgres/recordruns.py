@@ -22,6 +22,8 @@ _IS_LONG = 0x0002  # XLP_LONG_HEADER
 _HEADER, _CHECKED = 24, 20  # SizeOfXLogRecord, and its part before xl_crc
 _LARGEST = 64 << 20
 """Bytes of a segment beyond which what is noted of its records would take too much memory."""
+_FARTHEST = 1 << 63
+"""The address from which on numbers do not fit; no server gets that far."""
 _FEW = 8
 """Records of one length up to which one by one is quicker."""
 _LARGE = 512
@@ -116,9 +118,9 @@ def _find(data: bytes, header: SegmentHeader) -> Runs | None:
     """Return the runs of a segment, None when there are none or its records do not follow one another."""
     import numpy
 
-    if len(data) != header.segment_size or len(data) > _LARGEST:
-        return None
     base = int(header.address)
+    if len(data) != header.segment_size or len(data) > _LARGEST or base + len(data) > _FARTHEST:
+        return None
     table = _starts(data, header)
     starts = table[table >= 0]
     if not len(starts):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from engine.postgres import walfile
-from engine.postgres.recordcheck import RecordCheck
+from engine.postgres.recordcheck import NOTHING, RecordCheck
+from tests.engine.wal import pages
 from tests.support.cluster import Install, running
 
 
@@ -49,3 +50,14 @@ def test_a_gap_is_begun_anew() -> None:
     records.lose()
     header = walfile.SegmentHeader(0xD110, 2, 1, 0, 0, 1, 1 << 20, 8192)  # type: ignore[arg-type]
     assert records.segment(bytes(1 << 20), header, 0) is None
+
+
+def test_a_segment_that_does_not_go_on_where_the_one_before_ended_is_not_taken_for_a_good_one() -> None:
+    """What it continues would be read as a record of 2 GB, and nothing of it be verified."""
+    data = bytearray(pages.filled(3, 1, noise=b"xxxx"))
+    data[16:20] = (40).to_bytes(4, "little")
+    data[40:80] = b"x" * 40
+    records = RecordCheck(NOTHING)
+    problem, _ = check(bytes(data), records)
+    assert problem is not None and "continues 40 bytes" in problem
+    assert records.tail is None

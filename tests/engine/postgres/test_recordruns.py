@@ -98,3 +98,12 @@ def test_one_wrong_bit_in_a_record_among_thousands_is_found(written: list[bytes]
         facts, runs = together(bytes(damaged), None)
         assert runs is not None and not runs.are_right()
         assert "checksum of a record of 34 bytes" in str(verdict(bytes(damaged), (facts, runs), None)[0])
+
+
+def test_an_address_that_no_server_reaches_is_left_to_the_walk(written: list[bytes]) -> None:
+    data = bytearray(max(written, key=lambda data: one_by_one(data, None)[0].n_commits))
+    for page in range(0, len(data), walfile.PAGE):
+        data[page + 15] |= 0x80
+    facts, runs = together(bytes(data), None)
+    assert runs is None
+    assert facts == one_by_one(bytes(data), None)[0]
