@@ -50,7 +50,7 @@ _LONGEST_RECORD = 1 << 30
 
 _PAGE_HEADER = struct.Struct("<HHIQI")
 _LENGTH = struct.Struct("<I")
-_LENGTH_AND_MANAGER = struct.Struct("<I13xB")
+_LINKED = struct.Struct("<I4xQxB")  # length, previous record, manager
 _PREVIOUS = struct.Struct("<8xQ")
 _XACT_END = struct.Struct("<4xIQB7xBxq")  # xid, previous record, info, id of the data header, timestamp
 _PLAIN_KINDS = {walrecord.COMMIT: "commit", walrecord.ABORT: "abort"}
@@ -402,13 +402,13 @@ class _Walk:
     def _records(self, position: int, page_end: int) -> None:
         """Go from record to record until the page ends: the loop that the speed of it all hangs on."""
         data, base, last, append = self.data, self.base, self.last, self.ends.append
-        unpack, unpack_end, kinds = _LENGTH_AND_MANAGER.unpack_from, _XACT_END.unpack_from, _PLAIN_KINDS
+        unpack, unpack_end, kinds = _LINKED.unpack_from, _XACT_END.unpack_from, _PLAIN_KINDS
         xact, last_manager = walrecord.XACT, walrecord.TABLESPACE
         length = 0
         last_whole_header = page_end - walrecord.HEADER
         while position <= last_whole_header:
-            length, manager = unpack(data, position)
-            if manager <= last_manager:
+            length, previous, manager = unpack(data, position)
+            if manager <= last_manager or (last is not None and previous != base + last):
                 plain = False
                 if length == PLAIN_END and manager == xact and position + PLAIN_END <= page_end:
                     xid, previous, info, block, stamp = unpack_end(data, position)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+import google_crc32c
 import pytest
 
-from engine.postgres import recordruns, walfile
+from engine.postgres import recordruns, walfile, walrecord
 from engine.postgres.recordcheck import RecordCheck, Tail
 from tests.support import wal
 from tests.support.cluster import Install
@@ -107,3 +108,25 @@ def test_an_address_that_no_server_reaches_is_left_to_the_walk(written: list[byt
     facts, runs = together(bytes(data), None)
     assert runs is None
     assert facts == one_by_one(bytes(data), None)[0]
+
+
+def test_a_record_that_does_not_follow_the_one_before_ends_the_walk_as_it_ends_a_recovery(written: list[bytes]) -> None:
+    """Whatever it says, and although its own checksum is right."""
+    data = max(written, key=lambda data: one_by_one(data, None)[0].n_commits)
+    header = walfile.read_header(data)
+    commit = [c.lsn - header.address for c in walfile.commits(data, header)][100]
+    begin = int.from_bytes(data[commit + 8 : commit + 16], "little") - header.address
+    length = int.from_bytes(data[begin : begin + 4], "little")
+    damaged = bytearray(data)
+    assert damaged[begin + 17] > walrecord.TABLESPACE and begin // walfile.PAGE == (begin + length) // walfile.PAGE
+    damaged[begin + 8] ^= 8
+    checksum = google_crc32c.value(bytes(damaged[begin + 24 : begin + length]))
+    damaged[begin + 20 : begin + 24] = google_crc32c.extend(checksum, bytes(damaged[begin : begin + 20])).to_bytes(
+        4, "little"
+    )
+    facts, runs = together(bytes(damaged), None)
+    assert runs is None and facts == one_by_one(bytes(damaged), None)[0]
+    assert (facts.end_lsn, facts.ended_by) == (
+        begin + header.address,
+        "a record that does not follow the one before it",
+    )
