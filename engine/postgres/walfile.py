@@ -45,6 +45,9 @@ _FIRST_MAGIC_OF_19 = 0xD119
 PLAIN_END = 34
 """Bytes of a commit or abort without any extra: header, main data's length, timestamp."""
 
+_FARTHEST = (1 << 63) - 1
+"""Bytes of WAL beyond which numbers do not fit anywhere; no server writes as many."""
+
 _LONGEST_RECORD = 1 << 30
 """PostgreSQL refuses longer ones (XLogRecordMaxSize, MaxAllocSize)."""
 
@@ -128,6 +131,8 @@ def check_segment(name: str, header: SegmentHeader, *, system_id: int | None, si
         return f"alien: it belongs to the system {header.system_id}, this server is {system_id}"
     if size != header.segment_size:
         return f"wrong size: {size} bytes instead of {header.segment_size}"
+    if header.address + size > _FARTHEST:
+        return f"misplaced: no server's WAL reaches address {header.address}"
     try:
         timeline, number = segment.parse_segment(name, header.segment_size)
     except ValueError as error:

@@ -27,6 +27,8 @@ _MOST_DROPS = 100
 """Events of dropped files kept for one segment; the row counts them all."""
 _MOST_PROVEN = 1024
 """Segments indexed earlier that one pass verifies at most."""
+_BEYOND = 1 << 63
+"""The first number that SQLite cannot hold."""
 _UNIX_EPOCH = 946_684_800
 """Unix seconds at PostgreSQL's epoch, 2000-01-01 UTC."""
 
@@ -228,7 +230,7 @@ class Indexer:
         )
         self._database.executemany(
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(timeline, number, int(lsn), *rest) for lsn, *rest in _events_of(facts)],
+            [(timeline, number, int(lsn), *rest) for lsn, *rest in _events_of(facts) if _fit(rest)],
         )
         return self._to_read_again(timeline, number, facts, anew=anew)
 
@@ -276,6 +278,11 @@ class Indexer:
         self._database.execute(
             f"INSERT OR REPLACE INTO segment ({names}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
         )
+
+
+def _fit(values: Iterable[object]) -> bool:
+    """Tell whether the database can hold these: what was not verified may say anything."""
+    return all(-_BEYOND <= value < _BEYOND for value in values if isinstance(value, int))
 
 
 def _events_of(facts: walfile.SegmentFacts) -> Iterator[tuple[int, str, int | None, str, int | None]]:

@@ -23,6 +23,7 @@ from engine.postgres.segment import segment_name
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.wal import codec, index, reading, soundness
+from tests.engine.wal import pages
 from tests.support import wal
 from tests.support.cluster import Install
 from tests.support.waiting import until
@@ -410,3 +411,30 @@ def test_the_last_record_is_one_that_is_whole(postgres: Install, written: tuple[
         found = walfile.walk(data, walfile.read_header(data)).last_record_lsn
         last = wal.dump(postgres, [source / name]).last  # it sees none that began in the segment before
         assert not last or str(found) == last, name
+
+
+def test_numbers_that_the_database_cannot_hold_end_no_pass(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
+    """One bit of a record that nobody verifies can make such a number, and a name can ask for such an address."""
+    source, _ = written
+    changed = 0
+    for name in names_of(source):
+        data = bytearray((source / name).read_bytes())
+        header = walfile.read_header(data)
+        for checkpoint in walfile.walk(bytes(data), header).checkpoints:
+            at = data.find(int(checkpoint.redo).to_bytes(8, "little"), checkpoint.lsn - header.address)
+            if at >= 0:
+                data[at + 7] ^= 0x80
+                changed += 1
+        os.makedirs(os.path.dirname(layout.wal(name)), exist_ok=True)
+        Path(layout.wal(name)).write_bytes(data)
+    far = [pages.name(1 << 43), pages.name((1 << 44) - 1)]
+    for name, number in zip(far, (1 << 43, (1 << 44) - 1), strict=True):
+        os.makedirs(os.path.dirname(layout.wal(name)), exist_ok=True)
+        Path(layout.wal(name)).write_bytes(pages.content(number))
+    index.catch_up(layout, prove=0)
+    assert changed
+    indexed = {row.name: row for row in index.rows(layout, 1, 0, 1 << 44)}
+    assert set(indexed) == {*names_of(source), *far}
+    assert all(
+        "no server's WAL reaches" in str(indexed[name].problem) or "alien" in str(indexed[name].problem) for name in far
+    )
