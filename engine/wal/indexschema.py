@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 6
+VERSION = 7
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
