@@ -23,7 +23,6 @@ from engine.faults import step
 from engine.postgres import recordruns, segment, walfile
 from engine.postgres.clock import unix_time
 from engine.repository import locks, repository
-from engine.repository.files import write_all
 from engine.repository.layout import Layout
 from engine.wal import auditlog, codec, condemned, contentcheck, inspection
 from engine.wal.auditlog import Identity, Log, Reading, Round
@@ -186,7 +185,7 @@ class Auditor:
         if _now(self._layout, name) != identity:
             return reading._replace(unknown="it changed while it was read")
         try:
-            plain = _plain(raw, _limit(self._layout.wal(name)), self._layout.own)
+            plain = codec.plain_apart(raw, _limit(self._layout.wal(name)), self._layout.own)
         except codec.Unreadable as error:
             if error.fix:
                 return reading._replace(unknown=error.why or error.what)
@@ -242,27 +241,9 @@ def _read(path: str, room: str) -> tuple[Identity, bytes | mmap]:
             raise OSError("it is not a regular file")
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         size = min(found.st_size, codec.LARGEST_PLAIN) + 1
-        # The file itself is not mapped: a disk that cannot be read would end this process.
-        copied = codec.map_nameless(room, lambda sink: _copy(descriptor, sink, size)) if size > codec.LARGE else None
-        data = os.pread(descriptor, size, 0) if copied is None else copied
+        data = codec.stored_apart(descriptor, size, room)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     return condemned.identity(found), data
-
-
-def _plain(raw: bytes | mmap, limit: int, room: str) -> bytes:
-    """Return the plain content of a file, mapped as `_read` does where that is large; raises Unreadable."""
-    if codec.sniff(raw[:32]) == "none" and len(raw) <= limit:
-        return raw  # type: ignore[return-value]
-    mapped = codec.map_nameless(room, lambda sink: codec.pour(raw, sink, limit)[1]) if limit > codec.LARGE else None
-    return codec.decompress(bytes(raw), limit) if mapped is None else mapped  # type: ignore[return-value]
-
-
-def _copy(source: int, sink: int, most: int) -> int:
-    """Copy a file's first bytes; return how many."""
-    at = 0
-    while at < most and (piece := os.pread(source, min(codec.CHUNK, most - at), at)):
-        at += write_all(sink, piece)
-    return at
 
 
 def _digest(plain: bytes | mmap) -> int:

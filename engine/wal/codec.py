@@ -214,6 +214,30 @@ def map_nameless(directory: str, fill: Callable[[int], int]) -> bytes | mmap | N
         os.close(sink)
 
 
+def stored_apart(descriptor: int, size: int, room: str) -> bytes | mmap:
+    """Return an open file's first `size` bytes; what is large is copied to a file without a name in the directory
+    `room`, and mapped: mapping the file itself, a disk that cannot be read would end this process."""
+    copied = map_nameless(room, lambda sink: _copy(descriptor, sink, size)) if size > LARGE else None
+    return os.pread(descriptor, size, 0) if copied is None else copied
+
+
+def plain_apart(stored: bytes | mmap, limit: int, room: str) -> bytes:
+    """Return the plain content, of at most `limit` bytes, mapped as `stored_apart` does where that is large; raises as
+    `decompress` does."""
+    if sniff(stored[:32]) == "none" and len(stored) <= limit:
+        return stored  # type: ignore[return-value]
+    mapped = map_nameless(room, lambda sink: pour(stored, sink, limit)[1]) if limit > LARGE else None
+    return decompress(bytes(stored), limit) if mapped is None else mapped  # type: ignore[return-value]
+
+
+def _copy(source: int, sink: int, most: int) -> int:
+    """Copy a file's first bytes; return how many."""
+    at = 0
+    while at < most and (piece := os.pread(source, min(CHUNK, most - at), at)):
+        at += write_all(sink, piece)
+    return at
+
+
 def map_file(descriptor: int, size: int) -> mmap:
     """Return the first `size` bytes of an open file, which the kernel may take out of memory again."""
     from mmap import ACCESS_READ, mmap

@@ -20,6 +20,7 @@ from typing import IO
 from engine.errors import CellarmanError
 from engine.postgres import recordruns, segment, walfile
 from engine.postgres.timeline import Switch
+from engine.repository.files import at_once
 from engine.repository.layout import Layout
 from engine.wal import codec, contentcheck, inspection, soundness
 from engine.wal.inventory import histories
@@ -74,13 +75,14 @@ class Reader:
         self._newest: tuple[int, int, walfile.Carry | None] = (0, 0, None)
         self._ending: tuple[str, contentcheck.Ending] | None = None
         self._histories: dict[int, tuple[Switch, ...]] | None = None
+        self._large: bool | None = None
         self._count = 0
         """Segments read."""
 
     def read(self, name: str, *, prove: bool) -> Read:
         """Read one archived segment, its records verified if `prove`. Raises FileNotFoundError, and Unknown."""
         try:
-            data = codec.read_segment(self._layout.wal(name))
+            data = self._content(name)
             header = walfile.read_header(data)
             problem = walfile.check_segment(name, header, system_id=self._system_id, size=len(data))
         except CellarmanError as error:
@@ -100,6 +102,18 @@ class Reader:
         joined = not header.rem_len or (carry is not None and carry.missing == header.rem_len)
         return Read(None, header, facts, joined, prove, seconds)
 
+    def _content(self, name: str) -> bytes:
+        """Return the plain content of a segment; of large ones little has to stay in memory."""
+        path = self._layout.wal(name)
+        if self._large is None:
+            self._large = _are_large(self._layout, name)
+        if not self._large:
+            return codec.read_segment(path)
+        with open(path, "rb", buffering=0, opener=at_once) as file:
+            size = min(os.fstat(file.fileno()).st_size, codec.LARGEST_PLAIN) + 1
+            stored = codec.stored_apart(file.fileno(), size, self._layout.own)
+        return codec.plain_apart(stored, codec.LARGEST_PLAIN, self._layout.own)
+
     def _walk(
         self, data: bytes, header: walfile.SegmentHeader, carry: walfile.Carry | None
     ) -> tuple[walfile.SegmentFacts, recordruns.Runs | None]:
@@ -111,7 +125,7 @@ class Reader:
     def lead_in(self, name: str) -> None:
         """Learn how a segment ends that others go on from, if it can be told from itself."""
         with contextlib.suppress(CellarmanError, OSError, ValueError):
-            data = codec.read_segment(self._layout.wal(name))
+            data = self._content(name)
             header = walfile.read_header(data)
             facts = walfile.walk(data, header)
             if walfile.check_segment(name, header, system_id=self._system_id, size=len(data)) is None and (
@@ -138,7 +152,9 @@ class Reader:
         before = self._ending
         if before is not None and contentcheck.predecessor(name, header, known) != before[0]:
             before = None
-        found = soundness.judge_with(self._layout, name, data, self._system_id, known, magic, before, walk=walk)
+        found = soundness.judge_with(
+            self._layout, name, data, self._system_id, known, magic, before, self._layout.own, walk
+        )
         self._ending = None if found.ending is None else (name, found.ending)
         return found.problem
 

@@ -225,6 +225,29 @@ def test_one_writer_at_a_time_and_readers_never_wait(
     assert set(seen) <= set(range(len(names) + 1))
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd", "gzip"])
+def test_large_segments_are_read_apart_and_tell_the_same(
+    layout: Layout, written: tuple[Path, wal.Dump], compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = written
+    names = names_of(source)
+    archive(layout, source, names, compression)
+    cut = Path(layout.wal(names[3]))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    index.rebuild(layout)
+    held = all_rows(layout)
+    assert [row.name for row in held if row.problem] == [names[3]]
+    mapped = []
+    monkeypatch.setattr(codec, "LARGE", 1 << 19)
+    monkeypatch.setattr(codec, "map_file", lambda *a, whole=codec.map_file: mapped.append(a) or whole(*a))
+    index.rebuild(layout)
+    assert len(mapped) >= len(names) - 1
+    assert [(row.name, row.last_record_lsn, row.n_commits) for row in all_rows(layout)] == [
+        (row.name, row.last_record_lsn, row.n_commits) for row in held
+    ]
+    assert [row.name for row in all_rows(layout) if row.problem] == [names[3]]
+
+
 def test_a_killed_writer_leaves_an_index_that_goes_on(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
     source, _ = written
     names = names_of(source)
