@@ -19,7 +19,7 @@ _GRANULE = timedelta(seconds=2)
 """How far before the parent's copy a file must have changed for its time to tell: file systems' clocks are coarse."""
 
 _QUICK = 100 << 20
-"""Bytes a second."""
+"""Bytes a second from which on a file is sent sooner than the parent's is read to compare it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,7 @@ class Parent:
 
     @property
     def sends_whole(self) -> bool:
-        """Whether files that changed since are better sent whole: comparing them with the parent's reads those first,
-        which on a quick link takes longer than what it saves."""
+        """Whether files that changed since are better sent whole, not compared with the parent's."""
         return self.rate is not None and self.rate >= _QUICK
 
 
@@ -61,12 +60,12 @@ def parent(server: Server, facts: ServerFacts) -> Parent | None:
                 os.path.join(layout.data(info.id), "backup_manifest"),
                 tuple((str(page["file"]), int(page["block"])) for page in bad),
                 "checked_pages" in own,
-                _whole(own.get("whole_rate")),
+                _number(own.get("whole_rate")),
             )
     return None
 
 
-def _whole(value: object) -> int | None:
+def _number(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 

@@ -225,7 +225,7 @@ class _Run(run.Run):
         self._tell_pages({root.number: root for root in roots}, readers, late)
         if parent is not None:
             self.remember(reused_files=self.reused.files, reused_bytes=self.reused.bytes)
-        if (parent is None or whole) and coming >= _TELLING and not work.cut:
+        if (parent is None or whole) and coming >= _TELLING and not (work.cut or limited):
             self.remember(whole_rate=int(coming / seconds))
         elif parent is not None and parent.rate is not None:
             self.remember(whole_rate=parent.rate)
