@@ -102,17 +102,14 @@ def _sums(pages: Any) -> Any:
     """Return the checksums before the block's number is mixed in; the stated one is taken for zero."""
     import numpy
 
-    count = len(pages)
-    rows = numpy.ascontiguousarray(pages.transpose(1, 0, 2)).reshape(pages.shape[1], -1)
-    if not rows.flags.writeable:  # a single page is contiguous as it is, in the bytes that it came in
-        rows = rows.copy()
-    rows[0].reshape(count, _LANES)[:, 2] &= numpy.uint32(0xFFFF0000)
-    sums = numpy.tile(numpy.array(_BASES, "u4"), count)
+    first = pages[:, 0].copy()
+    first[:, 2] &= numpy.uint32(0xFFFF0000)
+    sums = numpy.tile(numpy.array(_BASES, "u4"), (len(pages), 1))
     high = numpy.empty_like(sums)
     prime, shift, nothing = numpy.uint32(_PRIME), numpy.uint32(17), numpy.uint32(0)
-    for row in (*rows, nothing, nothing):
+    for row in (first, *(pages[:, number] for number in range(1, pages.shape[1])), nothing, nothing):
         numpy.bitwise_xor(sums, row, out=sums)
         numpy.right_shift(sums, shift, out=high)
         numpy.multiply(sums, prime, out=sums)
         numpy.bitwise_xor(sums, high, out=sums)
-    return numpy.bitwise_xor.reduce(sums.reshape(count, _LANES), axis=1)
+    return numpy.bitwise_xor.reduce(sums, axis=1)
