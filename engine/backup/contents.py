@@ -55,6 +55,12 @@ class Reading:
     def find(self, path: str, problem: str) -> None:
         self.findings.append(Finding(path, problem))
 
+    def add(self, other: Reading, backup: str) -> None:
+        """Add what reading another backup brought, whose id goes before the paths."""
+        self.findings += [Finding(f"{backup}/{found.path}", found.problem) for found in other.findings]
+        self.files += other.files
+        self.bytes += other.bytes
+
 
 class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...

@@ -23,6 +23,7 @@ from engine.postgres.recordruns import Runs
 from engine.postgres.walfile import Carry, SegmentFacts, SegmentHeader
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.chain import chain
 from engine.repository.layout import Layout
 from engine.wal import codec
 
@@ -64,11 +65,31 @@ def verify(server: Server, info: BackupInfo, report: Reporter = SILENT) -> Verdi
         )
     with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"verify backup {info.id}", reads=True):
         report.backup(info.id)
-        total = info.size or repository.sizes(layout, info.id).size
-        reading = Reading(lambda done, files: report.progress(done, None if info.is_tar else max(total, done), files))
+        reading = _reading(layout, info, report)
         method = _read_files(server, info, reading, report)
+        for older in _beneath(layout, info, reading):
+            below = _reading(layout, older, report)
+            with locks.hold(
+                layout.lock(older.id), wait=server.lock_timeout, what=f"verify backup {info.id}", reads=True
+            ):
+                _read_files(server, older, below, report)
+            reading.add(below, older.id)
         wal = _read_wal(layout, info, reading, report)
     return Verdict(info.id, tuple(reading.findings), reading.files, reading.bytes, wal, method)
+
+
+def _reading(layout: Layout, info: BackupInfo, report: Reporter) -> Reading:
+    total = info.size or repository.sizes(layout, info.id).size
+    return Reading(lambda done, files: report.progress(done, None if info.is_tar else max(total, done), files))
+
+
+def _beneath(layout: Layout, info: BackupInfo, reading: Reading) -> tuple[BackupInfo, ...]:
+    """Return the backups that an incremental one cannot be restored without."""
+    try:
+        return chain(layout, info)[1:]
+    except Refused as broken:
+        reading.find("backup.info", broken.why)
+        return ()
 
 
 def _read_files(server: Server, info: BackupInfo, reading: Reading, report: Reporter) -> str:

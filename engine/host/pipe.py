@@ -16,7 +16,7 @@ _END = 120.0
 """Seconds that the far program may take after its last input."""
 
 
-def paced(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+def paced(chunks: Iterable[bytes | memoryview], limit: int) -> Iterator[bytes | memoryview]:
     """Yield chunks so that no more than `limit` kilobytes a second are taken; 0: no limit."""
     due = 0.0
     for chunk in chunks:
@@ -27,7 +27,7 @@ def paced(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
         yield chunk
 
 
-def feed(endpoint: Endpoint, argv: Sequence[str], chunks: Iterable[bytes], what: str) -> None:
+def feed(endpoint: Endpoint, argv: Sequence[str], chunks: Iterable[bytes | memoryview], what: str) -> None:
     """Run a program there with these bytes as its input; raises HostError or CellarmanError unless it succeeds.
 
     When `chunks` raises, the program sees its input end early: it has to be one that notices, as tar does.

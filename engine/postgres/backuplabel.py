@@ -75,6 +75,15 @@ def parse_label(text: str) -> BackupLabel:
     )
 
 
+def without_increments(text: str) -> str:
+    r"""Return the label of an incremental backup as it is once the backup is combined with what it rests on.
+
+    >>> without_increments("START TIMELINE: 1\nINCREMENTAL FROM LSN: 0/2000028\nINCREMENTAL FROM TLI: 1\n")
+    'START TIMELINE: 1\n'
+    """
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("INCREMENTAL FROM "))
+
+
 def _location(fields: dict[str, str], key: str) -> tuple[Lsn, str] | None:
     if key not in fields:
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from engine.errors import CellarmanError
 from engine.event import Reporter
+from engine.recovery import combining
 from engine.repository import files
 
 BUFFER = 256 * 1024
@@ -27,6 +28,11 @@ class Item:
     source: str
     destination: str
     size: int
+    """Bytes of what is made."""
+    beneath: tuple[str, ...] = ()
+    """Where the source is an increment: the older ones, newest first, and the whole file below them."""
+    page: int = 0
+    """Bytes of a block, where there is something beneath."""
 
 
 class Stopped(Exception):
@@ -96,25 +102,33 @@ def plan_tree(source: str, destination: str, *, leave_out: Collection[str]) -> t
 
 
 def copy_file(item: Item, meter: Meter) -> None:
-    """Copy one file's bytes into a new file of mode 0600; it is not on disk before `files.sync_file`."""
-    view = memoryview(bytearray(min(BUFFER, max(item.size, 1))))
+    """Write what an item makes into a new file of mode 0600; it is not on disk before `files.sync_file`."""
     done = begun = 0
+    writer = os.open(item.destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for piece in content(item):
+            done += files.write_all(writer, piece)
+            meter.add(len(piece))
+            if done - begun >= _WRITE_OUT:
+                files.write_out(writer, begun, done - begun)
+                begun = done
+    finally:
+        os.close(writer)
+    meter.add(0, 1)
+
+
+def content(item: Item) -> Iterator[memoryview]:
+    """Yield an item's bytes in pieces, each to be used before the next; raises OSError, and IncrementError."""
+    if item.beneath:
+        yield from combining.combined((item.source, *item.beneath), item.page)
+        return
+    view = memoryview(bytearray(min(BUFFER, max(item.size, 1))))
     reader = os.open(item.source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        writer = os.open(item.destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            while count := os.readv(reader, [view]):
-                files.write_all(writer, view[:count])
-                meter.add(count)
-                done += count
-                if done - begun >= _WRITE_OUT:
-                    files.write_out(writer, begun, done - begun)
-                    begun = done
-        finally:
-            os.close(writer)
+        while count := os.readv(reader, [view]):
+            yield view[:count]
     finally:
         os.close(reader)
-    meter.add(0, 1)
 
 
 def in_threads(work: Callable[[Item], None], items: Iterable[Item], threads: int, meter: Meter) -> None:

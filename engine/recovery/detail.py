@@ -71,6 +71,7 @@ def of(
         wal=_wal_range(reached),
         kept=choice.kept,
         dropped=choice.dropped,
+        beneath=content.beneath if content else (),
         copy_bytes=content.bytes if content else None,
         free_bytes=ground.destination.free,
         placed=placed,

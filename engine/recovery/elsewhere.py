@@ -79,7 +79,7 @@ def _programs(far: Machine, info: BackupInfo) -> list[Refused]:
     """Return which programs the host lacks."""
     found = []
     try:
-        if not info.is_tar:
+        if not info.is_tar and not info.is_incremental:
             rsync.version(far)
         if far.run(["tar", "--version"]).status == 127:
             found.append(Refused(f"there is no tar on {far.name}", "WAL is sent with it", "install tar there"))
@@ -103,6 +103,9 @@ def _delta(server: Server, order: Order, info: BackupInfo, placed: Sequence[Plac
     if info.is_tar:
         why = f"backup {info.id} is tar files, which cannot be compared with a directory's files"
         return [Refused("a delta needs a backup of plain files", why, "restore into an empty directory")]
+    if info.is_incremental:
+        why = f"backup {info.id} is incremental: its files are made whole on the way, and cannot be compared before"
+        return [Refused("a delta needs a full backup", why, "restore into an empty directory")]
     known = place.system_id
     if place.leftover is None and known is not None and info.systemid is not None and known != info.systemid:
         why = f"its pg_control says system {known}, the backup's is {info.systemid}"

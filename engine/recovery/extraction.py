@@ -16,6 +16,7 @@ from typing import Protocol
 
 from engine.errors import CellarmanError
 from engine.recovery.copying import BUFFER, Meter
+from engine.recovery.packing import END, header
 from engine.repository import files
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -134,20 +135,12 @@ def pieces(tar: TarFile, meter: Meter, *, skip: Callable[[str], bool], rename: C
                 if not (member.isdir() or member.isreg() or member.issym()):
                     raise _damaged(tar, f"member {member.name!r} is of a kind that pg_basebackup does not write")
                 if wanted and not member.issym():
-                    yield _anew(member, rename(name))
+                    yield header(rename(name), member.size, member.mtime, directory=member.isdir())
                 if member.isreg():
                     yield from (data for data in _data_of(read, member.size) if wanted)
     except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
         raise _damaged(tar, str(error)) from error
-    yield bytes(2 * _BLOCK)
-
-
-def _anew(member: tarfile.TarInfo, name: str) -> bytes:
-    """Return a member's header with another name and modes that PostgreSQL accepts, without owners."""
-    made = tarfile.TarInfo(name)
-    made.size, made.mtime, made.type = member.size, member.mtime, member.type
-    made.mode = 0o700 if member.isdir() else 0o600
-    return made.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    yield END
 
 
 def _data_of(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from engine.errors import CellarmanError
 from engine.host.machine import Machine, must
+from engine.postgres.backuplabel import without_increments
 from engine.postgres.controlfile import ControlFile
 from engine.recovery import settings
 from engine.recovery.plan import Plan
@@ -80,10 +81,14 @@ def _configuration(host: Machine, directory: str, control: ControlFile, recorded
 
 
 def _label(host: Machine, plan: Plan) -> None:
-    """See that there is a backup_label: without it PostgreSQL would start from the wrong checkpoint, in silence."""
+    """See that there is a backup_label: without it PostgreSQL would start from the wrong checkpoint, in silence. It
+    starts from no label that says INCREMENTAL FROM."""
     assert plan.info is not None
     path = os.path.join(plan.order.destination, "backup_label")
-    if _read(host, path) is not None:
+    copied = _read(host, path)
+    if copied is not None:
+        if plan.info.is_incremental:
+            _write(host, path, without_increments(copied))
         return
     if not plan.info.backup_label:
         raise CellarmanError(

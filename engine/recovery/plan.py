@@ -147,6 +147,8 @@ class Plan:
     wal: WalRange | None = None
     kept: Mark | None = None
     dropped: Mark | None = None
+    beneath: tuple[str, ...] = ()
+    """The ids of the backups that an incremental one is combined with, newest first."""
     copy_bytes: int | None = None
     """Bytes that will be written to the data directory and the tablespaces."""
     free_bytes: int | None = None
@@ -169,6 +171,11 @@ class Plan:
     """The archive ended after those when the plan was made."""
     staging: str = ""
     """The directory on the other host that WAL is staged in."""
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether files are copied as the backup has them: not out of tar files, nor combined from a chain."""
+        return self.info is not None and not self.info.is_tar and not self.beneath
 
     @property
     def roots(self) -> list[str]:
@@ -212,6 +219,7 @@ class Plan:
                 "after": self.after.command if self.after else None,
             },
             "backup": self.info.id if self.info else None,
+            "rests_on": list(self.beneath),
             "target": to_document(self.order.target),
             "timeline": self.timeline,
             "wal": (

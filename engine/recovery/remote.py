@@ -20,15 +20,15 @@ from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Reporter
 from engine.faults import step
 from engine.host import pipe, problems, rsync
-from engine.host.endpoint import Endpoint
 from engine.host.machine import Machine, machine, must
 from engine.host.pipe import paced
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.recovery import farside, sending, source, staging
 from engine.recovery.copying import Meter
-from engine.recovery.extraction import TarFile, pieces
+from engine.recovery.extraction import pieces
 from engine.recovery.furnish import furnish
 from engine.recovery.link import Link
+from engine.recovery.packing import packed
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
 from engine.recovery.sending import LAST
@@ -189,7 +189,7 @@ def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
                 far.name, "sh", f"{destination} could not be made on {far.name}", done.status, done.words
             )
         abandoned = [path for path in left if path not in roots]
-        if abandoned or (plan.leftover and plan.info and plan.info.is_tar):
+        if abandoned or (plan.leftover and not plan.is_copied):
             report.note(f"removing what an interrupted restore left in {destination} on {far.name}")
             must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=3600)
         step("remote.begun")
@@ -221,14 +221,14 @@ def _bring(server: Server, plan: Plan, content: source.Source, far: Machine, rep
     assert plan.endpoint is not None
     if limit := server.restore_bandwidth_limit:
         report.note(f"the copy is held to {amounts.size(limit << 10)} a second by restore_bandwidth_limit")
-    if content.tars:
-        _extract_all(plan, content, far, report, limit)
+    if not content.is_copied:
+        _unpack_all(plan, content, far, report, limit)
         return
     sending.send(server, plan, content, far, report)
 
 
-def _extract_all(plan: Plan, content: source.Source, far: Machine, report: Reporter, limit: int) -> None:
-    """Send the tar files, `limit` kilobytes a second.
+def _unpack_all(plan: Plan, content: source.Source, far: Machine, report: Reporter, limit: int) -> None:
+    """Send what tar unpacks there, `limit` kilobytes a second.
 
     After a lost link all begins anew: what the network still holds may reach the tar at its end later, which is ended
     before, and what it made is removed.
@@ -236,23 +236,24 @@ def _extract_all(plan: Plan, content: source.Source, far: Machine, report: Repor
     roots = plan.roots
     link, tries = Link(report), 0
 
-    def extract() -> None:
+    def unpack() -> None:
         nonlocal tries
         tries += 1
         if tries > 1:
             must(far, ["sh", "-c", _WIPE, "sh", *roots], "what a lost link left could not be removed", timeout=3600)
             link.goes_on()
         meter = Meter(report, content.read_bytes)
-        for tar, directory in content.tars:
-            assert plan.endpoint is not None
-            _extract(plan.endpoint, tar, directory, meter, limit)
+        for directory, chunks in _streams(plan, content, meter):
+            assert plan.endpoint is not None and plan.info is not None
+            what = f"backup {plan.info.id} could not be extracted into {directory} on {plan.endpoint}"
+            pipe.feed(plan.endpoint, ["sh", "-c", UNPACK, "sh", directory], paced(chunks, limit), what)
         meter.finish()
 
-    link.run(extract)
+    link.run(unpack)
 
 
-def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, limit: int) -> None:
-    """Send one tar file to the tar there."""
+def _streams(plan: Plan, content: source.Source, meter: Meter) -> Iterator[tuple[str, Iterator[bytes | memoryview]]]:
+    """Yield each directory with the tar stream that is unpacked in it."""
 
     def rename(name: str) -> str:
         return LAST if name == source.CONTROL else name
@@ -260,9 +261,13 @@ def _extract(endpoint: Endpoint, tar: TarFile, directory: str, meter: Meter, lim
     def skip(name: str) -> bool:
         return name in source.LEFT_OUT and name != source.CONTROL
 
-    what = f"{tar.path} could not be extracted into {directory} on {endpoint}"
-    chunks = paced(pieces(tar, meter, skip=skip, rename=rename), limit)
-    pipe.feed(endpoint, ["sh", "-c", UNPACK, "sh", directory], chunks, what)
+    for tar, directory in content.tars:
+        yield directory, pieces(tar, meter, skip=skip, rename=rename)
+    if not content.tars:
+        for root in (plan.order.destination, *(space.directory for space in plan.placed)):
+            directories = [path for path in content.directories if path.startswith(f"{root}/")]
+            items = [item for item in content.items if item.destination.startswith(f"{root}/")]
+            yield root, packed(root, directories, items, meter)
 
 
 def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:

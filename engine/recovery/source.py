@@ -1,4 +1,4 @@
-"""What of a backup has to be copied: a plain tree or tar files, where each part goes, and how many bytes it becomes."""
+"""What of a backup has to be copied: plain trees, alone or in a chain, or tar files; where each goes, and its bytes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from engine.errors import CellarmanError, Refused, UsageError
 from engine.postgres.controlfile import ControlFile, read_control
+from engine.postgres.increment import PREFIX, IncrementError
 from engine.postgres.manifest import read_manifest
+from engine.recovery import combining
 from engine.recovery.copying import Item, plan_tree
 from engine.recovery.destination import Placed
 from engine.recovery.extraction import TarFile, tar_files
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.chain import chain
 from engine.repository.layout import Layout
 
 CONTROL = os.path.join("global", "pg_control")
@@ -46,6 +49,13 @@ class Source:
     """Bytes on disk afterwards."""
     spaces: Mapping[int, int] | None = None
     """Of these, bytes by tablespace oid."""
+    beneath: tuple[str, ...] = ()
+    """The ids of the backups that it rests on, newest first."""
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether its files are copied as they are."""
+        return not self.tars and not self.beneath
 
     @property
     def read_bytes(self) -> int:
@@ -112,7 +122,7 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
         return (
             _tars(data, info, destination, placed) if info.is_tar else _trees(layout, info, data, destination, placed)
         )
-    except OSError as error:
+    except (OSError, IncrementError) as error:
         raise Refused(
             f"the files of backup {info.id} cannot be read", str(error), f"cellarman verify {layout.name} {info.id}"
         ) from error
@@ -121,9 +131,17 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
 def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed: Sequence[Placed]) -> Source:
     leave_out = LEFT_OUT | {os.path.join("pg_tblspc", str(space.oid)) for space in placed}
     directories, items, odd = plan_tree(data, destination, leave_out=leave_out)
+    older = chain(layout, info)[1:]
+    page = _page(layout, info) if older else 0
+    if older:
+        items = [whole for item in items if (whole := _whole(item, data, [layout.data(one.id) for one in older], page))]
     spaces: dict[int, int] = {}
     for space in placed:
-        made, more, strange = plan_tree(layout.tablespace(info.id, space.oid), space.directory, leave_out=())
+        stored = layout.tablespace(info.id, space.oid)
+        made, more, strange = plan_tree(stored, space.directory, leave_out=())
+        if older:
+            places = [layout.tablespace(one.id, space.oid) for one in older]
+            more = [whole for item in more if (whole := _whole(item, stored, places, page))]
         directories += made
         items += more
         odd += [os.path.join(str(space.oid), path) for path in strange]
@@ -133,7 +151,36 @@ def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed
         path = os.path.join(destination, needed)
         directories += [path] if path not in directories else []
     total = sum(item.size for item in items)
-    return Source(tuple(directories), tuple(items), (), tuple(odd), total, spaces)
+    beneath = tuple(one.id for one in older)
+    return Source(tuple(directories), tuple(items), (), tuple(odd), total, spaces, beneath)
+
+
+def _page(layout: Layout, info: BackupInfo) -> int:
+    control = control_file(layout, info)
+    assert control is not None  # a chain holds no tar
+    return control.block_size
+
+
+def _whole(item: Item, root: str, older: Sequence[str], page: int) -> Item | None:
+    """Return what an item of an incremental backup becomes, with what it rests on in the `older` ones' directories;
+    None for its manifest, which lists increments."""
+    path = os.path.relpath(item.source, root)
+    directory, name = os.path.split(path)
+    if path == "backup_manifest":
+        return None
+    if not name.startswith(PREFIX):
+        return item
+    name = name.removeprefix(PREFIX)
+    beneath: list[str] = []
+    for place in older:
+        increment, whole = (os.path.join(place, directory, one) for one in (PREFIX + name, name))
+        if os.path.exists(whole):
+            made = os.path.join(os.path.dirname(item.destination), name)
+            return Item(item.source, made, combining.size(item.source, page), (*beneath, whole), page)
+        if not os.path.exists(increment):
+            raise FileNotFoundError(f"{item.source} rests on {whole}, which is not there")
+        beneath.append(increment)
+    raise FileNotFoundError(f"{item.source} rests on no whole file: {beneath[-1]} is the oldest that there is")
 
 
 def _tars(data: str, info: BackupInfo, destination: str, placed: Sequence[Placed]) -> Source:

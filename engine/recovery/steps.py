@@ -20,10 +20,11 @@ def of(plan: Plan, *, pg_ctl: str, limit: int) -> list[str]:
     order, info, wal = plan.order, plan.info, plan.wal
     assert info is not None and wal is not None  # a plan that can be reached has them
     where = f"{order.destination} on {order.on}" if order.on else order.destination
-    how = "extract" if info.is_tar else "copy"
+    how = "extract" if info.is_tar else "combine" if plan.beneath else "copy"
     lines = [_cleared(plan, where)] if plan.leftover else []
     ended = "" if info.end_time is None else f"ended {info.end_time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
-    lines.append(f"{how} backup {info.id} ({', '.join(filter(None, (ended, *_copied(plan, limit))))}) to {where}")
+    backup = f"backup {' with '.join(filter(None, (info.id, ', '.join(plan.beneath))))}"
+    lines.append(f"{how} {backup} ({', '.join(filter(None, (ended, *_copied(plan, limit))))}) to {where}")
     lines += [f"{how} tablespace {space.name} to {space.directory}" for space in plan.placed]
     lines += [f"make {made.location}, where WAL makes tablespace {made.oid} at {made.lsn}" for made in plan.replayed]
     lines += [f"stage the WAL that replay needs, verified, in {plan.staging}"] if plan.staging else []
@@ -43,8 +44,9 @@ def of(plan: Plan, *, pg_ctl: str, limit: int) -> list[str]:
 
 def _cleared(plan: Plan, where: str) -> str:
     """Return what is done with what an interrupted restore left; rsync goes on with files, and nothing with tars."""
-    goes_on = plan.order.on and plan.info is not None and not plan.info.is_tar
-    return f"{'go on with' if goes_on else 'remove'} what an interrupted restore left in {where}"
+    return (
+        f"{'go on with' if plan.order.on and plan.is_copied else 'remove'} what an interrupted restore left in {where}"
+    )
 
 
 def _copied(plan: Plan, limit: int) -> Iterator[str]:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from engine.errors import Refused
 from engine.postgres.segment import parse_segment
 from engine.recovery import source
 from engine.recovery.facts import Base
 from engine.repository import identity
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.chain import chain
 from engine.repository.layout import Layout
 from engine.wal import index
 from engine.wal.consistent import MOST_READ, Consistent, consistent
@@ -43,14 +45,14 @@ def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> li
 def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None) -> Base:
     assert info.end_time is not None
     unusable = span.lacking
-    if info.is_incremental:
-        unusable = f"backup {info.id} is incremental: it has to be combined with {info.parent_backup_id} first"
-    elif info.snapshots_info:
+    if info.snapshots_info:
         unusable = f"backup {info.id} is a disk snapshot, which its provider restores"
     elif system is not None and info.systemid is not None and info.systemid != system:
         unusable = f"backup {info.id} is of another system, {info.systemid}; the archive's is {system}"
     elif not os.path.isdir(source.data_directory(layout, info)):
         unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
+    elif info.is_incremental:
+        unusable = unusable or _broken(layout, info)
     standalone = info.keep == "standalone"
     return Base(
         info.id,
@@ -63,6 +65,15 @@ def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None
         span.exact,
         span.stop_timeline,
     )
+
+
+def _broken(layout: Layout, info: BackupInfo) -> str:
+    """Return why an incremental backup cannot be combined with what it rests on, "" when it can."""
+    try:
+        chain(layout, info)
+    except Refused as refused:
+        return f"{refused.what}: {refused.why}"
+    return ""
 
 
 def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, keep: bool) -> Archive:
