@@ -35,6 +35,10 @@ class Item:
     """Bytes of a block, where there is something beneath."""
 
 
+Tree = tuple[list[str], list[Item], list[str]]
+"""The directories to make, the files to copy, and what is neither (links, sockets)."""
+
+
 class Stopped(Exception):
     """Raised inside the threads when the work is given up."""
 
@@ -87,8 +91,8 @@ def files_below(root: str, *, leave_out: Collection[str] = ()) -> Iterator[tuple
                     waiting.append(path)
 
 
-def plan_tree(source: str, destination: str, *, leave_out: Collection[str]) -> tuple[list[str], list[Item], list[str]]:
-    """Return the directories to make, the files to copy, and what is neither (links, sockets), of one tree."""
+def plan_tree(source: str, destination: str, *, leave_out: Collection[str]) -> Tree:
+    """Return what there is to do for one tree."""
     directories, items, odd = [destination], [], []
     for path, status in files_below(source, leave_out=leave_out):
         target = os.path.join(destination, path)

@@ -11,7 +11,7 @@ from engine.postgres.controlfile import ControlFile, read_control
 from engine.postgres.increment import PREFIX, IncrementError
 from engine.postgres.manifest import read_manifest
 from engine.recovery import combining
-from engine.recovery.copying import Item, plan_tree
+from engine.recovery.copying import Item, Tree, plan_tree
 from engine.recovery.destination import Placed
 from engine.recovery.extraction import TarFile, tar_files
 from engine.repository.backupinfo import BackupInfo
@@ -130,18 +130,14 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
 
 def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed: Sequence[Placed]) -> Source:
     leave_out = LEFT_OUT | {os.path.join("pg_tblspc", str(space.oid)) for space in placed}
-    directories, items, odd = plan_tree(data, destination, leave_out=leave_out)
     older = chain(layout, info)[1:]
     page = _page(layout, info) if older else 0
-    if older:
-        items = [whole for item in items if (whole := _whole(item, data, [layout.data(one.id) for one in older], page))]
+    below = [layout.data(one.id) for one in older]
+    directories, items, odd = _combined(plan_tree(data, destination, leave_out=leave_out), data, below, page)
     spaces: dict[int, int] = {}
     for space in placed:
-        stored = layout.tablespace(info.id, space.oid)
-        made, more, strange = plan_tree(stored, space.directory, leave_out=())
-        if older:
-            places = [layout.tablespace(one.id, space.oid) for one in older]
-            more = [whole for item in more if (whole := _whole(item, stored, places, page))]
+        stored, *below = [layout.tablespace(one.id, space.oid) for one in (info, *older)]
+        made, more, strange = _combined(plan_tree(stored, space.directory, leave_out=()), stored, below, page)
         directories += made
         items += more
         odd += [os.path.join(str(space.oid), path) for path in strange]
@@ -153,6 +149,14 @@ def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed
     total = sum(item.size for item in items)
     beneath = tuple(one.id for one in older)
     return Source(tuple(directories), tuple(items), (), tuple(odd), total, spaces, beneath)
+
+
+def _combined(tree: Tree, root: str, older: Sequence[str], page: int) -> Tree:
+    """Return the tree of an incremental backup as it is when combined with the `older` ones' directories."""
+    directories, items, odd = tree
+    if older:
+        items = [whole for item in items if (whole := _whole(item, root, older, page))]
+    return directories, items, odd
 
 
 def _page(layout: Layout, info: BackupInfo) -> int:
