@@ -154,7 +154,9 @@ def load(layout: Layout, backup_id: str) -> BackupInfo:
 
 
 def find(layout: Layout, ref: str) -> BackupInfo:
-    """Return the backup that `ref` means: an id, a name (its newest), or latest, oldest, last-failed, latest-full.
+    """Return the backup that `ref` means: an id, a name, or latest, oldest, last-failed, latest-full.
+
+    Of several with one name it is the newest that is usable, else the newest that may become so.
 
     Raises NotFound, with the nearest ones, and BackupInfoError when the entry is there and cannot be read.
     """
@@ -174,10 +176,21 @@ def choose(layout: Layout, found: Catalogue, ref: str) -> BackupInfo:
                 f"correct {layout.backup_info(ref)}",
             )
     shortcut = SHORTCUTS.get(ref.lower())
-    matches = [info for info in found.backups if (shortcut(info) if shortcut else info.backup_name == ref)]
+    matches = list(filter(shortcut, found.backups)) if shortcut else _named(found, ref)
     if not matches:
         raise _not_found(layout, ref, found)
     return matches[-1] if ref.lower() in ("oldest", "first") else matches[0]
+
+
+def _named(found: Catalogue, name: str) -> list[BackupInfo]:
+    """Return the backups with this name, the one that it means first: one that came to nothing gives its name up."""
+    named = [info for info in found.backups if info.backup_name == name]
+    return sorted(named, key=lambda info: (not info.usable, _lost(info)))
+
+
+def _lost(info: BackupInfo) -> bool:
+    """Tell whether a backup will not become usable any more."""
+    return info.deleting or info.status == "FAILED"
 
 
 def abandoned(layout: Layout, info: BackupInfo) -> bool:
@@ -193,13 +206,14 @@ def abandoned(layout: Layout, info: BackupInfo) -> bool:
 
 
 def check_name(layout: Layout, name: str) -> None:
-    """Raise UsageError unless a new backup may carry `name`."""
+    """Raise UsageError unless a new backup may carry `name`: one that failed or goes away does not hold its own."""
     if is_backup_id(name) or name.lower() in RESERVED_NAMES:
         why = "ids and words such as latest mean something already"
         raise UsageError(f"a backup cannot be named {name!r}", why, "choose another name")
     if not name.strip() or name != name.strip() or not name.isprintable():
         raise UsageError(f"a backup cannot be named {name!r}", "a name is printable and has no space at its ends")
-    taken = next((info for info in backups(layout) if info.backup_name == name and not info.deleting), None)
+    holders = (info for info in _named(catalogue(layout), name) if not (_lost(info) or abandoned(layout, info)))
+    taken = next(holders, None)
     if taken is not None:
         raise UsageError(f"the name {name!r} is taken", f"backup {taken.id} has it", "choose another name")
 

@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import CellarmanError, NotFound, UsageError
 from engine.repository import annotations as marks
-from engine.repository import files, repository
+from engine.repository import files, locks, repository
 from engine.repository.backupinfo import BackupInfo, BackupInfoError
 from tests.engine.repository.catalogues import BARMAN, SIZE, add, barman, empty, python, segments, tree
 
@@ -121,6 +121,35 @@ def test_names_that_mean_something_else_are_refused(tmp_path: Path, name: str) -
     with pytest.raises(UsageError):
         repository.check_name(layout, name)
     repository.check_name(layout, "vor dem Upgrade – größer")
+
+
+def test_a_backup_that_came_to_nothing_holds_no_name(tmp_path: Path) -> None:
+    layout = empty(tmp_path)
+    add(layout, 1, 5, backup_name="nightly", status="FAILED")
+    add(layout, 2, 7, backup_name="nightly", status="STARTED")
+    add(layout, 3, 9, backup_name="nightly")
+    marks.set_deleting(layout, "20261103T120000")
+    repository.check_name(layout, "nightly")
+    with locks.hold(layout.lock("backup"), what="back up main"), pytest.raises(UsageError, match="20261102T120000"):
+        repository.check_name(layout, "nightly")
+    add(layout, 4, 11, backup_name="nightly", status="WAITING_FOR_WALS")
+    with pytest.raises(UsageError, match="20261104T120000"):
+        repository.check_name(layout, "nightly")
+
+
+def test_a_name_means_the_good_backup_of_those_that_carry_it(tmp_path: Path) -> None:
+    layout = empty(tmp_path)
+    add(layout, 1, 5, backup_name="nightly", status="FAILED")
+    add(layout, 2, 7, backup_name="nightly", status="FAILED")
+    assert repository.find(layout, "nightly").id[6:8] == "02", "none is good: its newest"
+    add(layout, 3, 9, backup_name="nightly", status="WAITING_FOR_WALS")
+    add(layout, 4, 11, backup_name="nightly", status="FAILED")
+    assert repository.find(layout, "nightly").id[6:8] == "03", "one that may become good comes before one that failed"
+    add(layout, 5, 13, backup_name="nightly")
+    add(layout, 6, 15, backup_name="nightly", status="FAILED")
+    add(layout, 7, 17, backup_name="nightly")
+    marks.set_deleting(layout, "20261107T120000")
+    assert repository.find(layout, "nightly").id[6:8] == "05"
 
 
 def test_ids_are_local_time_and_only_grow(tmp_path: Path) -> None:
