@@ -178,11 +178,18 @@ def place(plan: Plan, glyphs: Glyphs) -> list[Line]:
             *facts([("changes", said, "text")]),
         ]
     else:
-        what = "what an interrupted restore left there is removed first" if plan.leftover else "nothing is overwritten"
-        lines = [((f"{glyphs.ok} ", "good"), (f"It can be made there; {what}.", "good!"))]
+        lines = [((f"{glyphs.ok} ", "good"), (f"It can be made there; {_left_there(plan)}.", "good!"))]
     if plan.copy_bytes is not None and plan.free_bytes is not None:
         lines += facts([("writes", f"{size(plan.copy_bytes)}; {size(plan.free_bytes)} are free", "text")])
     return lines
+
+
+def _left_there(plan: Plan) -> str:
+    """Return what becomes of what is there."""
+    if plan.leftover is None:
+        return "nothing is overwritten"
+    left = "what an interrupted restore left there"
+    return f"it goes on with {left}" if plan.goes_on else f"{left} is removed first"
 
 
 def warnings(plan: Plan, glyphs: Glyphs) -> list[Line]:

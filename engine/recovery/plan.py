@@ -173,15 +173,16 @@ class Plan:
     """The directory on the other host that WAL is staged in."""
 
     @property
-    def is_copied(self) -> bool:
-        """Whether files are copied as the backup has them: not out of tar files, nor combined from a chain."""
-        return self.info is not None and not self.info.is_tar and not self.beneath
-
-    @property
     def roots(self) -> list[str]:
         """The directories that are made, the data directory first."""
         spaces = (space.directory for space in self.placed)
         return [self.order.destination, *spaces, *(space.location for space in self.replayed)]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a restore here takes up what an interrupted one left: rsync goes on with files; what comes out of tar
+        files, or is combined from a chain, comes anew."""
+        return bool(self.order.on) and self.info is not None and not self.info.is_tar and not self.beneath
 
     @property
     def refused(self) -> Refused | None:

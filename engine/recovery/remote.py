@@ -22,6 +22,7 @@ from engine.faults import step
 from engine.host import pipe, problems, rsync
 from engine.host.machine import Machine, machine, must
 from engine.host.pipe import paced
+from engine.host.problems import LINK, HostError
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.recovery import farside, sending, source, staging
 from engine.recovery.copying import Meter
@@ -111,8 +112,8 @@ rm -f -- {MARKER} && {{ sync -- . 2>/dev/null || sync; }}
 def restore(server: Server, plan: Plan, report: Reporter) -> None:
     """Make the data directory and the tablespaces on the plan's host; raises what stopped it.
 
-    A new directory that could not be finished is removed again. An existing one that was being changed (a delta) stays,
-    marked and without pg_control, for the next try to go on with.
+    A new directory that could not be finished is removed again. After a lost link it stays, marked and without
+    pg_control, for the next try to go on with, and so does an existing one that was being changed (a delta).
     """
     assert plan.endpoint is not None and plan.info is not None
     repository.load(server.layout, plan.info.id)  # under the lock: it has not been deleted since the plan was made
@@ -189,22 +190,31 @@ def _making(plan: Plan, far: Machine, report: Reporter) -> Iterator[None]:
                 far.name, "sh", f"{destination} could not be made on {far.name}", done.status, done.words
             )
         abandoned = [path for path in left if path not in roots]
-        if abandoned or (plan.leftover and not plan.is_copied):
+        if abandoned or (plan.leftover and not plan.goes_on):
             report.note(f"removing what an interrupted restore left in {destination} on {far.name}")
             must(far, ["sh", "-c", _CLEAR, "sh", "yes", *roots, *abandoned], "it could not be removed", timeout=3600)
         step("remote.begun")
         yield
-    except BaseException:
-        _give_up(plan, far, report, roots, new)
+    except BaseException as error:
+        if plan.delta:
+            report.note(f"{destination} on {far.name} is half changed and cannot start: run the restore again", "warn")
+        elif isinstance(error, HostError) and error.kind in LINK:
+            report.note(_kept(plan, far), "warn")
+        else:
+            _remove(plan, far, report, roots, new)
         raise
 
 
-def _give_up(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], new: Sequence[str]) -> None:
-    """Remove what was made; a delta, and what cannot be reached any more, stays as it is: it cannot start."""
+def _kept(plan: Plan, far: Machine) -> str:
+    """Say what becomes of a new directory after a lost link, which may be back by now: it is not removed."""
+    again = "goes on with it" if plan.goes_on else "begins it anew"
+    where = f"{plan.order.destination} on {far.name}"
+    return f"what was restored stays in {where}, which cannot start; the same restore {again}"
+
+
+def _remove(plan: Plan, far: Machine, report: Reporter, roots: Sequence[str], new: Sequence[str]) -> None:
+    """Remove what was made; what cannot be reached any more stays as it is: it cannot start."""
     destination = plan.order.destination
-    if plan.delta:
-        report.note(f"{destination} on {far.name} is half changed and cannot start: run the restore again", "warn")
-        return
     report.note(f"removing what was restored so far on {far.name}", "warn")
     try:
         must(far, ["rm", "-rf", "--", plan.staging], "it could not be removed", timeout=3600)

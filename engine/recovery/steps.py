@@ -43,10 +43,8 @@ def of(plan: Plan, *, pg_ctl: str, limit: int) -> list[str]:
 
 
 def _cleared(plan: Plan, where: str) -> str:
-    """Return what is done with what an interrupted restore left; rsync goes on with files, and nothing with tars."""
-    return (
-        f"{'go on with' if plan.order.on and plan.is_copied else 'remove'} what an interrupted restore left in {where}"
-    )
+    """Return what is done with what an interrupted restore left."""
+    return f"{'go on with' if plan.goes_on else 'remove'} what an interrupted restore left in {where}"
 
 
 def _copied(plan: Plan, limit: int) -> Iterator[str]:

@@ -17,7 +17,8 @@ from textual.widgets import Input
 
 from engine import trail
 from engine.recovery import choices, planfile
-from engine.recovery.target import TimeTarget, XidTarget
+from engine.recovery.place import Leftover
+from engine.recovery.target import Immediate, TimeTarget, XidTarget
 from engine.repository import repository
 from tests.engine.recovery.scene import Scene, scene, value
 from tests.support.cluster import Install
@@ -25,7 +26,9 @@ from tests.support.fleet import NOW, Fleet
 from tests.support.sshd import sshd
 from tests.tui.conftest import console, flash, screen_text, until
 from tests.tui.test_goldens import compare
+from tui import moments
 from tui.app import Console
+from tui.glyphs import UNICODE
 from tui.screens.commits import Commits
 from tui.screens.restore import RestoreRoom
 from tui.snapshot import utc_now
@@ -343,6 +346,18 @@ async def test_another_host_is_asked_once_its_name_is_whole(stage: Scene, tmp_pa
             room.query_one("#on", Input).value = "127.0.0.1:1"
             await pilot.press("up", "down")
             await until(pilot, lambda: room._error is not None and "127.0.0.1:1" in words(app), seconds=60)
+
+
+def test_what_becomes_of_what_an_interrupted_restore_left(stage: Scene) -> None:
+    here = stage.plan(Immediate())
+    assert here.refused is None and here.info is not None
+    left = replace(here, leftover=Leftover(()))
+    far = replace(left, order=replace(here.order, on="pg"))
+    tar = replace(far, info=replace(here.info, compression="zstd"))
+    said = {"there is removed first": (left, tar), "it goes on with what": (far,), "nothing is overwritten": (here,)}
+    for words, plans in said.items():
+        for plan in plans:
+            assert any(words in text for line in moments.place(plan, UNICODE) for text, _ in line), words
 
 
 async def test_read_only_plans_and_does_not_start(stage: Scene) -> None:

@@ -650,6 +650,29 @@ def test_a_link_that_stays_cut_fails_and_says_so(stage: Scene, tmp_path: Path, m
             assert (destination / MARKER).exists() and not (destination / "global" / "pg_control").exists()
 
 
+def test_a_link_that_comes_back_too_late_finds_what_was_copied(
+    stage: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restore has given up, and says that the same one goes on; nothing that is there is removed."""
+    with sshd(tmp_path / "own") as own:
+        server = own_server(stage, tmp_path, own, restore_bandwidth_limit=4000)
+        monkeypatch.setattr(link, "_PAUSES", ())
+        destination = tmp_path / "new"
+        wanted = order(stage, destination, start=True).to_arguments()
+        with removed(stage, destination):
+            with pytest.raises(HostError, match="stopped") as caught:
+                execute(wanted, server, report := Gone(own, destination))
+            assert "run the same restore again" in caught.value.fix
+            assert any(note.endswith("cannot start; the same restore goes on with it") for note in report.notes)
+            assert not any(note.startswith("removing") for note in report.notes)
+            assert (destination / MARKER).exists()
+            before = inodes(destination)
+            result = execute(wanted, server, Silent())
+            after = inodes(destination)
+            assert sum(after[path] == inode for path, inode in before.items()) > len(before) // 2
+            assert value(conninfo(result), "SELECT count(*) FROM kept") == 300
+
+
 def test_a_link_cut_while_a_tar_is_sent_begins_anew(
     debian_postgres: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -719,6 +742,24 @@ class Cutter(Said):
                 self.far.stop()
             else:
                 self.far.cut()
+
+
+class Gone(Cutter):
+    """Kills the connections once some files have come, until the restore gives up."""
+
+    def __init__(self, far: Far, destination: Path) -> None:
+        super().__init__(far)
+        self.destination = destination
+
+    @property
+    def noticed(self) -> bool:
+        over = any("stays in" in note or "removing" in note for note in self.notes)
+        return over or len(inodes(self.destination)) < 20
+
+
+def inodes(destination: Path) -> dict[Path, int]:
+    """Return the files of relations that are there under their names."""
+    return {path: path.stat().st_ino for path in (destination / "base").rglob("[0-9]*") if path.is_file()}
 
 
 def test_the_watching_survives_a_cut(stage: Scene, tmp_path: Path) -> None:
