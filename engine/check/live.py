@@ -18,13 +18,10 @@ _CHECKPOINT_SETTINGS = """
 SELECT name, setting FROM pg_settings
  WHERE name IN ('checkpoint_timeout', 'checkpoint_completion_target', 'max_wal_size')
 """
-_CHECKPOINTS = "SELECT num_timed, num_requested FROM pg_stat_checkpointer"
-_CHECKPOINTS_BEFORE_17 = "SELECT checkpoints_timed, checkpoints_req FROM pg_stat_bgwriter"
-_WAL_RATE = """
-SELECT (wal_bytes / extract(epoch FROM clock_timestamp() - stats_reset))::float8,
-       extract(epoch FROM clock_timestamp() - stats_reset)
-  FROM pg_stat_wal WHERE clock_timestamp() > stats_reset
-"""
+_SINCE = "extract(epoch FROM clock_timestamp() - stats_reset)::float8"
+_CHECKPOINTS = f"SELECT num_timed, num_requested, {_SINCE} FROM pg_stat_checkpointer"
+_CHECKPOINTS_BEFORE_17 = f"SELECT checkpoints_timed, checkpoints_req, {_SINCE} FROM pg_stat_bgwriter"
+_WAL = f"SELECT wal_bytes::float8, {_SINCE} FROM pg_stat_wal WHERE clock_timestamp() > stats_reset"
 _MAY_SEE_HBA = """
 SELECT has_table_privilege('pg_catalog.pg_hba_file_rules', 'SELECT')
    AND has_function_privilege('pg_catalog.pg_hba_file_rules()', 'EXECUTE')
@@ -59,7 +56,10 @@ class Live:
     wal_rate: float | None = None
     """Bytes of WAL a second since its statistics began; None when that is not known."""
     checkpoints: tuple[int, int] = (0, 0)
-    """Those by time, and those that something asked for, since the statistics began."""
+    """Those by time, and those that something asked for, since the statistics began: the volume of WAL, a backup or
+    CHECKPOINT, which PostgreSQL does not count apart."""
+    checkpoint_wal: float | None = None
+    """Bytes of WAL written since then, as far as statistics tell; None when they do not."""
     checkpoint_settings: Mapping[str, str] | None = None
     """checkpoint_timeout in seconds, checkpoint_completion_target, max_wal_size in megabytes."""
 
@@ -73,7 +73,8 @@ def look(server: Server, patience: int) -> Live:
         slot = connection.slot(link, server.slot_name) if server.slot_name else None
         skew, doubt = _clock(link)
         before_17 = facts.version_num < 170000
-        timed, requested = _row(link, _CHECKPOINTS_BEFORE_17 if before_17 else _CHECKPOINTS)
+        timed, requested, counted = _row(link, _CHECKPOINTS_BEFORE_17 if before_17 else _CHECKPOINTS)
+        written, seconds = _written(link) if facts.version_num >= 140000 else (None, 0.0)
         safe = _rows(link, _SAFE_WAL_SIZE, server.slot_name) if slot is not None else []
         return Live(
             facts,
@@ -85,8 +86,9 @@ def look(server: Server, patience: int) -> Live:
             bool(link.info.used_password),
             _hba_errors(link),
             safe[0][0] if safe else None,
-            _wal_rate(link) if facts.version_num >= 140000 else None,
+            written / seconds if written is not None and seconds >= _LEAST_OBSERVED else None,
             (int(timed), int(requested)),
+            written * min(1.0, counted / seconds) if written is not None and counted is not None else None,
             dict(_rows(link, _CHECKPOINT_SETTINGS)),
         )
 
@@ -106,9 +108,10 @@ def _hba_errors(link: Connection) -> tuple[str, ...] | None:
     return tuple(f"line {number}: {error}" for number, error in _rows(link, _HBA_ERRORS))
 
 
-def _wal_rate(link: Connection) -> float | None:
-    rows = _rows(link, _WAL_RATE)
-    return float(rows[0][0]) if rows and rows[0][1] >= _LEAST_OBSERVED else None
+def _written(link: Connection) -> tuple[float | None, float]:
+    """Return the bytes of WAL that statistics know of, and in how many seconds they were written."""
+    rows = _rows(link, _WAL)
+    return rows[0] if rows else (None, 0.0)
 
 
 def _row(link: Connection, query: str, *arguments: Any) -> tuple[Any, ...]:

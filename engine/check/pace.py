@@ -66,13 +66,15 @@ def checkpoints(facts: Facts) -> CheckResult:
     if isinstance(facts.live, Unknown) or facts.live.checkpoint_settings is None:
         return skip(name, UNREACHED)
     said = facts.live.checkpoint_settings
-    timed, requested = facts.live.checkpoints
+    timed = facts.live.checkpoints[0]
     every, target = int(said["checkpoint_timeout"]), float(said["checkpoint_completion_target"])
-    if requested > timed and timed + requested >= _ENOUGH_CHECKPOINTS:
-        limit = int(said["max_wal_size"])
+    limit = int(said["max_wal_size"])
+    forced = _forced(facts.live, limit << 20, target)
+    if forced > timed and timed + forced >= _ENOUGH_CHECKPOINTS:
         return warn(
             name,
-            f"{requested} of {timed + requested} were asked for: max_wal_size = {limit}MB may be too small",
+            f"{timed} came by time, and up to {forced} because of {size(int(facts.live.checkpoint_wal or 0))} of WAL:"
+            f" max_wal_size = {limit}MB may be too small",
             f"ALTER SYSTEM SET max_wal_size = '{2 * limit}MB'; SELECT pg_reload_conf();",
         )
     if target < 0.5:
@@ -85,3 +87,14 @@ def checkpoints(facts: Facts) -> CheckResult:
     if not facts.server.immediate_checkpoint:
         wait = f"a backup waits for one, up to {age(timedelta(seconds=every * target))}"
     return ok(name, f"every {age(timedelta(seconds=every))}; {wait}")
+
+
+def _forced(live: Live, limit: int, target: float) -> int:
+    """Return how many of the checkpoints that were asked for the volume of WAL can have forced, at most.
+
+    It forces one whenever so many segments were begun since the last (CalculateCheckpointSegments in xlog.c); backups
+    and CHECKPOINT ask too, and are counted with it.
+    """
+    segment = live.facts.segment_size
+    apart = max(1, int(limit // segment / (1 + target)) - 1) * segment
+    return min(live.checkpoints[1], int((live.checkpoint_wal or 0) // apart))

@@ -21,6 +21,7 @@ from engine.repository import repository
 from tests.engine.check.test_real_servers import archive_command, check, configuration, wait_until
 from tests.engine.wal import pages
 from tests.support import cluster
+from tests.support.waiting import until
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 
@@ -99,11 +100,27 @@ def test_checkpoints(server: cluster.Cluster, tmp_path: Path, setting: object) -
     setting("checkpoint_completion_target", "0.1")
     found = check(config)["checkpoints"]
     assert found.status == "warn" and "a burst of writes" in found.detail
-    facts = of(config)
-    assert isinstance(facts.live, Live)
-    forced = pace.checkpoints(replace(facts, live=replace(facts.live, checkpoints=(2, 30))))
-    assert forced.status == "warn" and "30 of 32 were asked for" in forced.detail
-    server.sql(forced.fix.partition(";")[0])
+
+
+def test_checkpoints_that_wal_forces_are_told_from_those_that_were_asked_for(
+    each_postgres: cluster.Install, tmp_path: Path
+) -> None:
+    def asked() -> int:
+        live = of(config).live
+        assert isinstance(live, Live)
+        return live.checkpoints[1]
+
+    with cluster.running(each_postgres, extra=["--wal-segsize=1"], max_wal_size="8MB") as server:
+        config = configuration(tmp_path, server.install, server.conninfo, archiver="true")
+        for _ in range(12):
+            server.sql("CHECKPOINT")
+        until(lambda: asked() >= 12, "PostgreSQL has counted them")
+        assert check(config)["checkpoints"].status == "ok", "a backup and an operator ask for them"
+        while asked() < 30:
+            server.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS n; DROP TABLE t")
+        found = check(config)["checkpoints"]
+        assert found.status == "warn" and "0 came by time" in found.detail and "max_wal_size = 8MB" in found.detail
+        server.sql(found.fix.partition(";")[0])
 
 
 def test_a_command_that_says_yes_and_stores_nothing_here(server: cluster.Cluster, tmp_path: Path) -> None:
