@@ -72,6 +72,7 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
         server,
         catalogue.backups,
         catalogue.unreadable,
+        reader.bad_pages(catalogue),
         reached.windows,
         judged.findings,
         wal,

@@ -16,7 +16,7 @@ from engine.postgres.timeline import Lineage
 from engine.repository import files, locks, repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
-from engine.repository.repository import Catalogue
+from engine.repository.repository import BadPage, Catalogue
 from engine.status.values import Wal, Window
 from engine.wal import accepted, condemned, listing, refused
 from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
@@ -59,6 +59,7 @@ class Reader:
         """Has each server judged at a time of its own, not all of them in one moment."""
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
+        self._bad_pages: tuple[object, tuple[BadPage, ...]] | None = None
         self._judged: tuple[object, Judged] | None = None
         self._reached: tuple[object, Reached] | None = None
 
@@ -68,6 +69,13 @@ class Reader:
         if self._catalogue is None or self._catalogue[0] != marks:
             self._catalogue = (marks, repository.catalogue(self.layout))
         return self._catalogue[1]
+
+    def bad_pages(self, catalogue: Catalogue) -> tuple[BadPage, ...]:
+        """Return the bad pages that the newest usable backup is known to hold, read again with the catalogue."""
+        if self._bad_pages is None or self._bad_pages[0] != id(catalogue):
+            facts = repository.facts(self.layout, catalogue.usable[0].id) if catalogue.usable else {}
+            self._bad_pages = (id(catalogue), repository.bad_pages(facts) or ())
+        return self._bad_pages[1]
 
     def judged(self, catalogue: Catalogue, now: datetime) -> Judged:
         """Return the judgement on the WAL, made again only when a directory has changed, or some time has passed: files

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from engine.amounts import counted
 from engine.commands import cellarman
 from engine.config import Server
 from engine.job.state import JobState
 from engine.remedy import Remedy, run, words
 from engine.repository.backupinfo import BackupInfo
-from engine.repository.repository import Unreadable
+from engine.repository.repository import BadPage, Unreadable
 from engine.status.values import Finding, Health, Wal, Window
 from engine.wal.judgement.values import Finding as WalFinding
 
@@ -51,6 +52,7 @@ def findings(
     server: Server,
     backups: Sequence[BackupInfo],
     unreadable: Sequence[Unreadable],
+    bad_pages: Sequence[BadPage],
     windows: Sequence[Window],
     judged: Sequence[WalFinding],
     wal: Wal,
@@ -60,10 +62,12 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is wrong with a server, worst first.
 
-    `judged` is what `engine.wal.findings` says of its WAL. `jobs` run, `last_jobs` have ended, newest first.
+    `bad_pages` are those of the newest usable backup. `judged` is what `engine.wal.findings` says of its WAL. `jobs`
+    run, `last_jobs` have ended, newest first.
     """
     found = [
         *_about_backups(server, backups, windows, judged, jobs, now),
+        *_about_pages(server, bad_pages),
         *map(about, (each for each in judged if each.severity != "note")),
         *_about_wal(server, wal, now),
         *_about_catalogue(backups, unreadable, jobs, last_jobs),
@@ -112,6 +116,14 @@ def _about_backups(
     if limit is not None and ended is not None and now - ended > limit:
         why = f"last_backup_maximum_age is {server.last_backup_maximum_age}"
         yield Finding("warning", f"the last good backup ended {_ago(now - ended)} ago", why, take, "backup")
+
+
+def _about_pages(server: Server, bad: Sequence[BadPage]) -> Iterator[Finding]:
+    if bad:
+        what = f"the last good backup holds {counted(len(bad), 'bad page')}"
+        why = f"the checksum does not match, on the server too: {bad[0]}"
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        yield Finding("warning", what, why + more, run(cellarman("check", server.name)))
 
 
 def gaps(judged: Sequence[WalFinding]) -> int:

@@ -181,6 +181,32 @@ def test_too_few_or_too_old_backups_are_warnings(fleet: Fleet) -> None:
     assert the_status(fleet).health == "warning"
 
 
+def test_a_bad_page_in_the_newest_good_backup_is_a_warning(fleet: Fleet) -> None:
+    def spoil(backup_id: str, *pages: dict[str, object]) -> None:
+        repository.save_facts(server.layout, backup_id, {"checked_pages": 9, "bad_pages": list(pages)})
+
+    server = well(fleet)
+    older = the_status(fleet).backups[0]
+    looking = Statuses(fleet.config)
+    assert looking.read((), NOW)[0].health == "ok"
+    spoil(older.id, {"file": "base/5/16384", "block": 7, "relation": "erp: public.orders"})
+    (status,) = looking.read((), NOW)
+    assert status.health == "warning"
+    assert "warning: the last good backup holds 1 bad page (the checksum" in whats(status)
+    assert "base/5/16384, block 7, of erp: public.orders" in whats(status)
+    assert status.findings[0].fix.text() == "cellarman check main"
+    told = cellarman("--config", write_config(fleet), "status", "main")
+    assert told.returncode == 0 and "holds 1 bad page" in told.stdout
+    spoil(older.id, *({"file": "base/5/16384", "block": block} for block in (7, 8)))
+    assert "2 bad pages (the checksum does not match, on the server too: base/5/16384, block 7 and 1 more)" in whats(
+        looking.read((), NOW)[0]
+    )
+    newer = fleet.backup(server, NOW - HOUR, 109, minutes=2)
+    assert looking.read((), NOW)[0].health == "ok", "the newest is without them"
+    spoil(newer.id)
+    assert looking.read((), NOW)[0].health == "ok"
+
+
 def test_an_unreadable_backup_is_named_and_stops_nothing(fleet: Fleet) -> None:
     server = well(fleet)
     Path(server.layout.backup_info("20261101T000000")).write_text("garbage\n")
