@@ -27,6 +27,8 @@ class Back:
     problem: str = ""
     """Why it is not reached, in ssh's words; "" when it is."""
     fix: str = ""
+    kind: problems.Kind | None = None
+    """What kind of problem it is, as far as that is known."""
     client: str = ""
     """The version of cellarman-wal that answered; "" when the key is for something else, or it is not on the PATH."""
     bound_to: tuple[str, ...] = ()
@@ -102,7 +104,8 @@ def _back(host: Machine, server: Server) -> Back:
     done = host.run(argv, timeout=_BACK_TIMEOUT)
     if done.status == 255 or (done.status == 127 and b"ssh" in done.err[:20]):
         told = problems.explain_openssh(to, done.status, done.err.decode(errors="replace"))
-        return Back(str(to), str(told), f"there, as {openssh.destination(server.ssh or to)}: {shlex.join(argv)}")
+        there = f"there, as {openssh.destination(server.ssh or to)}: {shlex.join(argv)}"
+        return Back(str(to), str(told), there, told.kind)
     first, *servers = done.out.decode(errors="replace").splitlines() or [""]
     program, _, version = first.partition(" ")
     if done.status != 0 or program != "cellarman-wal":

@@ -28,9 +28,9 @@ def there(facts: Facts) -> list[Piece]:
     key = os.path.expanduser(endpoint.identity_file or _KEY)
     public = _public(f"{key}.pub")
     here = f"here, as {account()}"
-    known = works or _is_known(endpoint)
     user = endpoint.user or account()
     rejected = isinstance(facts.reach, Unknown) and "does not accept" in facts.reach.what
+    known = works or rejected or _is_known(endpoint)
     return [
         Piece(f"key of {account()}", here, _keygen(key), "sh", found(works or bool(public))),
         _known(endpoint, here, found(known), of=f"on {endpoint.host}"),
@@ -55,8 +55,9 @@ def back(facts: Facts) -> list[Piece]:
     works = reach is not None and reach.back is not None and not reach.back.problem
     theirs = reach.public_key if reach else ""
     who, far = endpoint.user or "postgres", f"on {endpoint.host}, as {endpoint.user or 'postgres'}"
-    said = reach.back.problem if reach and reach.back else ""
-    unknown_key = "host key" in said
+    said, kind = (reach.back.problem, reach.back.kind) if reach and reach.back else ("", None)
+    unknown_key = kind in ("unknown_host_key", "host_key_changed")
+    known = True if works or kind == "key_rejected" else False if unknown_key else None
     user, bound_to = to.user or account(), reach.back.bound_to if reach and reach.back else ()
     let_in = _authorize(user, theirs, f'restrict,command="{_only_push(facts)}"')
     foreign = bool(bound_to) and facts.server.name not in bound_to
@@ -65,7 +66,7 @@ def back(facts: Facts) -> list[Piece]:
         let_in = _also(user, bound_to[0], facts.server.name)
     return [
         Piece(f"key of {who}", far, _keygen(_KEY), "sh", found(works or bool(theirs) if reach else None)),
-        _known(to, far, found(True if works else False if unknown_key else None), of="here"),
+        _known(to, far, found(known), of="here"),
         Piece(
             f"login of {who} as {to}",
             "here, as root",

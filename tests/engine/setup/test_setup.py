@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.check.facts import gather
+from engine.check.facts import Unknown, gather
 from engine.check.reach import Back, Reach
 from engine.check.ssh import way_back
 from engine.config import load
@@ -21,7 +21,7 @@ from engine.setup import keys
 from engine.setup.lines import fitting
 from tests.support import cluster
 from tests.support.programs import BIN, Cellarman, configure
-from tests.support.sshd import Far, sshd
+from tests.support.sshd import Far, account, sshd
 from tests.support.waiting import until
 
 
@@ -215,6 +215,30 @@ def test_the_ssh_matrix(server: cluster.Cluster, far: Far, tmp_path: Path) -> No
     far.stop()
     checks = {check["name"]: check for check in cellarman.json("check", "main", code=1)["checks"]}
     assert "refuses the connection" in checks["SSH to the server"]["detail"]
+
+
+def test_a_host_that_turns_a_key_away_is_known(server: cluster.Cluster, tmp_path: Path) -> None:
+    """A login gets that far only when the host's key is known, in whichever file."""
+    with sshd(tmp_path / "far", shell="/bin/bash", PATH=f"{BIN}:/usr/bin:/bin") as far:
+        site = tmp_path / "site"
+        cellarman = two_hosts(site, server, far, backup_method="rsync", backup_host=str(far.endpoint))
+
+        def back() -> list[str]:
+            """The state of the backup host's key over there, and of the login from there."""
+            found, login = pieces(cellarman), f"login of {account()} as {far.endpoint}"
+            return [found[name]["state"] for name in (f"host key of {far.address}", login)]
+
+        assert back() == ["missing", "unknown"]
+        (far.home / ".ssh").mkdir(mode=0o700)
+        shutil.copy(far.known_hosts, far.home / ".ssh" / "known_hosts")
+        assert back() == ["there", "missing"]
+        config = load(str(cellarman.config))
+        gathered = gather(config, config.server("main"), datetime.now(timezone.utc))
+        assert isinstance(gathered.reach, Reach) and gathered.reach.back and gathered.reach.back.kind == "key_rejected"
+        far.known_hosts.write_text("")
+        for said, state in (("the host key of pg is not known", "missing"), ("pg does not accept our key", "there")):
+            facts = replace(gathered, reach=Unknown(said))
+            assert {piece.name: piece.state for piece in keys.there(facts)}[f"host key of {far.address}"] == state
 
 
 def test_a_key_that_is_bound_to_another_server_is_let_push_for_this_one_too(tmp_path: Path) -> None:
