@@ -11,7 +11,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from mmap import mmap
 
@@ -23,11 +23,13 @@ from engine.faults import step
 from engine.postgres import recordruns, segment, walfile
 from engine.postgres.clock import unix_time
 from engine.repository import locks, repository
+from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.wal import auditlog, codec, condemned, contentcheck, inspection
 from engine.wal.auditlog import Identity, Log, Reading, Round
-from engine.wal.contentcheck import Ending
+from engine.wal.contentcheck import Content, Ending
 from engine.wal.inventory import histories, list_names
+from engine.wal.scrutiny import begins_of, contradicted
 
 _BATCH = 64
 _COMMIT_SECONDS = 1.0
@@ -93,7 +95,10 @@ class Auditor:
         names = list_names(layout)
         self._names = names
         self._histories, _, _ = histories(layout, names.root)
-        self._systems = _systems(layout)
+        backups = repository.catalogue(layout).backups
+        self._systems = _systems(layout, backups)
+        self._begins = begins_of(info for info in backups if info.usable)
+        self._magic = inspection.magic_of(layout, self._systems[0] if self._systems else None)
         self._read = self._bytes = 0
 
     def run(self, deadline: float | None, rest: float, urgent: Callable[[], bool] | None) -> Outcome:
@@ -192,16 +197,15 @@ class Auditor:
             return reading._replace(problem=_damage(error))
         self._bytes += len(plain)
         before, ending = self._before(name, plain)
-        found = contentcheck.check(
-            name,
-            plain,
-            systems=self._systems,
-            histories=self._histories,
-            before=(before, ending) if before and ending else None,
-            walk=recordruns.walk,
-            magic=inspection.magic_of(self._layout, self._systems[0] if self._systems else None),
-        )
+        found = self._checked(name, plain, (before, ending) if before and ending else None)
+        if before and name in self._begins and contentcheck.CONTINUES in (found.problem or ""):
+            alone = self._checked(name, plain)
+            if not alone.problem:
+                self._log.look_again(before)
+                found = alone
         problem, digest = found.problem, _digest(plain)
+        if not problem and found.header and found.ending:
+            problem = self._contradicted(name, found.header.segment_size, found.ending)
         if not problem and found.blemish:
             problem = auditlog.HARMLESS + found.blemish
         system = str(found.header.system_id) if found.header else None
@@ -218,6 +222,35 @@ class Auditor:
             before=before if found.header else None,
             joined=ending.packed() if ending else None,
         )
+
+    def _checked(self, name: str, plain: bytes, before: tuple[str, Ending] | None = None) -> Content:
+        return contentcheck.check(
+            name,
+            plain,
+            systems=self._systems,
+            histories=self._histories,
+            before=before,
+            walk=recordruns.walk,
+            magic=self._magic,
+        )
+
+    def _contradicted(self, name: str, size: int, ending: Ending) -> str | None:
+        """Return that a backup begins in the next segment, which is right in itself and does not continue this one: it
+        is the backup's history, and this one is of another."""
+        timeline, number = segment.parse_segment(name, size)
+        following = segment.segment_name(timeline, number + 1, size)
+        backup = self._begins.get(following)
+        path = self._layout.wal(following)
+        if backup is None:
+            return None
+        try:
+            plain = codec.plain_apart(_read(path, self._layout.own)[1], _limit(path), self._layout.own)
+        except (CellarmanError, OSError):
+            return None
+        torn = self._checked(following, plain, (name, ending)).problem or ""
+        if contentcheck.CONTINUES not in torn or self._checked(following, plain).problem:
+            return None
+        return contradicted(following, backup)
 
     def _before(self, name: str, plain: bytes) -> tuple[str | None, Ending | None]:
         """Return the segment that this one goes on from, and its ending when that is known."""
@@ -280,8 +313,8 @@ def _now(layout: Layout, name: str) -> Identity | None:
         return None
 
 
-def _systems(layout: Layout) -> tuple[int, ...]:
+def _systems(layout: Layout, backups: Iterable[BackupInfo]) -> tuple[int, ...]:
     """Return the systems whose WAL belongs here: the archive's own first, then those of older backups."""
     own = inspection.known_system(layout)
-    found = [info.systemid for info in repository.catalogue(layout).backups if info.systemid is not None]
+    found = [info.systemid for info in backups if info.systemid is not None]
     return tuple(dict.fromkeys([own, *found] if own is not None else found))

@@ -112,7 +112,7 @@ def _blame_the_one_before(
             continue
         del invalid[name]
         if os.path.exists(locate(layout, torn[1])):
-            invalid.setdefault(torn[1], f"corrupt: {name}, in which backup {backup} begins, does not continue it")
+            invalid.setdefault(torn[1], contradicted(name, backup))
 
 
 def _alone(layout: Layout, name: str, system_id: int | None, known: Histories) -> str | None:
@@ -270,6 +270,11 @@ def begins_of(infos: Iterable[BackupInfo]) -> dict[str, str]:
         if info.begin_wal:
             found.setdefault(info.begin_wal, info.id)
     return found
+
+
+def contradicted(following: str, backup: str) -> str:
+    """Return what is wrong with a segment that the next one, in which a backup begins, does not continue."""
+    return f"corrupt: {following}, in which backup {backup} begins, does not continue it"
 
 
 def invalid_keys(

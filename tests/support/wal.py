@@ -6,12 +6,15 @@ import contextlib
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import google_crc32c
 import psycopg2
 
+from engine.postgres import walfile
 from engine.postgres.lsn import Lsn
 from tests.support.cluster import Cluster, Install, running
 
@@ -166,3 +169,21 @@ def _landmark(found: Dump, kind: str, lsn: str, text: str) -> None:
         found.promotions.append(place(lsn))
     elif kind == "SWITCH":
         found.switches += 1
+
+
+def last_record(data: bytes) -> int:
+    """Return where the last record of a segment begins."""
+    header = walfile.read_header(data)
+    begin = walfile.walk(data, header).last_record_lsn
+    assert begin is not None
+    return begin - header.address
+
+
+def ended_sooner(data: bytes) -> bytes:
+    """Return a segment as it would be if its server had switched one record earlier: right in itself."""
+    switch = last_record(data)
+    (link,) = struct.unpack_from("<Q", data, switch + 8)
+    at = link - walfile.read_header(data).address
+    head = data[switch : switch + 8] + data[at + 8 : at + 16] + data[switch + 16 : switch + 20]
+    record = head + google_crc32c.value(head).to_bytes(4, "little")
+    return data[:at] + record + bytes(len(data) - at - len(record))

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,12 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import google_crc32c
 import pytest
 
 from engine.errors import Refused
 from engine.event import Silent
-from engine.postgres import walfile
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_name, segment_of
 from engine.recovery.planner import make_plan
@@ -33,6 +30,7 @@ from engine.wal.fetch import REFUSED, get
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
 from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
+from tests.support.wal import ended_sooner, last_record
 
 Damage = Callable[["Life", Path], None]
 
@@ -158,14 +156,6 @@ def emptied(life: Life, path: Path) -> None:
 
 def zeroed(life: Life, path: Path) -> None:
     life.write(path, bytes(SEGMENT))
-
-
-def last_record(data: bytes) -> int:
-    """Return where the last record of a segment begins."""
-    header = walfile.read_header(data)
-    begin = walfile.walk(data, header).last_record_lsn
-    assert begin is not None
-    return begin - header.address
 
 
 def zeroed_from_the_last_record_on(life: Life, path: Path) -> None:
@@ -321,16 +311,6 @@ def test_the_last_segment_cut_short_after_it_was_indexed(life: Life) -> None:
         assert found.to_lsn < before[0].to_lsn
     finally:
         life.heal()
-
-
-def ended_sooner(data: bytes) -> bytes:
-    """Return a segment as it would be if its server had switched one record earlier: right in itself."""
-    switch = last_record(data)
-    (link,) = struct.unpack_from("<Q", data, switch + 8)
-    at = link - walfile.read_header(data).address
-    head = data[switch : switch + 8] + data[at + 8 : at + 16] + data[switch + 16 : switch + 20]
-    record = head + google_crc32c.value(head).to_bytes(4, "little")
-    return data[:at] + record + bytes(len(data) - at - len(record))
 
 
 @pytest.mark.parametrize("life", [COMPRESSIONS[-1]], indirect=True)

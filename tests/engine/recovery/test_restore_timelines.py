@@ -24,10 +24,10 @@ from engine.wal import codec
 from engine.wal.fetch import ABSENT, REFUSED, get
 from engine.wal.findings import report
 from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
-from tests.engine.recovery.test_restore_damage import ended_sooner
 from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
 from tests.support.waiting import until
+from tests.support.wal import ended_sooner
 
 
 @dataclass

@@ -9,19 +9,23 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from engine.postgres import walfile
+from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_name
 from engine.repository import repository
+from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.wal import archive, auditlog, codec, condemned, fetch, index
 from engine.wal.audit import audit
 from engine.wal.findings import report
 from tests.engine.wal.audit.conftest import Repo
 from tests.engine.wal.pages import filled
+from tests.support.wal import ended_sooner
 
 SIZE = 1 << 20
 
@@ -146,6 +150,44 @@ def test_a_segment_of_another_branch_under_the_same_name_is_found_by_its_neighbo
     found = bad(repo)
     assert found and all("does not continue" in reason or "checksum" in reason for reason in found.values())
     assert set(found) <= {name, repo.life.segments(2)[repo.life.segments(2).index(name) + 1]}
+
+
+def of_another_history(repo: Repo) -> tuple[str, str]:
+    """Put in place of a segment what its server would have written had it switched one record earlier; return its name
+    and the next one's, which does not continue it."""
+    name = next(
+        name
+        for name in repo.life.segments(1)
+        if walfile.walk(data := repo.path(name).read_bytes(), walfile.read_header(data)).switched
+    )
+    written_quietly(repo.path(name), ended_sooner(repo.path(name).read_bytes()))
+    return name, segment_name(1, int(name[16:], 16) + 1, SIZE)
+
+
+def backed_up(repo: Repo, begin: str) -> BackupInfo:
+    """Add a backup that begins in a segment."""
+    at = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
+    info = BackupInfo(
+        "20261101T120000", status="DONE", begin_time=at, end_time=at, systemid=repo.life.system, xlog_segment_size=SIZE
+    )
+    first = int(begin[16:], 16)
+    info = info.began(Lsn(first * SIZE + 40), 1).ended(Lsn((first + 1) * SIZE), 1)
+    repository.save(repo.layout, info)
+    return info
+
+
+def test_where_two_segments_are_of_different_histories_the_one_that_a_backup_begins_in_is_good(repo: Repo) -> None:
+    name, following = of_another_history(repo)
+    found = bad(repo)
+    assert list(found) == [following] and f"does not continue {name}" in found[following], "which one, nothing tells"
+    info = backed_up(repo, following)
+    for _ in range(2):
+        assert bad(repo) == {name: f"corrupt: {following}, in which backup {info.id} begins, does not continue it"}
+        assert condemned.names(repo.layout) == [name]
+    os.unlink(auditlog.path(repo.layout))
+    assert list(bad(repo)) == [name]
+    written_quietly(repo.path(following), flipped(repo.path(following).read_bytes(), 70))
+    assert list(bad(repo)) == [following], "what is bad itself speaks against no other"
 
 
 def test_a_change_that_no_record_tells_of_is_found_the_second_time(repo: Repo) -> None:
