@@ -23,18 +23,22 @@ from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import scratch
 from engine.job import pruning
+from engine.postgres import connection
 from engine.postgres.connection import ConnectionFailed
-from engine.repository import deletion, locks, repository, retention
+from engine.repository import deletion, files, locks, repository, retention
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.layout import Layout
 from engine.wal import audit, auditlog, condemned, index, receiver
 from engine.wal.ingest import ingest
+from engine.wal.supervisor import STOPPED
 
 Step = Callable[[Server, Reporter], None]
 VERIFY_BUDGET = 15.0
 """Seconds of a pass that may go into reading archived WAL whole, of all servers together."""
 LEFTOVERS_FOR = 86400.0
 """Seconds after a backup failed in which the server is asked whether it still holds something of it."""
+RECEIVER_PATIENCE = 60.0
+"""Seconds without anything from a receiver that fails again and again, after which it is said."""
 INDEX_BUDGET = 20.0
 """Seconds of a pass that may go into the index of one server; the next pass goes on."""
 
@@ -233,6 +237,28 @@ def _receive(server: Server, report: Reporter) -> None:
         report.note(f"{server.name}: pg_receivewal was started")
 
 
+def _look_at_receiver(server: Server, report: Reporter) -> None:
+    """Say that a receiver runs and nothing has come for a while, in the words of check."""
+    layout = server.layout
+    said = receiver.last_words(layout, 1)
+    quiet = time.time() - _last_arrival(layout.streaming) > RECEIVER_PATIENCE
+    if not server.streaming_archiver or not quiet or STOPPED not in said or receiver.alive(layout) is None:
+        return
+    try:
+        with connection.connect(server.conninfo, timeout=5, statement_timeout=5) as link:
+            slot = connection.slot(link, server.slot_name)
+    except ConnectionFailed:
+        return  # a server that is away writes nothing either
+    if receiver.gets_nothing(slot, said):
+        what = f"the WAL receiver runs, and nothing comes: {said}"
+        report.note(f"{server.name}: {what}; what to do about it: cellarman check {server.name}", "warn")
+
+
+def _last_arrival(streaming: str) -> float:
+    """Return when something last came into the receiver's directory; 0 when it is not there."""
+    return max(map(_last_change, (streaming, *(os.path.join(streaming, name) for name in files.listed(streaming)))))
+
+
 def _take_in(server: Server, report: Reporter) -> None:
     result = ingest(server, report)
     if result.stored:
@@ -308,4 +334,4 @@ _WAL_STEPS: tuple[Step, ...] = (_receive, _take_in, _promote, _index)
 def _steps(state: str) -> tuple[Step, ...]:
     """Return the steps of a whole pass; `state` is where the trail of deletions is written."""
     deletions = (partial(step, state=state) for step in (_finish_deletions, _retain))
-    return (_mark_the_dead, _end_leftovers, _sweep, *_WAL_STEPS, *deletions)
+    return (_mark_the_dead, _end_leftovers, _sweep, *_WAL_STEPS, _look_at_receiver, *deletions)

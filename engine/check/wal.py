@@ -15,7 +15,7 @@ from engine.postgres.connection import Slot
 from engine.postgres.quoting import literal, shell_word
 from engine.status import verdict
 from engine.wal import anew
-from engine.wal.receiver import log_path
+from engine.wal.receiver import gets_nothing, log_path
 
 _ACKNOWLEDGES_ALL = re.compile(
     r"\s*(:|true|/bin/true|/usr/bin/true|exit 0|echo\b[^|&;]*|/bin/echo\b[^|&;]*|cd \.|rem)\s*$"
@@ -246,7 +246,7 @@ def receiver(facts: Facts) -> CheckResult:
     if facts.home.receiver is None:
         return fail(name, "it does not run", _start(facts))
     slot = facts.live.slot if isinstance(facts.live, Live) else None
-    if slot is not None and not slot.active and "receiving stopped" in facts.home.receiver_said:
+    if gets_nothing(slot, facts.home.receiver_said):
         log = log_path(facts.server.layout)
         received = () if isinstance(facts.storage, Unknown) else facts.storage.received
         fix = anew.commands(facts.server, facts.home.receiver_said, received, facts.named)

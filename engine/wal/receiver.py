@@ -22,11 +22,12 @@ from engine.config import Server
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import Level, Reporter, Silent
 from engine.host.endpoint import Endpoint
+from engine.postgres.connection import Slot
 from engine.repository import locks
 from engine.repository.layout import Layout
 from engine.repository.locks import Holder
 from engine.wal import started
-from engine.wal.supervisor import Supervisor
+from engine.wal.supervisor import STOPPED, Supervisor
 
 _START_WAIT = 15.0
 _MODULE = "engine.wal.receiver"
@@ -54,6 +55,11 @@ def last_words(layout: Layout, lines: int = 5) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(tail[-lines:])
+
+
+def gets_nothing(slot: Slot | None, said: str) -> bool:
+    """Tell whether a receiver that runs gets nothing: nobody reads its slot, and its log ends in a failure, `said`."""
+    return slot is not None and not slot.active and STOPPED in said
 
 
 def receive(server: Server, report: Reporter | None = None, reread: Callable[[], Server] | None = None) -> None:

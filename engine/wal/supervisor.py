@@ -21,6 +21,8 @@ from engine.repository.locks import Lock
 from engine.wal import anew, restream
 from engine.wal.inventory import listed
 
+STOPPED = "receiving stopped"
+"""How the line begins that tells of a failure, until the next try."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _HEALTHY = 30.0
@@ -77,7 +79,7 @@ class Supervisor:
                 if time.monotonic() - began >= _HEALTHY:
                     pause = _FIRST_PAUSE
                 self._say_how_to_begin_anew(said)
-                self._report.note(f"receiving stopped ({said or 'no word'}); again in {pause:g} s", "warn")
+                self._report.note(f"{STOPPED} ({said or 'no word'}); again in {pause:g} s", "warn")
                 self._nap(pause)
                 self._take_over_settings()
                 pause = min(_LONGEST_PAUSE, pause * 2)

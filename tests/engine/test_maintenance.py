@@ -166,6 +166,32 @@ def test_a_server_that_streams_no_more_is_received_no_more(cluster: Cluster) -> 
         where.configure()
 
 
+def test_a_receiver_that_gets_nothing_for_a_while_is_said(cluster: Cluster) -> None:
+    def said() -> list[str]:
+        notes = Notes()
+        assert maintenance.pass_over(where.config, report=notes) == []
+        return [text for text in notes.texts if "nothing comes" in text]
+
+    cluster.sql("CREATE ROLE plain LOGIN")  # it may not replicate
+    with site(cluster, create_slot="manual") as where:
+        cluster.sql("SELECT pg_create_physical_replication_slot('cellarman')")
+        barred = cluster.conninfo.replace("user=postgres", "user=plain")
+        where.configure(streaming_conninfo=barred, create_slot="manual")
+        layout = where.server.layout
+        assert said() == []
+        until(lambda: "receiving stopped" in receiver.last_words(layout, 1), "it was refused")
+        assert said() == [], "it may come with the next try"
+        os.utime(layout.streaming, (1, 1))
+        (found,) = said()
+        assert found.startswith("main: the WAL receiver runs, and nothing comes: ")
+        assert "FATAL" in found
+        assert found.endswith("; what to do about it: cellarman check main")
+        where.configure(create_slot="manual")
+        assert said() == []
+        until(lambda: cluster.value("SELECT active FROM pg_replication_slots"), "it receives")
+        assert said() == []
+
+
 def test_a_pass_by_ssh_is_one_by_hand(cluster: Cluster, tmp_path: Path) -> None:
     with sshd(tmp_path / "far") as far, site(cluster, streaming_archiver=False, archiver=True) as where:
         words = [sys.executable, "-m", "engine.cli.main", "--config", str(where.path), "cron"]
