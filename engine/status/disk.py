@@ -59,7 +59,7 @@ class Reader:
         """Has each server judged at a time of its own, not all of them in one moment."""
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
-        self._bad_pages: tuple[object, tuple[BadPage, ...]] | None = None
+        self._bad_pages: tuple[Catalogue, tuple[BadPage, ...]] | None = None
         self._judged: tuple[object, Judged] | None = None
         self._reached: tuple[object, Reached] | None = None
 
@@ -72,9 +72,9 @@ class Reader:
 
     def bad_pages(self, catalogue: Catalogue) -> tuple[BadPage, ...]:
         """Return the bad pages that the newest usable backup is known to hold, read again with the catalogue."""
-        if self._bad_pages is None or self._bad_pages[0] != id(catalogue):
+        if self._bad_pages is None or self._bad_pages[0] is not catalogue:
             facts = repository.facts(self.layout, catalogue.usable[0].id) if catalogue.usable else {}
-            self._bad_pages = (id(catalogue), repository.bad_pages(facts) or ())
+            self._bad_pages = (catalogue, repository.bad_pages(facts) or ())
         return self._bad_pages[1]
 
     def judged(self, catalogue: Catalogue, now: datetime) -> Judged:
