@@ -32,6 +32,8 @@ _SILENCE = 600
 """Seconds without a byte after which rsync gives up; a dead link is noticed by ssh, in some seconds."""
 _LOST = frozenset((10, 12, 30, 35, 255))
 """Exit codes of a lost link: socket I/O, protocol stream, timeouts, ssh's own failure."""
+_CANNOT_WRITE = 11
+"""Of the receiver's; what it says is lost where it ends before that is passed on."""
 _VANISHED = 24
 _PARTIAL = 23
 _NO_SHELL = """sh -c 'exec "$@"'"""
@@ -426,10 +428,19 @@ def complaint(status: int, said: str) -> str | None:
 
 
 def explain(status: int, said: str, far: Endpoint | None, *, writes_there: bool) -> CellarmanError:
-    """Return the error that rsync's exit code and words mean."""
+    """Return the error that rsync's exit code and words mean.
+
+    >>> explain(11, "", None, writes_there=False).what
+    'a file could not be written on this host'
+    """
+    where = str(far) if writes_there and far is not None else "this host"
     if re.search(r"No space left on device|Disk quota exceeded", said):
-        where = str(far) if writes_there and far is not None else "this host"
         return HostError("disk_full", where, f"the disk on {where} is full", said, "make room there (df -h)")
+    if status == _CANNOT_WRITE and not said:
+        what, why = f"a file could not be written on {where}", "rsync ended without its words, as a full disk makes it"
+        return HostError(
+            "disk_full", where, what, why, "make room there (df -h); see its kernel's log if there is room"
+        )
     if far is not None and status in (*_LOST, 127, 2):
         absent = "(0 bytes received so far)" in said and re.search(
             r"^\S*sh: .*: No such file or directory$", said, re.M
