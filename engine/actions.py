@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from engine import permission, trail
 from engine.commands import cellarman
 from engine.config import Config, Server
-from engine.errors import Busy, CellarmanError, Refused, UsageError
+from engine.errors import Advice, Busy, CellarmanError, Refused, UsageError
 from engine.postgres import dsn
 from engine.repository import annotations as marks
 from engine.repository import locks, repository
@@ -36,8 +36,7 @@ _POLL = 0.2
 
 def command_line(config: Config, *words: str) -> str:
     """Return a command line of ours on this configuration."""
-    files = config.files
-    return cellarman(*words).line(files[0] if len(files) == 1 else "")
+    return cellarman(*words).line(config.named)
 
 
 def keep_words(server: str, backup: str, how: Keep | None) -> list[str]:
@@ -222,7 +221,7 @@ def _await_archived(server: Server, name: str, wait: float) -> None:
             raise Busy(
                 f"{name} has not been archived within {wait:.0f} s",
                 "the server ended it, and it has not arrived here",
-                f"see what keeps it: cellarman check {server.name}",
+                Advice("see what keeps it: ", cellarman("check", server.name)),
             )
         with contextlib.suppress(Busy):
             ingest(server)
@@ -261,6 +260,5 @@ def _must_be_keepable(server: str, info: BackupInfo) -> None:
         )
     else:
         return
-    raise Refused(
-        f"backup {info.id} of server {server} is not kept", why, f"choose another: cellarman backups {server}"
-    )
+    choose = Advice("choose another: ", cellarman("backups", server))
+    raise Refused(f"backup {info.id} of server {server} is not kept", why, choose)

@@ -18,6 +18,7 @@ from functools import partial
 from engine import trail
 from engine.amounts import counted
 from engine.backup import ending, waiting
+from engine.commands import cellarman
 from engine.config import Config, Server, keys
 from engine.errors import Busy, CellarmanError, Refused
 from engine.event import SILENT, Reporter
@@ -146,7 +147,8 @@ def _read_on(server: Server, report: Reporter, *, left: float) -> None:
     for reading in new:
         report.note(f"{server.name}: archived WAL {reading.name} is bad: {reading.problem}", "error")
     if new:
-        report.note(f"{server.name}: what that costs: cellarman wal gaps {server.name}", "error")
+        gaps = cellarman("wal", "gaps", server.name).line(server.named)
+        report.note(f"{server.name}: what that costs: {gaps}", "error")
 
 
 def _arrivals(server: Server) -> tuple[float, float]:
@@ -321,9 +323,8 @@ def _retain(server: Server, report: Reporter, *, state: str) -> None:
 def _delete(server: Server, backup_id: str, reason: str, report: Reporter, state: str) -> None:
     """Delete a backup and leave a line in the trail; a refusal comes again with each pass and leaves none."""
     deletion.delete(server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=0, report=report)
-    line = trail.entry(
-        "delete", server.name, "done", subject=backup_id, command="cellarman cron", detail=reason, via="maintenance"
-    )
+    cron = cellarman("cron").line(server.named)
+    line = trail.entry("delete", server.name, "done", subject=backup_id, command=cron, detail=reason, via="maintenance")
     if trouble := trail.write(state, line):
         report.note(f"the deletion of backup {backup_id} is not in the trail: {trouble}", "warn")
 

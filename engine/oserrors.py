@@ -15,7 +15,7 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 def explain(error: OSError) -> CellarmanError:
     """Return a system's refusal as an error that says what it was about and what to do now.
 
-    >>> print("\\n".join(explain(OSError(errno.ENOSPC, "No space left on device", "/srv/a b/x")).lines()))
+    >>> print("\\n".join(explain(OSError(errno.ENOSPC, "No space left on device", "/srv/a b/x")).lines("")))
     the system refused: /srv/a b/x
     why: No space left on device
     now: make room on its file system (df -h '/srv/a b'), then run it again

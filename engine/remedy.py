@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from engine.commands import Command, wal_push
+from engine.errors import Advice, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,11 +14,12 @@ class Step:
     """One thing to do: a command, words, or both."""
 
     command: Command | None = None
-    before: str = ""
-    after: str = ""
+    before: str | Advice = ""
+    after: str | Advice = ""
 
     def text(self, config_file: str = "") -> str:
-        return f"{self.before}{self.command.line(config_file) if self.command else ''}{self.after}"
+        command = self.command.line(config_file) if self.command else ""
+        return f"{shown(self.before, config_file)}{command}{shown(self.after, config_file)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,12 @@ class Remedy:
 NOTHING = Remedy()
 
 
-def run(command: Command, *, before: str = "", after: str = "") -> Remedy:
+def run(command: Command, *, before: str | Advice = "", after: str | Advice = "") -> Remedy:
     """Return that a command is to be run, with words around it."""
     return Remedy((Step(command, before, after),))
 
 
-def words(text: str) -> Remedy:
+def words(text: str | Advice) -> Remedy:
     """Return something to do that is no command of ours."""
     return Remedy((Step(before=text),)) if text else NOTHING
 

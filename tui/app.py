@@ -20,7 +20,8 @@ from textual.screen import Screen
 from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.worker import Worker, WorkerState
 
-from engine.errors import CellarmanError, Refused
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError, Refused
 from tui import commands, glyphs, operators, remembered, themes
 from tui.format import counted, listed, plain
 from tui.inspection import Inspector
@@ -427,7 +428,7 @@ class Console(Places):
         if not self.crashed:
             from tui import crash
 
-            self.crashed = crash.summary(error, crash.write_report(error, self._reports()))
+            self.crashed = crash.summary(error, crash.write_report(error, self._reports()), self.config.named)
         super()._handle_exception(error)
 
     def _fatal_error(self) -> None:
@@ -437,7 +438,8 @@ class Console(Places):
 
 def refuse_terminal(environ: Any = os.environ) -> None:
     """Raise Refused when this terminal cannot carry the console, naming the command line instead."""
-    plain = "every view is a command: cellarman servers, cellarman backups SERVER, cellarman jobs"
+    views = (cellarman("servers"), ", ", cellarman("backups", "SERVER"), ", ", cellarman("jobs"))
+    plain = Advice("every view is a command: ", *views)
     if environ.get("TERM", "") in ("dumb", ""):
         raise Refused("the console cannot be shown here", f"TERM is {environ.get('TERM') or 'not set'}", plain)
     # The screen is painted to standard error, and keys are read from standard input.
@@ -483,7 +485,8 @@ def run(
     running = len(app.snapshot.running)
     if running and not app.return_code and not demo_banner:
         goes = "goes" if running == 1 else "go"
-        print(f"{counted(running, 'job')} {goes} on without this console: cellarman jobs", file=sys.stderr)
+        look = cellarman("jobs").line(config.named)
+        print(f"{counted(running, 'job')} {goes} on without this console: {look}", file=sys.stderr)
     return app.return_code or 0
 
 

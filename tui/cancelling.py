@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.commands import cellarman
 from tui.format import plain
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def ask(app: Console, job: JobState) -> None:
 
 
 def _start(app: Console, job_id: str) -> None:
-    app.note_ran(f"cellarman job cancel {job_id}")
+    app.note_ran(cellarman("job", "cancel", job_id).line(app.config.named))
     app.run_worker(lambda: _stop(app, job_id), thread=True, exit_on_error=False, group="cancel")
 
 

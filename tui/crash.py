@@ -8,6 +8,7 @@ import traceback
 from datetime import datetime, timezone
 
 from engine import __version__
+from engine.commands import cellarman
 from engine.postgres.dsn import redact
 
 
@@ -29,11 +30,11 @@ def write_report(error: BaseException, state_directory: str) -> str:
     return path
 
 
-def summary(error: BaseException, report: str) -> list[str]:
-    """Return the lines to print after a crash."""
+def summary(error: BaseException, report: str, named: str) -> list[str]:
+    """Return the lines to print after a crash; `named` is the configuration that commands have to name."""
     said = traceback.format_exception_only(type(error), error)[-1].strip()
     return [
         "The console has broken; this is a defect of cellarman. Jobs go on, and no data was touched.",
         f"why: {redact(said)}",
-        f"now: start it again, or use the commands (cellarman servers); please report {report}",
+        f"now: start it again, or use the commands ({cellarman('servers').line(named)}); please report {report}",
     ]

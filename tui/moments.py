@@ -113,18 +113,18 @@ def facts(rows: Sequence[tuple[str, str, str]], width: int = 10) -> list[Line]:
     return [((f"{label:<{width}}", "quiet"), (text, role)) for label, text, role in rows]
 
 
-def error_lines(error: CellarmanError, glyphs: Glyphs) -> list[Line]:
-    """Return what, why and what now."""
+def error_lines(error: CellarmanError, glyphs: Glyphs, named: str) -> list[Line]:
+    """Return what, why and what now; `named` is the configuration that commands have to name."""
     lines: list[Line] = [((f"{glyphs.critical} ", "bad"), (f"{capital(plain(error.what))}.", "strong"))]
     lines += [(("  ", "text"), (plain(line), "text")) for line in error.why.splitlines()]
-    lines += [(("now  ", "quiet"), (plain(line), "text")) for line in error.fix.splitlines()]
+    lines += [(("now  ", "quiet"), (plain(line), "text")) for line in error.now(named).splitlines()]
     return lines
 
 
-def verdict(plan: Plan, zone: str, now: datetime, glyphs: Glyphs) -> list[Line]:
-    """Return whether a moment can be reached, what is kept of it, and from what."""
+def verdict(plan: Plan, zone: str, now: datetime, glyphs: Glyphs, named: str) -> list[Line]:
+    """Return whether a moment can be reached, what is kept of it, and from what; `named` as in `error_lines`."""
     if not plan.reachable:
-        return _unreachable(plan, zone, glyphs)
+        return _unreachable(plan, zone, glyphs, named)
     lines: list[Line] = [((f"{glyphs.ok} ", "good"), ("This moment can be reached.", "good!"))]
     rows: list[tuple[str, str, str]] = []
     if plan.kept is not None:
@@ -143,7 +143,7 @@ def verdict(plan: Plan, zone: str, now: datetime, glyphs: Glyphs) -> list[Line]:
     return [*lines, *facts(rows)]
 
 
-def _unreachable(plan: Plan, zone: str, glyphs: Glyphs) -> list[Line]:
+def _unreachable(plan: Plan, zone: str, glyphs: Glyphs, named: str) -> list[Line]:
     refused = plan.refused
     lines: list[Line] = [((f"{glyphs.critical} ", "bad"), ("This moment cannot be reached.", "bad!"))]
     if refused is not None:
@@ -158,7 +158,7 @@ def _unreachable(plan: Plan, zone: str, glyphs: Glyphs) -> list[Line]:
         said = f"after it: {clock(plan.after.at, zone)}, the end of a backup{takes}"
         lines += facts([("nearest", said, "strong")])
     if plan.before is None and plan.after is None and refused is not None:
-        lines += facts([("now", plain(line), "text") for line in refused.fix.splitlines()])
+        lines += facts([("now", plain(line), "text") for line in refused.now(named).splitlines()])
     return lines
 
 
@@ -166,10 +166,10 @@ def _reasons(refused: CellarmanError) -> list[str]:
     return [line for line in (refused.why or refused.what).splitlines() if line]
 
 
-def place(plan: Plan, glyphs: Glyphs) -> list[Line]:
-    """Return whether a restore may be made where it is to go, and what it needs there."""
+def place(plan: Plan, glyphs: Glyphs, named: str) -> list[Line]:
+    """Return whether a restore may be made where it is to go, and what it needs there; `named` as in `error_lines`."""
     if plan.refusals:
-        return [line for refused in plan.refusals[:3] for line in (*error_lines(refused, glyphs), ())][:-1]
+        return [line for refused in plan.refusals[:3] for line in (*error_lines(refused, glyphs, named), ())][:-1]
     changes = plan.changes
     if changes is not None:
         said = f"{counted(changes.sent, 'file')} to send, {size(changes.bytes)} at most; {changes.removed:,} to remove"
@@ -271,6 +271,6 @@ def took(plan: Plan, jobs: Sequence[JobState]) -> str:
     return f"{'about ' if about >= 60 else ''}{said_span(about)}, {by}"
 
 
-def order_words(order: Order) -> list[Span]:
+def order_words(order: Order, named: str) -> list[Span]:
     """Return the command line that does the same, as spans."""
-    return [("same without this console  ", "quiet"), (plain(order.command()), "moving")]
+    return [("same without this console  ", "quiet"), (plain(order.command().line(named)), "moving")]

@@ -199,8 +199,11 @@ def finding_line(finding: Finding, glyphs: Glyphs) -> list[Line]:
     return [(*line, (f"   {plain(finding.why)}", "quiet"))] if finding.why else [line]
 
 
-def repair(server: ServerStatus, keys: dict[str, str]) -> Line:
-    """Return what to press, or what to run, against the worst finding that can be mended; nothing when none can."""
+def repair(server: ServerStatus, keys: dict[str, str], named: str) -> Line:
+    """Return what to press, or what to run, against the worst finding that can be mended; nothing when none can.
+
+    `named` is the configuration that commands have to name.
+    """
     for finding in server.findings:
         if finding.command == "backup":
             last = server.last_backup
@@ -211,7 +214,7 @@ def repair(server: ServerStatus, keys: dict[str, str]) -> Line:
         if finding.command in keys:
             return ("see what happened:  ", "text"), (keys[finding.command], "hand!"), (f" {finding.command}", "quiet")
         if finding.fix:
-            return ("the repair is  ", "text"), (plain(finding.fix.text()), "moving")
+            return ("the repair is  ", "text"), (plain(finding.fix.text(named)), "moving")
     return ()
 
 

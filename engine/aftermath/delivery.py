@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.aftermath.report import Step
+from engine.commands import cellarman
 from engine.config import Server
 from engine.wal import receiver
 
@@ -85,7 +86,7 @@ def _step(lane: Lane, server: Server, segment: str, patience: float) -> Step:
         return Step(name, "ok", lane.done, f"{segment} came in {lane.done:.1f} s")
     trouble = lane.trouble
     if not trouble and lane.name == "streaming" and receiver.alive(server.layout) is None:
-        trouble = "no receiver runs: cellarman cron starts it"
+        trouble = f"no receiver runs: {cellarman('cron').line(server.named)} starts it"
     return Step(
         name, "fail", patience, f"{segment} did not come within {patience:.0f} s" + (f"; {trouble}" if trouble else "")
     )

@@ -19,8 +19,9 @@ from engine.aftermath import delivery, marker, report, sandbox
 from engine.aftermath.marker import Marker
 from engine.aftermath.report import Report, Step
 from engine.check import facts as facts_
+from engine.commands import cellarman
 from engine.config import Config, Server
-from engine.errors import CellarmanError, Refused, Unproven
+from engine.errors import Advice, CellarmanError, Refused, Unproven
 from engine.event import Level, Note, Progress, Reporter
 from engine.job import follow, launch
 from engine.job import spec as spec_
@@ -76,7 +77,7 @@ class Loop:
                 proven = self._prove(f"{began:%Y%m%dT%H%M%SZ}")
             except CellarmanError as error:
                 if not self.steps or self.steps[-1].status != "fail":
-                    self.steps.append(Step("aftermath", "fail", 0.0, "\n".join(error.lines())))
+                    self.steps.append(Step("aftermath", "fail", 0.0, "\n".join(error.lines(self.config.named))))
             now = datetime.now(timezone.utc)
             answer = lanes.answer(facts_.gather(self.config, self.server, now))
             done = Report(self.server.name, began, now, proven, tuple(self.steps), self.backup, answer)
@@ -206,7 +207,7 @@ class Loop:
         try:
             result = work()
         except CellarmanError as error:
-            self._remember(Step(name, "fail", time.monotonic() - began, "\n".join(error.lines())))
+            self._remember(Step(name, "fail", time.monotonic() - began, "\n".join(error.lines(self.config.named))))
             raise
         self._remember(Step(name, "ok", time.monotonic() - began, say(result)))
         return result
@@ -224,14 +225,13 @@ def refuse(server: Server) -> None:
     if os.geteuid() == 0:
         raise Refused("the proof starts PostgreSQL", "which refuses root", "run it as the repository's owner")
     if not server.active or not server.conninfo:
-        raise Refused(
-            f"{server.name} cannot be proven", "it is not active, or has no conninfo", "cellarman config check"
-        )
+        look = Advice(cellarman("config", "check"))
+        raise Refused(f"{server.name} cannot be proven", "it is not active, or has no conninfo", look)
     if not (server.archiver or server.streaming_archiver):
         raise Refused(
             f"{server.name} cannot be proven",
             "no WAL lane is on",
-            f"cellarman setup {server.name}",
+            Advice(cellarman("setup", server.name)),
         )
 
 
@@ -273,7 +273,7 @@ def work(
         raise Unproven(
             f"the loop of {server.name} is not proven: {step.name} failed",
             step.detail.splitlines()[0] if step.detail else "",
-            f"cellarman check {server.name}",
+            Advice(cellarman("check", server.name)),
             good=False,
             report=found,
         )

@@ -16,8 +16,9 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import CellarmanError
+from engine.errors import Advice, CellarmanError
 from engine.postgres import connection
 from engine.postgres.facts import Tablespace, tablespaces
 from engine.postgres.lsn import Lsn
@@ -168,8 +169,11 @@ class Bracket:
             f"{words.strip() or 'it did not answer'}\n"
             "a backup is one session from beginning to end: the server left backup mode by itself, or does within a"
             " minute, and what was copied is of no use (basebackup_retry_times is for rsync's link)",
-            f"see to the network between this host and that one, or in the server's log why it ended the session;"
-            f" then: cellarman backup {server.name}",
+            Advice(
+                "see to the network between this host and that one, or in the server's log why it ended the session;"
+                " then: ",
+                cellarman("backup", server.name),
+            ),
         )
 
     def _ask(self, query: str, *arguments: Any) -> tuple[Any, ...]:

@@ -6,8 +6,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import Refused
+from engine.errors import Advice, Refused
 from engine.event import Reporter
 from engine.postgres import connection
 from engine.wal import receiver
@@ -36,7 +37,7 @@ def open_lane(server: Server, report: Reporter) -> None:
                 raise Refused(
                     f"the WAL of {server.name} does not stream here, and a backup without its WAL cannot be restored",
                     receiver.last_words(server.layout) or f"pg_receivewal received nothing for {_PATIENCE:g} s",
-                    f"cellarman check {server.name}  # says what lets it stream",
+                    Advice(cellarman("check", server.name), "  # says what lets it stream"),
                 )
             time.sleep(0.05)
 

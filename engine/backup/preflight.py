@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from engine import amounts
 from engine.backup import basebackup
 from engine.backup.basebackup import Shape
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import Refused
+from engine.errors import Advice, Refused
 from engine.event import Reporter
 from engine.oserrors import advice
 from engine.postgres import connection, programs
@@ -81,8 +82,11 @@ def _configured(server: Server) -> None:
         raise Refused(
             f"no WAL of {server.name} can arrive, and a backup without its WAL cannot be restored",
             "archiver and streaming_archiver are both off",
-            f"set streaming_archiver = true in {table(server)}, or archiver = true and archive_command to"
-            " cellarman-wal push",
+            Advice(
+                f"set streaming_archiver = true in {table(server)}, or archiver = true and the archive_command that"
+                " this prints: ",
+                cellarman("setup", server.name),
+            ),
         )
 
 
@@ -159,23 +163,30 @@ def _slot(server: Server, facts: ServerFacts, conn: Connection) -> None:
         raise Refused(
             f"the replication slot {server.slot_name} has lost WAL",
             "the server removed WAL that it still needed (max_slot_wal_keep_size)",
-            f"SELECT pg_drop_replication_slot('{server.slot_name}'); then cellarman cron makes it anew",
+            Advice(
+                f"SELECT pg_drop_replication_slot('{server.slot_name}'); then this makes it anew: ", cellarman("cron")
+            ),
         )
 
 
 def _archiving(server: Server, facts: ServerFacts, report: Reporter) -> None:
     if not server.archiver:
         return
-    fix = f"archive_command = 'cellarman-wal push %p --server {server.name}'"
+    setup = cellarman("setup", server.name)
     if not server.streaming_archiver:
         if facts.archive_mode == "off":
             raise Refused(
                 f"no WAL of {server.name} would arrive, and a backup without its WAL cannot be restored",
                 "archive_mode is off on the server, and streaming_archiver is off here",
-                f"set archive_mode = on and {fix} and restart the server; or set streaming_archiver = true",
+                Advice(
+                    "set archive_mode = on and the archive_command that this prints: ",
+                    setup,
+                    "; and restart the server; or set streaming_archiver = true",
+                ),
             )
         if facts.archive_command == "" and not facts.archive_library:
-            raise Refused(f"{server.name} does not archive its WAL", "archive_command is empty", f"set {fix}")
+            fix = Advice("set the one that this prints: ", setup)
+            raise Refused(f"{server.name} does not archive its WAL", "archive_command is empty", fix)
     archiver = facts.archiver
     if facts.archive_mode != "off" and archiver.failing:
         report.note(
@@ -245,6 +256,9 @@ def room(server: Server, need: int) -> int:
         raise Refused(
             f"the repository has too little room for a backup of {server.name}",
             f"{amounts.size(free)} are free on the file system of {base}, {amounts.size(need)} are needed",
-            f"cellarman backups {server.name}; then delete what is not needed, or give it a larger file system",
+            Advice(
+                cellarman("backups", server.name),
+                "; then delete what is not needed, or give it a larger file system",
+            ),
         )
     return free

@@ -26,7 +26,7 @@ from engine.backup.copying import Copying
 from engine.backup.inventory import Inventory, Part, Root
 from engine.backup.rsyncpreflight import Ready
 from engine.commands import cellarman
-from engine.config import Config, Server, places
+from engine.config import Config, Server
 from engine.errors import CellarmanError
 from engine.event import SILENT, Reporter
 from engine.faults import step
@@ -393,7 +393,7 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
         remark = f", {_mib(own['reused_bytes'])} of it shared with {own['reuse_of']}"
     bad = len(own.get("bad_pages", ()))
     if bad:
-        show = cellarman("show", server.name, info.id).line(places.named(config.files, os.environ))
+        show = cellarman("show", server.name, info.id).line(config.named)
         remark += f", {counted(bad, 'bad page')}: {show}"
     return {
         **run.outcome(server, info, remark),

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from engine.backup import ending, lane, syncing, waiting
+from engine.commands import cellarman
 from engine.config import Server
 from engine.errors import Cancelled, CellarmanError
 from engine.event import Reporter
@@ -224,7 +225,8 @@ class Run(ABC):
                 ending.give_up(self.server, self.info, ending.reason(error), self.client, self.report)
         except (CellarmanError, OSError) as second:
             path = self.server.layout.backup_info(self.info.id)
-            self.report.note(f"{path} could not say that the backup failed: {second}; cellarman cron does", "error")
+            cron = cellarman("cron").line(self.server.named)
+            self.report.note(f"{path} could not say that the backup failed: {second}; {cron} does", "error")
 
     def _status_on_disk(self) -> str:
         """Return what the disk says: an error may have come between the write and this process's knowing."""

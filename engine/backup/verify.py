@@ -13,8 +13,8 @@ from engine.amounts import counted
 from engine.backup import contents
 from engine.backup.contents import Finding, Reading
 from engine.commands import cellarman
-from engine.config import Config, Server, places
-from engine.errors import CellarmanError, Refused
+from engine.config import Config, Server
+from engine.errors import Advice, CellarmanError, Refused
 from engine.event import SILENT, Reporter
 from engine.host import local
 from engine.postgres import programs, recordruns, walfile
@@ -60,9 +60,8 @@ def verify(server: Server, info: BackupInfo, report: Reporter = SILENT) -> Verdi
     layout = server.layout
     if info.status not in ("DONE", "WAITING_FOR_WALS") or info.deleting:
         state = "it is being deleted" if info.deleting else f"it is {info.status}"
-        raise Refused(
-            f"backup {info.id} of {server.name} cannot be verified", state, f"cellarman backups {server.name}"
-        )
+        look = Advice(cellarman("backups", server.name))
+        raise Refused(f"backup {info.id} of {server.name} cannot be verified", state, look)
     with locks.hold(layout.lock(info.id), wait=server.lock_timeout, what=f"verify backup {info.id}", reads=True):
         report.backup(info.id)
         reading = _reading(layout, info, report)
@@ -260,7 +259,7 @@ def work(config: Config, server: Server, report: Reporter, *, job: str, **argume
     bad = len(repository.bad_pages(repository.facts(server.layout, info.id)) or ())
     pages = f", with {counted(bad, 'bad page')} of the server's own" if bad else ""
     if bad:
-        show = cellarman("show", server.name, info.id).line(places.named(config.files, os.environ))
+        show = cellarman("show", server.name, info.id).line(config.named)
         report.note(f"it is as the server was, bad pages included: {show}", "warn")
     count = len(verdict.findings)
     outcome = "good" if verdict.good else f"NOT GOOD, {count} finding{'s' if count > 1 else ''}"

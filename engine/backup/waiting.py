@@ -7,8 +7,9 @@ import time
 from datetime import datetime, timezone
 
 from engine.backup import lane
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import Busy, CellarmanError
+from engine.errors import Advice, Busy, CellarmanError, one_a_line
 from engine.event import Reporter
 from engine.postgres import connection
 from engine.postgres.backuplabel import FROM_STANDBY
@@ -130,7 +131,7 @@ def _fetch(server: Server, absent: list[str], report: Reporter) -> str:
 def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str, lost: str) -> WalMissing:
     first = absent[0] if len(absent) == 1 else f"{absent[0]} … {absent[-1]} ({len(absent)} segments)"
     reasons = [f"missing: {first}"]
-    fixes: list[str] = []
+    fixes: list[str | Advice] = []
     if trouble:
         reasons.append(f"taking in WAL failed: {trouble}")
     if lost:
@@ -145,13 +146,13 @@ def _explained(server: Server, info: BackupInfo, absent: list[str], trouble: str
         reasons.append(f"arrived and was not accepted: {', '.join(kept)} in {server.layout.errors}")
     if server.streaming_archiver and receiver.alive(server.layout) is None:
         reasons.append("no pg_receivewal runs")
-        fixes.append(f"cellarman wal receive {server.name} says why it does not run")
+        fixes.append(Advice(cellarman("wal", "receive", server.name), " says why it does not run"))
     reasons += _on_the_server(server)
-    fixes.append(f"once the WAL arrives, cellarman cron makes backup {info.id} DONE")
+    fixes.append(Advice("once the WAL arrives, ", cellarman("cron"), f" makes backup {info.id} DONE"))
     return WalMissing(
         f"backup {info.id} of {server.name} waits for WAL that did not come within {server.wal_timeout} s",
         "\n".join(reasons),
-        "\n".join(fixes),
+        one_a_line(fixes),
     )
 
 

@@ -22,7 +22,7 @@ def account(facts: Facts) -> CheckResult:
         return warn(
             name,
             "root: what it writes is not the repository's owner's, and PostgreSQL is never started by it",
-            "run it as the repository's owner: sudo -iu barman cellarman ...",
+            "run it as the repository's owner, as: sudo -iu barman",
         )
     return ok(name, own_account())
 

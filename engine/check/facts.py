@@ -20,7 +20,7 @@ from engine.check.live import Live
 from engine.check.reach import Reach
 from engine.check.storage import Storage
 from engine.commands import cellarman
-from engine.config import Config, Problem, Server, places
+from engine.config import Config, Problem, Server
 from engine.errors import CellarmanError
 from engine.oserrors import explain
 from engine.postgres import dsn, pgpass
@@ -99,12 +99,14 @@ class Facts:
 class Probe(threading.Thread, Generic[T]):
     """One source being asked, in a thread that is left behind when it hangs."""
 
-    def __init__(self, what: str, seconds: float, ask: Callable[[], T]) -> None:
+    def __init__(self, what: str, seconds: float, ask: Callable[[], T], named: str) -> None:
+        """`named`: the configuration that commands to paste have to name."""
         super().__init__(name=what, daemon=True)
         self._what = what
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
         self._ask = ask
+        self._named = named
         self._answer: T | Unknown | None = None
         self._defect: BaseException | None = None
         self.start()
@@ -113,10 +115,10 @@ class Probe(threading.Thread, Generic[T]):
         try:
             self._answer = self._ask()
         except CellarmanError as error:
-            self._answer = Unknown(str(error), error.fix)
+            self._answer = Unknown(str(error), error.now(self._named))
         except OSError as error:
             told = explain(error)
-            self._answer = Unknown(f"{told}: {told.why}", told.fix)
+            self._answer = Unknown(f"{told}: {told.why}", told.now(self._named))
         except BaseException as error:  # a defect is raised where the answer is asked for
             self._defect = error
 
@@ -137,23 +139,27 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
     from engine.wal import findings
 
     bound = float(server.check_timeout)
-    measure = not config.read_only
-    store = Probe("the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory, measure))
-    home = Probe("the repository", bound, lambda: _home(server))
-    archive = Probe("the WAL archive", bound, lambda: findings.at_a_glance(server, now)[1])
+    measure, named = not config.read_only, config.named
+    store = Probe(
+        "the repository's disk", bound, lambda: storage.look(server.layout, config.state_directory, measure), named
+    )
+    home = Probe("the repository", bound, lambda: _home(server), named)
+    archive = Probe("the WAL archive", bound, lambda: findings.at_a_glance(server, now)[1], named)
     ssh = server.ssh if server.active and server.ssh and server.ssh.host else None
-    reach = Probe(f"ssh to {ssh}", max(bound, _LEAST_FOR_SSH), lambda: reach_.look(ssh, server)) if ssh else None
+    reach = Probe(f"ssh to {ssh}", max(bound, _LEAST_FOR_SSH), lambda: reach_.look(ssh, server), named) if ssh else None
     if server.active and server.conninfo:
-        live = Probe(f"PostgreSQL of {server.name}", bound, lambda: live_.look(server, _patience(server))).answer()
+        live = Probe(
+            f"PostgreSQL of {server.name}", bound, lambda: live_.look(server, _patience(server)), named
+        ).answer()
         if isinstance(live, Unknown) and server.streaming_conninfo in ("", server.conninfo):
             streaming: Identity | Unknown = live
         else:  # afterwards, so that this WAL sender is not counted among those in use
-            streaming = Probe(f"replication to {server.name}", bound, lambda: _streaming(server)).answer()
+            streaming = Probe(f"replication to {server.name}", bound, lambda: _streaming(server), named).answer()
     else:
         why = "the server is not active" if not server.active else "there is no conninfo"
         live = streaming = Unknown(why)
     major = live.facts.major if isinstance(live, Live) else None
-    programs = Probe("PostgreSQL's programs", bound, lambda: _programs(server, major))
+    programs = Probe("PostgreSQL's programs", bound, lambda: _programs(server, major), named)
     found = programs.answer()
     return Facts(
         server,
@@ -170,7 +176,7 @@ def gather(config: Config, server: Server, now: datetime) -> Facts:
         _rsync(),
         _arrived(server, live),
         archive.answer(),
-        places.named(config.files, os.environ),
+        named,
     )
 
 
@@ -218,7 +224,7 @@ def _programs(server: Server, major: int | None) -> dict[str, Program | Unknown]
         try:
             found[name] = programs.find(name, server.path_prefix, major)
         except CellarmanError as error:
-            found[name] = Unknown(str(error), error.fix)
+            found[name] = Unknown(str(error), error.now(server.named))
     return found
 
 

@@ -99,7 +99,7 @@ def _back(host: Machine, server: Server) -> Back:
     try:
         to = backup_host(server)
     except UsageError as error:
-        return Back(server.backup_host, error.why or str(error), error.fix)
+        return Back(server.backup_host, error.why or str(error), error.now(server.named))
     argv = [*openssh.command(to), openssh.destination(to), "cellarman-wal", "--version"]
     done = host.run(argv, timeout=_BACK_TIMEOUT)
     if done.status == 255 or (done.status == 127 and b"ssh" in done.err[:20]):

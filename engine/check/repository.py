@@ -129,7 +129,7 @@ def queues(facts: Facts) -> CheckResult:
             )
         waited = facts.now - queue.oldest if queue.oldest else timedelta(0)
         if queue.count > usual and waited > STUCK_QUEUE:
-            fix = f"{ingest}  # and let cellarman cron or agent run"
+            fix = f"{ingest}  # and let maintenance run"
             return warn(name, f"{counted(queue.count, 'file')} in {lane}/, the oldest for {age(waited)}", fix)
         total += queue.count
     return ok(name, f"{total} waiting")

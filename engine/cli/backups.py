@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.amounts import counted
 from engine.cli import output
+from engine.commands import cellarman
 from engine.config import Config, Server
 from engine.errors import UsageError
 from engine.repository import repository, retention
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
             right={5, 6},
         )
     else:
-        print(f"server {server.name} has no backup; take one: cellarman backup {server.name}")
+        take = cellarman("backup", server.name).line(config.named)
+        print(f"server {server.name} has no backup; take one: {take}")
     for broken in found.unreadable:
         print(output.printable(f"{broken.id} cannot be read: {broken.reason}"), file=sys.stderr)
     return 0

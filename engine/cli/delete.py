@@ -8,8 +8,9 @@ from typing import Any
 
 from engine.actions import Actions
 from engine.cli import output
+from engine.commands import cellarman
 from engine.config import Config, Server
-from engine.errors import NotFound, Refused
+from engine.errors import Advice, NotFound, Refused
 from engine.repository import deletion, repository
 from engine.repository.backupinfo import BackupInfoError
 from engine.repository.deletion import Deletion
@@ -50,7 +51,8 @@ def _delete(args: argparse.Namespace, server: Server) -> int:
             server.layout, backup_id, minimum_redundancy=server.minimum_redundancy, wait=server.lock_timeout
         )
     except KeyboardInterrupt:
-        print("what was begun is finished by the same command, or by cellarman cron", file=sys.stderr)
+        cron = cellarman("cron").line(server.named)
+        print(f"what was begun is finished by the same command, or by: {cron}", file=sys.stderr)
         raise
     if args.json:
         output.json_out(document(server, done, deleted=True))
@@ -80,7 +82,7 @@ def _confirm(server: Server, backup_id: str, yes: str | None) -> None:
         raise Refused(
             f"backup {backup_id} of server {server.name} is not deleted",
             f"{yes!r} is not its id" if yes else "it was not confirmed with its id",
-            f"cellarman delete {server.name} {backup_id} --yes {backup_id}",
+            Advice(cellarman("delete", server.name, backup_id, "--yes", backup_id)),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 from engine import event as ev
 from engine.cli import output
 from engine.commands import cellarman
-from engine.config import Config, places
+from engine.config import Config
 from engine.errors import CellarmanError
 from engine.job import follow, launch
 from engine.job import spec as spec_
@@ -37,7 +36,7 @@ def start(config: Config, spec: spec_.JobSpec, *, detach: bool, as_json: bool) -
 
 
 def _job(config: Config, verb: str, job: str) -> str:
-    return cellarman("job", verb, job).line(places.named(config.files, os.environ))
+    return cellarman("job", verb, job).line(config.named)
 
 
 def report(config: Config, spec: spec_.JobSpec, show: Callable[[JobState], object]) -> int:
@@ -90,7 +89,7 @@ def conclude(job: JobState) -> int:
         failure = CellarmanError(error["what"], error["why"], error["fix"])
     else:
         failure = CellarmanError(f"job {job.id} is {job.status}", job.reason, job.fix)
-    print("\n".join(failure.lines()), file=sys.stderr)
+    print("\n".join(failure.lines("")), file=sys.stderr)
     return int(error.get("exit_code", CellarmanError.exit_code))
 
 

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except CellarmanError as error:
         _debug(flags)
-        _say("\n".join(error.lines()))
+        _say("\n".join(error.lines(_named(flags))))
         return error.exit_code
     except KeyboardInterrupt:
         _say("interrupted")
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return PIPE_CLOSED
     except Exception as error:  # the outermost edge: a defect too is three lines and an exit code
         _debug(flags)
-        _say("\n".join(_unexpected(error).lines()))
+        _say("\n".join(_unexpected(error).lines(_named(flags))))
         if isinstance(error, OSError):
             _drop_stdout()
         return CellarmanError.exit_code
@@ -121,6 +121,13 @@ def _load(flags: Globals) -> Config:
     from engine import config
 
     return config.load(flags.config, read_only=flags.read_only)
+
+
+def _named(flags: Globals) -> str:
+    """Return the configuration file to name in commands; the configuration itself may not have been read."""
+    from engine.config import places
+
+    return places.told(flags.config, os.environ)
 
 
 def _nothing_yet() -> Config:

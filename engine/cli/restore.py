@@ -12,8 +12,9 @@ from typing import Any, TextIO
 from engine import trail
 from engine.amounts import counted
 from engine.cli import following, output
+from engine.commands import cellarman
 from engine.config import Config
-from engine.errors import Refused, UsageError
+from engine.errors import Advice, Refused, UsageError
 from engine.job import spec as spec_
 from engine.permission import require
 from engine.recovery import planfile
@@ -84,22 +85,23 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if not args.plan:
         require("restore", server.name, read_only=config.read_only)
         if args.yes is not None and _directory(args.yes, order.on or None) != order.destination:
-            raise UsageError("--yes names another directory", f"{args.yes} is not {order.destination}", order.command())
+            why = f"{args.yes} is not {order.destination}"
+            raise UsageError("--yes names another directory", why, Advice(order.command()))
     proving = PROVING if args.plan else PROVING_QUICKLY
     plan = make_plan(
         server, order, now=now, read_only=config.read_only, proving=proving, state_directory=config.state_directory
     )
     if args.plan:
-        output.json_out(plan.to_json()) if args.json else _print(plan)
+        output.json_out(plan.to_json(config.named)) if args.json else _print(plan, config.named)
         _changed(plan, planned)
         return _REFUSED if plan.refused else 0
     if plan.refused is not None:
         if args.json:
-            output.json_out(plan.to_json())
+            output.json_out(plan.to_json(config.named))
         _write_down(config, plan, plan.refused)
         raise plan.refused
     if not args.json:
-        _print(plan, sys.stderr)
+        _print(plan, config.named, sys.stderr)
     assert plan.info is not None
     agreed = {"backup": plan.info.id, "timeline": plan.timeline}
     spec = spec_.make(config, "restore", server.name, **order.to_arguments(), planned=planned or agreed)
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
 def _write_down(config: Config, plan: Plan, refused: Refused) -> None:
     """Write a restore that is refused before it is a job into the trail."""
     order = plan.order
-    facts = {"subject": order.destination, "command": order.command(), "detail": str(refused)}
+    facts = {"subject": order.destination, "command": order.command().line(config.named), "detail": str(refused)}
     problem = trail.write(config.state_directory, trail.entry("restore", order.server, "refused", **facts))
     if problem:
         output.warn(f"this action is not written down in the trail: {problem}")
@@ -147,7 +149,9 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
         raise UsageError(
             "SERVER, BACKUP and DEST are needed",
             "or a plan that was saved in the console",
-            "cellarman restore SERVER auto DEST, or cellarman restore --plan-file FILE",
+            Advice(
+                cellarman("restore", "SERVER", "auto", "DEST"), ", or ", cellarman("restore", "--plan-file", "FILE")
+            ),
         )
     target = parse_target(
         time=args.to_time,
@@ -162,7 +166,10 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
         raise UsageError(
             f"--action {args.action} needs a target",
             "without one PostgreSQL replays everything and opens",
-            "leave it out, or name the last moment with --to-lsn (cellarman windows shows it)",
+            Advice(
+                "leave it out, or name the last moment with --to-lsn; this shows it: ",
+                cellarman("windows", args.server),
+            ),
         )
     if not args.destination:
         raise UsageError("no destination", "the directory's name is empty", "name a directory that is to be made")
@@ -222,14 +229,14 @@ def _tablespace(text: str, on: str | None = None) -> tuple[str, str]:
     return name, _directory(directory, on)
 
 
-def _print(plan: Plan, stream: TextIO | None = None) -> None:
+def _print(plan: Plan, config_file: str, stream: TextIO | None = None) -> None:
     """Print a plan for people."""
-    for line in plan_lines(plan):
+    for line in plan_lines(plan, config_file):
         print(output.printable(line), file=stream)
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """Return a plan as lines of text."""
+def plan_lines(plan: Plan, config_file: str) -> list[str]:
+    """Return a plan as lines of text; `config_file` is named in the commands."""
     order = plan.order
     lines = [f"restore of {order.server} to {order.target}" + (f" on {plan.endpoint}" if plan.endpoint else "")]
     if plan.info is not None and plan.wal is not None:
@@ -251,7 +258,7 @@ def plan_lines(plan: Plan) -> list[str]:
         lines += [f"  {number}. {step}" for number, step in enumerate(plan.steps, 1)]
     lines += [f"  note: {warning}" for warning in plan.warnings]
     for refusal in plan.refusals:
-        lines += [f"refused: {line}" if i == 0 else f"  {line}" for i, line in enumerate(refusal.lines())]
+        lines += [f"refused: {line}" if i == 0 else f"  {line}" for i, line in enumerate(refusal.lines(config_file))]
     return lines
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import datetime, timezone
 from typing import Any
 
 from engine.cli import output
-from engine.config import Config, places
+from engine.config import Config
 from engine.status import ServerStatus, statuses
 
 
@@ -20,8 +19,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     now = datetime.now(timezone.utc)
     found = statuses(config, now)
     if args.json:
-        named = places.named(config.files, os.environ)
-        output.json_out({"servers": [facts(status, now, named) for status in found]})
+        output.json_out({"servers": [facts(status, now, config.named) for status in found]})
     elif not found:
         print("no server is configured yet: add a table [servers.NAME], or look at: cellarman demo")
     else:

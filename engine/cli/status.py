@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from engine.cli import output
 from engine.cli.servers import facts
 from engine.commands import cellarman
-from engine.config import Config, places
+from engine.config import Config
 from engine.status import ServerStatus, statuses
 
 
@@ -23,17 +22,16 @@ def run(args: argparse.Namespace, config: Config) -> int:
     now = datetime.now(timezone.utc)
     alone = replace(config, servers={server.name: replace(server, active=True)})
     status = statuses(alone, now)[0]
-    named = places.named(config.files, os.environ)
     if args.json:
-        output.json_out(facts(status, now, named))
+        output.json_out(facts(status, now, config.named))
     else:
-        print("\n".join(lines(status, now, named)))
+        print("\n".join(lines(status, now, config.named)))
     return 1 if status.health == "critical" else 0
 
 
 def lines(status: ServerStatus, now: datetime, config_file: str) -> list[str]:
     """Return the status for people: the verdict, what it rests on, what is wrong and what mends it."""
-    rows = [f"{status.name}: {status.health}", f"  {_reach(status)}"]
+    rows = [f"{status.name}: {status.health}", f"  {_reach(status, config_file)}"]
     last = status.last_backup
     if last is not None and last.end_time is not None:
         age = output.duration((now - last.end_time).total_seconds())
@@ -53,7 +51,7 @@ def lines(status: ServerStatus, now: datetime, config_file: str) -> list[str]:
     return [output.printable(row) for row in rows]
 
 
-def _reach(status: ServerStatus) -> str:
+def _reach(status: ServerStatus, config_file: str) -> str:
     if status.recoverable_from is None:
         return "cannot be restored"
     end = output.when(status.recoverable_to)
@@ -62,6 +60,6 @@ def _reach(status: ServerStatus) -> str:
     before = (
         ""
         if status.unbroken_from == status.recoverable_from
-        else f"; before that, with breaks: cellarman windows {status.name}"
+        else f"; before that, with breaks: {cellarman('windows', status.name).line(config_file)}"
     )
     return f"can be restored to any moment from {output.when(status.unbroken_from)} to {end}{before}"

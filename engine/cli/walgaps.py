@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from engine.actions import Actions
 from engine.cli import output
-from engine.config import Config, Server, places
-from engine.errors import UsageError
+from engine.commands import cellarman
+from engine.config import Config, Server
+from engine.errors import Advice, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
         raise UsageError(
             "a gap is accepted with its reason",
             "--accept and --reason belong together",
-            f'cellarman wal gaps {server.name} --accept FIRST..LAST --reason "..."',
+            Advice(cellarman("wal", "gaps", server.name, "--accept", "FIRST..LAST", "--reason", "WHY")),
         )
     actions = Actions(config, say=output.warn)
     if args.withdraw:
@@ -52,11 +52,10 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
     if args.accept:
         _accept(actions, server, found, args.accept, args.reason)
         found = _report(args, config, server)
-    named = places.named(config.files, os.environ)
     if args.json:
-        output.json_out(found.to_json(named))
+        output.json_out(found.to_json(config.named))
     else:
-        _show(found, notes=args.all, config_file=named)
+        _show(found, notes=args.all, config_file=config.named)
     return 1 if found.status == "critical" else 0
 
 
@@ -82,7 +81,7 @@ def _accept(actions: Actions, server: Server, found: Report, text: str, reason: 
         raise UsageError(
             f"nothing is missing from {first} to {last}",
             "only a gap that is there can be accepted",
-            f"cellarman wal gaps {server.name} lists them",
+            Advice(cellarman("wal", "gaps", server.name), " lists them"),
         )
     actions.accept_gap(server.name, first, last, reason)
     print(f"accepted: {first} to {last}", file=sys.stderr)
@@ -100,7 +99,8 @@ def _withdraw(server: Server, text: str) -> None:
     first, last = accepted.parse_range(text)
     if not accepted.withdraw(server.layout, first, last):
         known = ", ".join(f"{gap.first}..{gap.last}" for gap in accepted.read(server.layout)) or "none"
-        raise UsageError(f"{text} was not accepted", f"accepted gaps: {known}", f"cellarman wal gaps {server.name}")
+        look = Advice(cellarman("wal", "gaps", server.name))
+        raise UsageError(f"{text} was not accepted", f"accepted gaps: {known}", look)
     print(f"withdrawn: {first} to {last}", file=sys.stderr)
 
 

@@ -6,11 +6,12 @@ import argparse
 
 from engine.actions import Actions
 from engine.cli import output
+from engine.commands import cellarman
 from engine.config import Config, Server
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="to find the moment by: cellarman restore --to-name NAME")
+    parser.add_argument("name", metavar="NAME", help="to find the moment by: restore --to-name NAME")
     parser.add_argument("--switch", action="store_true", help="end the segment too, so that it is archived at once")
 
 
@@ -21,7 +22,8 @@ def restore_point(args: argparse.Namespace, config: Config, server: Server) -> i
         document = {"server": server.name, "name": made.name, "lsn": str(made.lsn), "switched": made.switched}
         output.json_out(document)
     else:
-        when = "soon" if made.switched else "once its WAL segment is full (cellarman wal switch ends it now)"
+        switch_now = cellarman("wal", "switch", server.name).line(config.named)
+        when = "soon" if made.switched else f"once its WAL segment is full ({switch_now} ends it now)"
         print(f"restore point {output.printable(made.name)} is at {made.lsn}; it can be restored to {when}")
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 from engine import permission
 from engine.cli import output
 from engine.cli.narration import Lines
+from engine.commands import cellarman
 from engine.config import Config, Server
 from engine.event import Lane
 
@@ -58,13 +59,14 @@ def run(args: argparse.Namespace, config: Config, server: Server) -> int:
         outcome = audit(server.layout, budget=args.budget, report=told)
     except KeyboardInterrupt:
         told.clear()
-        print(f"interrupted; it goes on where it was with: cellarman wal verify {server.name}", file=sys.stderr)
+        again = cellarman("wal", "verify", server.name).line(config.named)
+        print(f"interrupted; it goes on where it was with: {again}", file=sys.stderr)
         return 130
     told.clear()
     if args.json:
         output.json_out(document(server.name, outcome))
     else:
-        _show(server.name, outcome)
+        _show(server.name, outcome, config.named)
     return 1 if outcome.bad or outcome.unknown else 0
 
 
@@ -90,13 +92,13 @@ def document(server: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show(server: str, outcome: Outcome) -> None:
+def _show(server: str, outcome: Outcome, config_file: str) -> None:
     now = outcome.round
     total = now.read + now.left
     print(f"{outcome.read} segments read, {output.size(outcome.bytes)}; {len(outcome.bad)} bad")
     began = output.when(_moment(now.started))
     if now.ended is None:
-        print(f"{now.read} of {total} since {began}: cellarman wal verify {server} goes on")
+        print(f"{now.read} of {total} since {began}: {cellarman('wal', 'verify', server).line(config_file)} goes on")
     else:
         print(f"all {total} read since {began}")
     if outcome.bad:
@@ -105,8 +107,9 @@ def _show(server: str, outcome: Outcome) -> None:
         output.table(rows, ("segment", "found", "problem"))
         if len(outcome.bad) > _SHOWN:
             print(f"and {len(outcome.bad) - _SHOWN} more: --json has them all")
-        print(f"what that costs: cellarman wal gaps {server}", file=sys.stderr)
-        print(f"what can be had again: cellarman wal fetch-missing {server}", file=sys.stderr)
+        gaps, fetch = cellarman("wal", "gaps", server), cellarman("wal", "fetch-missing", server)
+        print(f"what that costs: {gaps.line(config_file)}", file=sys.stderr)
+        print(f"what can be had again: {fetch.line(config_file)}", file=sys.stderr)
     for name, why in outcome.unknown:
         print(f"unknown: {name}: {output.printable(why)}", file=sys.stderr)
 

@@ -90,5 +90,6 @@ def _try(path: str, text: str) -> None:
         try:
             load(trial.name)
         except ConfigError as error:
-            said = [words.replace(trial.name, path) for words in (error.what, error.why, error.fix)]
-            raise ConfigError(*said) from None
+            what, why = (text.replace(trial.name, path) for text in (error.what, error.why))
+            fix = error.fix.replace(trial.name, path) if isinstance(error.fix, str) else error.fix
+            raise ConfigError(what, why, fix) from None

@@ -13,8 +13,9 @@ from typing import Any
 
 import tomli
 
+from engine.commands import cellarman
 from engine.config import places
-from engine.errors import ConfigError
+from engine.errors import Advice, ConfigError
 from engine.postgres import dsn
 
 KeyPath = tuple[str, ...]
@@ -74,7 +75,7 @@ def read(path: str) -> Document:
         raise ConfigError(
             f"{path}:{line}: this is not TOML",
             f"{reason}: {said}",
-            f"correct line {line}, then: cellarman config check",
+            Advice(f"correct line {line}, then: ", cellarman("config", "check")),
         ) from None
     return Document(path, tables, key_lines(text), status.st_mode & 0o7777, status.st_uid)
 

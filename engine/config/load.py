@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.commands import cellarman
 from engine.config import document, keys, places, rules
 from engine.config.values import DEFAULT, Config, Problem, Server, Source, nearest
-from engine.errors import ConfigError
+from engine.errors import Advice, ConfigError
 from engine.host.endpoint import Endpoint
 from engine.postgres import dsn
 
@@ -20,6 +21,7 @@ Said = dict[str, tuple[Any, Source]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"all", "barman"}  # words of our own command line and of Barman's
 _TABLES = ("cellarman", "servers")
+_CHECK = cellarman("config", "check")
 _OTHER_VARIABLES = {"CONFIG", "CRASH_AT"}
 
 
@@ -30,11 +32,11 @@ class InvalidConfig(ConfigError):
         self.problems = tuple(problems)
         first = problems[0]
         if len(problems) == 1:
-            super().__init__(str(first), fix=first.fix or "correct it, then: cellarman config check")
+            super().__init__(str(first), fix=first.fix or Advice("correct it, then: ", _CHECK))
             return
         what = f"the configuration has {len(problems)} problems"
         why = "\n".join(f"{p}" + (f" ({p.fix})" if p.fix else "") for p in problems)
-        super().__init__(what, why, "correct them, then: cellarman config check")
+        super().__init__(what, why, Advice("correct them, then: ", _CHECK))
 
 
 def load(path: str | None = None, *, env: Mapping[str, str] = os.environ, read_only: bool = False) -> Config:

@@ -17,9 +17,9 @@ NOBODY = 65534
 
 def files(path: str | None, env: Mapping[str, str]) -> list[str]:
     """Return the files to read, in order, later wins; one that is named is read alone and must exist."""
-    named = path or env.get("CELLARMAN_CONFIG")
-    if named:
-        return [os.path.abspath(_expand(named, env))]
+    alone = given(path, env)
+    if alone:
+        return [alone]
     own = own_file(env)
     found = [SYSTEM_FILE, *_directory(SYSTEM_DIRECTORY), own]
     there = [name for name in found if _is_there(name)]
@@ -32,10 +32,24 @@ def files(path: str | None, env: Mapping[str, str]) -> list[str]:
     return there
 
 
+def given(path: str | None, env: Mapping[str, str]) -> str:
+    """Return the file that was named, by a flag or CELLARMAN_CONFIG, absolute; "" when none was."""
+    said = path or env.get("CELLARMAN_CONFIG")
+    return os.path.abspath(_expand(said, env)) if said else ""
+
+
 def named(files: Sequence[str], env: Mapping[str, str]) -> str:
-    """Return the file that our programs read only when it is named to them; "" when they find it by themselves."""
-    found = len(files) != 1 or files[0] in (SYSTEM_FILE, own_file(env), _expand(env.get("CELLARMAN_CONFIG", ""), env))
+    """Return the file that our programs read only when it is named to them; "" when they find it by themselves.
+
+    What CELLARMAN_CONFIG says is not known to another terminal, to cron, or to PostgreSQL.
+    """
+    found = len(files) != 1 or files[0] in (SYSTEM_FILE, own_file(env))
     return "" if found or os.path.dirname(files[0]) == SYSTEM_DIRECTORY else files[0]
+
+
+def told(path: str | None, env: Mapping[str, str]) -> str:
+    """Return what `named` does, of what a command line says before its configuration is read."""
+    return named([given(path, env)], env)
 
 
 def own_file(env: Mapping[str, str]) -> str:

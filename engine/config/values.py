@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.errors import NotFound
+from engine.commands import cellarman
+from engine.config import places
+from engine.errors import Advice, NotFound
 from engine.host.endpoint import Endpoint
 from engine.repository.layout import Layout
 
@@ -115,6 +117,11 @@ class Server:
     """The absolute path of the file that its table is in; "" when it was not read from one."""
 
     @property
+    def named(self) -> str:
+        """The file to name in command lines of ours about it, as `Config.named`."""
+        return places.named([self.origin], os.environ)
+
+    @property
     def layout(self) -> Layout:
         """The server's resolved directories."""
         return Layout(
@@ -158,6 +165,11 @@ class Config:
     warnings: tuple[Problem, ...] = ()
     """What can be worked with but should not stay so."""
 
+    @property
+    def named(self) -> str:
+        """The file to name in command lines of ours; "" when they find the configuration by themselves."""
+        return places.named(self.files, os.environ)
+
     def server(self, name: str) -> Server:
         """Return a server by name; NotFound names the nearest and all there are."""
         if name in self.servers:
@@ -171,7 +183,9 @@ class Config:
         near = nearest(name, self.servers)
         hint = f'nearest: "{near}"; ' if near else ""
         raise NotFound(
-            f'no server "{name}"', f"{hint}servers: {', '.join(self.servers)}", "cellarman config show lists them"
+            f'no server "{name}"',
+            f"{hint}servers: {', '.join(self.servers)}",
+            Advice(cellarman("config", "show"), " lists them"),
         )
 
 

@@ -9,7 +9,8 @@ import subprocess
 from dataclasses import replace
 from typing import Literal
 
-from engine.errors import CellarmanError
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError
 from engine.host import openssh
 from engine.host.endpoint import Endpoint
 
@@ -35,7 +36,7 @@ LINK: frozenset[Kind] = frozenset(("dropped", "timeout", "no_route", "refused"))
 class HostError(CellarmanError):
     """A host that cannot be worked with: `kind` is why, `host` its name."""
 
-    def __init__(self, kind: Kind, host: str, what: str, why: str = "", fix: str = "") -> None:
+    def __init__(self, kind: Kind, host: str, what: str, why: str = "", fix: str | Advice = "") -> None:
         super().__init__(what, why, fix)
         self.kind: Kind = kind
         self.host = host
@@ -70,7 +71,7 @@ _WHAT: dict[Kind, str] = {
 }
 
 
-def fix_for(kind: Kind, endpoint: Endpoint) -> str:
+def fix_for(kind: Kind, endpoint: Endpoint) -> str | Advice:
     """Return what to do about a problem with a host, with the exact command."""
     ssh = shlex.join([*openssh.command(replace(endpoint, control="")), openssh.destination(endpoint), "true"])
     match kind:
@@ -106,7 +107,7 @@ def fix_for(kind: Kind, endpoint: Endpoint) -> str:
             return "make room there (df -h), then run it again"
 
 
-def host_error(kind: Kind, endpoint: Endpoint, why: str = "", fix: str = "") -> HostError:
+def host_error(kind: Kind, endpoint: Endpoint, why: str = "", fix: str | Advice = "") -> HostError:
     """Return the error of this kind about a host behind SSH, in the usual words."""
     return HostError(kind, str(endpoint), _WHAT[kind].format(host=endpoint), why, fix or fix_for(kind, endpoint))
 
@@ -154,6 +155,7 @@ def _port(endpoint: Endpoint) -> list[str]:
 
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 """Those of the keys that ssh tries by itself that people have."""
+_SETUP = cellarman("setup", "NAME")
 
 
 def _has_passphrase(key: str) -> bool:
@@ -165,22 +167,24 @@ def _has_passphrase(key: str) -> bool:
     return b"incorrect passphrase" in done.stderr
 
 
-def _let_in(endpoint: Endpoint) -> str:
+def _let_in(endpoint: Endpoint) -> Advice:
     """Return what to do where no key of ours is accepted: make one, or have the one that is here let in."""
     names = [endpoint.identity_file] if endpoint.identity_file else list(_KEYS)
     key = next((name for name in names if os.path.exists(os.path.expanduser(name))), "")
     user = endpoint.user or "that account"
     if not key:
         make = f"ssh-keygen -t ed25519 -N '' -f {endpoint.identity_file or _KEYS[0]}"
-        return f"there is no key here: {make}; then cellarman setup NAME prints how {user} lets it in"
+        return Advice(f"there is no key here: {make}; then ", _SETUP, f" prints how {user} lets it in")
     locked = (
         f"the key {key} has a passphrase, which nobody is asked for: let an agent hold it, ssh-add {key}; cron has"
         f" none, so for that take it off: ssh-keygen -p -N '' -f {key}\nelse: "
         if _has_passphrase(key)
         else ""
     )
-    return (
+    return Advice(
         f"{locked}the key {key} is here, and {user} on {endpoint.host} does not let it in: its ~/.ssh/authorized_keys"
-        f" must have the line that this prints: cat {key}.pub (cellarman setup NAME prints the commands for it)\n"
-        "or another key is meant: identity_file in [servers.NAME.ssh]; sshd's log there says why it refused"
+        f" must have the line that this prints: cat {key}.pub (",
+        _SETUP,
+        " prints the commands for it)\n"
+        "or another key is meant: identity_file in [servers.NAME.ssh]; sshd's log there says why it refused",
     )

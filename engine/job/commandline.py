@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.commands import cellarman
+from engine.commands import Command, cellarman
 from engine.job.spec import JobKind, JobSpec
 
 
 def of(spec: JobSpec) -> str:
     """Return the command line of a job as it was ordered."""
-    return command(spec.kind, spec.server, spec.arguments, config_file=spec.config_file)
+    return command(spec.kind, spec.server, spec.arguments).line(spec.named)
 
 
-def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_file: str = "") -> str:
-    """Return the command line of a job with these arguments.
+def command(kind: JobKind, server: str, arguments: Mapping[str, Any]) -> Command:
+    """Return the command that orders a job with these arguments.
 
-    >>> command("backup", "main", {"name": "before upgrade", "immediate": False})
+    >>> command("backup", "main", {"name": "before upgrade", "immediate": False}).line()
     "cellarman backup main --name 'before upgrade' --spread-checkpoint"
-    >>> command("aftermath", "main", {"take_backup": False, "sandbox": "/srv"})
+    >>> command("aftermath", "main", {"take_backup": False, "sandbox": "/srv"}).line()
     'cellarman aftermath main --no-backup --sandbox /srv'
-    >>> command("delete", "main", {"backup": "20261122T135801"})
+    >>> command("delete", "main", {"backup": "20261122T135801"}).line()
     'cellarman delete main 20261122T135801 --yes 20261122T135801'
     """
     if kind == "restore":
         from engine.recovery.plan import Order
 
-        known = {"destination": "", "target": {"kind": "end"}, **arguments, "config_file": config_file}
+        known = {"destination": "", "target": {"kind": "end"}, **arguments}
         return Order.from_arguments(server, known).command()
     backup = str(arguments.get("backup", ""))
     verb = {"fetch": ["wal", "fetch-missing"]}.get(kind, [kind])
@@ -40,7 +40,7 @@ def command(kind: JobKind, server: str, arguments: Mapping[str, Any], *, config_
         words += ["--yes", backup]
     if kind == "aftermath":
         words += _aftermath(arguments)
-    return cellarman(*words).line(config_file)
+    return cellarman(*words)
 
 
 def _aftermath(arguments: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from engine import event as ev
-from engine.errors import CellarmanError, NotFound
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError, NotFound
 from engine.job import spec as spec_
 from engine.job import state as state_
 from engine.job.state import JobState
@@ -52,7 +53,7 @@ def find(state_directory: str, ref: str) -> JobState:
         return matching[0]
     if matching and ref:
         raise NotFound(f"{ref} could be more than one job", ", ".join(job.id for job in matching))
-    raise NotFound(f"there is no job {ref}", f"looked in {spec_.directory(state_directory)}", "cellarman jobs")
+    raise NotFound(f"there is no job {ref}", f"looked in {spec_.directory(state_directory)}", Advice(cellarman("jobs")))
 
 
 def held(job_directory: str) -> bool:
@@ -83,8 +84,16 @@ def state(job_directory: str) -> JobState | None:
     heard = _last_heard(job_directory)
     who = f"its worker (pid {known.pid})" if known.pid else "its worker"
     reason = f"{who} died without a word, last heard of at {heard:%Y-%m-%d %H:%M:%S} UTC"
-    fix = known.fix or "cellarman cron marks what it left; then start it again"
+    fix = known.fix or Advice(cellarman("cron"), " marks what it left; then start it again").text(_named(job_directory))
     return replace(known, status="died", ended=heard, reason=reason, fix=fix)
+
+
+def _named(job_directory: str) -> str:
+    """Return the configuration to name to who started the job; "" when that cannot be read."""
+    try:
+        return spec_.read(job_directory).named
+    except CellarmanError:
+        return ""
 
 
 def _stored(job_directory: str) -> JobState | None:

@@ -119,7 +119,7 @@ class JournalReporter:
         if isinstance(error, OSError):
             error = explain(error)
         if isinstance(error, CellarmanError):
-            words = {"what": error.what, "why": error.why, "fix": error.fix}
+            words = {"what": error.what, "why": error.why, "fix": error.now(self._spec.named)}
             clean = {key: redact(text, self._secrets) for key, text in words.items()}
             found = error.found if isinstance(error, Unproven) else {}
             result = {**self.result, **found, "error": {**clean, "exit_code": error.exit_code}}

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 
 from engine import permission, trail
+from engine.commands import cellarman
 from engine.config import Config
-from engine.errors import CellarmanError, Refused
+from engine.errors import Advice, CellarmanError, Refused
 from engine.job import commandline, follow
 from engine.job import spec as spec_
 from engine.job.spec import JobSpec
@@ -123,7 +124,7 @@ def _await_start(job_directory: str, timeout: float) -> None:
     raise CellarmanError(
         f"the job's worker did not begin within {timeout:.0f} s",
         _output(job_directory),
-        f"cellarman job follow {os.path.basename(job_directory)}",
+        Advice(cellarman("job", "follow", os.path.basename(job_directory))),
     )
 
 
@@ -148,11 +149,12 @@ def cancel(
     does not stop within `timeout` seconds.
     """
     job = follow.find(config.state_directory, ref)
-    line, state = f"cellarman job cancel {job.id}", config.state_directory
+    line, state = cellarman("job", "cancel", job.id).line(config.named), config.state_directory
     with trail.Acting(state, "cancel", job.server, subject=job.id, command=line, via=via, say=say, clean=dsn.redact):
         permission.require("cancel", f"job {job.id}", read_only=read_only or config.read_only)
         if job.status != "running":
-            raise Refused(f"job {job.id} does not run", f"it is {job.status}", f"cellarman job follow {job.id}")
+            follow_it = Advice(cellarman("job", "follow", job.id))
+            raise Refused(f"job {job.id} does not run", f"it is {job.status}", follow_it)
         _terminate(job.directory, job.id)
         _await_end(job.directory, job.id, timeout)
     return job.id
@@ -165,7 +167,7 @@ def _await_end(job_directory: str, job: str, timeout: float) -> None:
             raise CellarmanError(
                 f"job {job} has not stopped within {timeout:.0f} s",
                 f"its worker (pid {_worker(job_directory)}) was told to stop and is still cleaning up",
-                f"cellarman job follow {job}",
+                Advice(cellarman("job", "follow", job)),
             )
         time.sleep(0.05)
 

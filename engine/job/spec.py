@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, cast, get_args
 
-from engine.config import Config
+from engine.config import Config, places
 from engine.errors import CellarmanError
 
 JobKind = Literal["backup", "restore", "verify", "delete", "fetch", "aftermath"]
@@ -49,6 +49,11 @@ class JobSpec:
     """JSON-ready; what the kind of work takes."""
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     user: str = ""
+
+    @property
+    def named(self) -> str:
+        """The file to name in command lines of ours, as `Config.named`."""
+        return places.named([self.config_file], os.environ)
 
 
 def make(config: Config, kind: JobKind, server: str, **arguments: Any) -> JobSpec:

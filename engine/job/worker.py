@@ -41,7 +41,7 @@ def main() -> int:
             journal.result.update(_work(spec, journal))
             acting.detail = str(journal.result.get("summary", ""))
     except CellarmanError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
+        print("\n".join(error.lines(spec.named)), file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from engine.errors import CellarmanError
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError
 from engine.postgres import hba
 from engine.postgres.conninfo import SECRETS, parse_conninfo, where, with_options, without_password
 from engine.postgres.encoding import accept_any_bytes
@@ -69,7 +70,7 @@ class ConnectionFailed(CellarmanError):
 class QueryFailed(CellarmanError):
     """The server refused or failed a statement; `sqlstate` is its code, or "" when it never answered."""
 
-    def __init__(self, what: str, why: str = "", fix: str = "", sqlstate: str = "") -> None:
+    def __init__(self, what: str, why: str = "", fix: str | Advice = "", sqlstate: str = "") -> None:
         super().__init__(what, why, fix)
         self.sqlstate = sqlstate
 
@@ -193,7 +194,7 @@ def _words(conninfo: str, error: Exception) -> str:
     return said
 
 
-_ADVICE = (
+_ADVICE: tuple[tuple[str, str | Advice], ...] = (
     (
         r"password authentication failed",
         "the role is not there, or the password in ~/.pgpass is not its own: correct that line, or as a superuser in"
@@ -213,7 +214,10 @@ _ADVICE = (
         "raise max_wal_senders on the server (needs a restart), or end a replication connection that is not needed",
     ),
     (r"too many (clients|connections)|remaining connection slots", "the server is full: raise max_connections"),
-    (r'role ".*" does not exist', "make it on the server: `cellarman setup SERVER` prints how, with its rights"),
+    (
+        r'role ".*" does not exist',
+        Advice("make it on the server; this prints how, with its rights: ", cellarman("setup", "SERVER")),
+    ),
     (r'database ".*" does not exist', "name an existing database in conninfo: dbname=postgres"),
     (r"Connection refused|No such file or directory", "start the server, or correct host and port in conninfo"),
     (r"could not translate host name|Name or service not known", "correct the host in conninfo, or its DNS entry"),
@@ -225,18 +229,21 @@ _ADVICE = (
     (r"starting up|not yet accepting|shutting down", "wait until the server accepts connections, then try again"),
     (r"certificate|SSL", "look at sslmode, sslrootcert, sslcert and sslkey in conninfo"),
 )
-_ADVICE_BY_STATE = {
-    "42501": "grant the role what the message names; `cellarman check` lists what it needs, with the statements",
+_ADVICE_BY_STATE: dict[str, str | Advice] = {
+    "42501": Advice(
+        "grant the role what the message names; this lists what it needs, with the statements: ",
+        cellarman("check", "SERVER"),
+    ),
     "57014": "the server is slow or a lock is held there; try again when it is quieter",
 }
 
 
-def _advice(why: str, conninfo: str) -> str:
+def _advice(why: str, conninfo: str) -> str | Advice:
     if line := hba.wanted(why):
         return f"add to the server's pg_hba.conf, before lines that match the same:\n{line}\nSELECT pg_reload_conf();"
     for pattern, advice in _ADVICE:
         if re.search(pattern, why):
-            return advice.replace("{role}", ident(_role(conninfo)))
+            return advice.replace("{role}", ident(_role(conninfo))) if isinstance(advice, str) else advice
     return "try the same with psql; what works there works here"
 
 

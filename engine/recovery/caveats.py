@@ -20,18 +20,20 @@ _BACKWARD = 1_000_000
 """Microseconds by which a commit may be earlier than the one before it: processes take the time before they write."""
 
 
-def of(order: Order, reached: Reached, *, odd: Sequence[str] = (), partial: str = "") -> Iterator[str]:
+def of(
+    order: Order, reached: Reached, *, odd: Sequence[str] = (), partial: str = "", config_file: str = ""
+) -> Iterator[str]:
     """Yield what is to be known of a restore whose target can be reached.
 
     `odd` are files of the backup that cannot be restored; `partial` is the path of the segment behind the archive's
-    last one, where it was received in part.
+    last one, where it was received in part; `config_file` is named in the commands.
     """
     yield from reached.choice.notes
     yield from _branches(reached)
     yield from _histories(reached)
     yield from _foreign(reached)
     yield from (f"{t:08X}.history is missing: latest stops below timeline {t}" for t in history_holes(reached.archive))
-    yield from _unread(order, reached)
+    yield from _unread(order, reached, config_file)
     yield from _clock(order, reached)
     if odd:
         yield f"links and special files are not restored: {', '.join(odd[:5])}"
@@ -41,7 +43,7 @@ def of(order: Order, reached: Reached, *, odd: Sequence[str] = (), partial: str 
         " max_logical_replication_workers before it goes into service"
     )
     if partial:
-        yield _received(order, partial)
+        yield _received(order, partial, config_file)
 
 
 def _branches(reached: Reached) -> Iterator[str]:
@@ -93,13 +95,13 @@ def _foreign(reached: Reached) -> Iterator[str]:
         )
 
 
-def _unread(order: Order, reached: Reached) -> Iterator[str]:
+def _unread(order: Order, reached: Reached, config_file: str) -> Iterator[str]:
     """Yield how much of the WAL was not looked into."""
     facts = reached.facts
     if facts.headers_only:
         yield f"of {facts.headers_only} WAL segments only the header was read"
     if facts.unproven:
-        prove = cellarman("wal", "reindex", order.server).line(order.config_file)
+        prove = cellarman("wal", "reindex", order.server).line(config_file)
         yield (
             f"the records of {counted(facts.unproven, 'WAL segment')} have not been verified yet, and"
             f" damage in them would end the restore: maintenance does it, or {prove}"
@@ -122,11 +124,11 @@ def _locked(order: Order, reached: Reached) -> Iterator[str]:
         )
 
 
-def _received(order: Order, partial: str) -> str:
+def _received(order: Order, partial: str, config_file: str) -> str:
     """Return how the last commits are had that lie in a segment which was received in part."""
     name = os.path.basename(partial).removesuffix(".partial")
-    take_in = push_copy(partial, name, order.server).text(order.config_file)
+    take_in = push_copy(partial, name, order.server).text(config_file)
     return (
         f"what was received of {name} comes after this end; if the server is lost for good, take it in, and plan again:"
-        f" {take_in} && {cellarman('wal', 'ingest', order.server).line(order.config_file)}"
+        f" {take_in} && {cellarman('wal', 'ingest', order.server).line(config_file)}"
     )

@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.commands import Command, cellarman
 from engine.config import Server
-from engine.errors import Refused
+from engine.errors import Advice, Refused
 from engine.oserrors import writable_again
 from engine.postgres.lsn import Lsn
 from engine.postgres.walrecord import TablespaceMade
@@ -48,7 +49,7 @@ def refusals(
     *,
     delta: bool = False,
     state_directory: str = "",
-    instead: Callable[[Lsn], str] = str,
+    instead: Callable[[Lsn], str | Command] = str,
 ) -> list[Refused]:
     """Return why nothing may be written there; empty when it may.
 
@@ -64,7 +65,7 @@ def refusals(
     place = ground.destination
     left = place.leftover
     if place.busy:
-        found.append(Refused(f"another restore into {place.path} is running", "", "cellarman jobs"))
+        found.append(Refused(f"another restore into {place.path} is running", "", Advice(cellarman("jobs"))))
     found += _directory(rules, place, "the destination", ours=left is not None)
     seen: dict[str, str] = {place.real: "the destination"}
     for space, there in zip(tablespaces, ground.spaces, strict=True):
@@ -77,9 +78,10 @@ def refusals(
     for made, there in zip(replayed, ground.replayed, strict=True):
         what = f"the place where WAL makes tablespace {made.oid}"
         owned = left is not None and there.real in left.directories
-        fix = (
-            f"restore to before that: {instead(made.lsn)}\n"
-            "or, with --on HOST, where that directory is free; what a later backup holds can be put anywhere"
+        fix = Advice(
+            "restore to before that: ",
+            instead(made.lsn),
+            "\nor, with --on HOST, where that directory is free; what a later backup holds can be put anywhere",
         )
         found += [_in_use(made, there, ground.host, fix)] if there.names and not owned else []
         found += _directory(rules, there, what, ours=True, fix=fix)
@@ -88,7 +90,7 @@ def refusals(
     return found
 
 
-def _in_use(made: TablespaceMade, there: Place, host: str, fix: str) -> Refused:
+def _in_use(made: TablespaceMade, there: Place, host: str, fix: Advice) -> Refused:
     """Return why WAL may not make a tablespace where it does: PostgreSQL would go on with what lies there."""
     return Refused(
         f"replay would write into {there.path}{f' on {host}' if host else ''}, which is in use",
@@ -109,7 +111,7 @@ def _our_own(ground: Ground, state_directory: str) -> list[Refused]:
 
 
 def _as_root(ground: Ground) -> Refused:
-    fix = "run it as the account that PostgreSQL runs as: sudo -u postgres cellarman restore …"
+    fix = "run it as the account that PostgreSQL runs as: sudo -iu postgres"
     if ground.host:
         fix = "name the account that PostgreSQL runs as there: --on postgres@HOST"
     why = "PostgreSQL starts neither as root nor in a directory that root owns"
@@ -117,7 +119,7 @@ def _as_root(ground: Ground) -> Refused:
 
 
 def _directory(
-    rules: _Rules, place: Place, what: str, *, ours: bool = False, option: str = "", fix: str = ""
+    rules: _Rules, place: Place, what: str, *, ours: bool = False, option: str = "", fix: str | Advice = ""
 ) -> list[Refused]:
     """Return why a new cluster's files cannot go to a place."""
     path, uid = place.path, rules.ground.uid
@@ -131,7 +133,7 @@ def _directory(
         return [Refused(f"{what} {path} lies in a PostgreSQL data directory", why, fix)]
     if place.hidden:
         where = "" if place.hidden == path else f" in {place.hidden}"
-        fix = f"{fix}, or run it as the account that may look into {place.hidden}"
+        fix = Advice(fix, f", or run it as the account that may look into {place.hidden}")
         return [Refused(f"{what} {path} cannot be looked into", f"permission denied{where}", fix)]
     if not place.there:
         return _parent(rules, place, what, fix)
@@ -144,42 +146,42 @@ def _directory(
         return [_unwritable(place, f"{what} {path} is not writable", fix)]
     if place.owner != uid and uid != 0:
         why = f"it belongs to account {place.owner}; PostgreSQL runs only in a directory of its own"
-        fix += "" if place.names else f", or sudo chown {uid} {shlex.quote(path)}"
+        fix = fix if place.names else Advice(fix, f", or sudo chown {uid} {shlex.quote(path)}")
         return [Refused(f"{what} {path} belongs to another account", why, fix)]
     if not place.usable:
         return [Refused(f"{what} {path} is not writable", "permission denied", fix)]
     return [] if not place.names or ours else _occupied(rules, place, what, fix)
 
 
-def _parent(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:
+def _parent(rules: _Rules, place: Place, what: str, fix: str | Advice) -> list[Refused]:
     """Return why a place cannot be made."""
     if not place.parent_directory:
         return [Refused(f"{what} {place.path} cannot be made", f"{place.parent} is not a directory", fix)]
     if place.read_only:
         return [_unwritable(place, f"{what} {place.path} cannot be made", fix)]
     if not place.parent_usable:
-        fix = f"make it as root: install -d -o {rules.ground.uid} -m 0700 {shlex.quote(place.path)}; or {fix}"
+        make = f"make it as root: install -d -o {rules.ground.uid} -m 0700 {shlex.quote(place.path)}; or "
         why = f"{place.parent} is not writable by this account"
-        return [Refused(f"{what} {place.path} cannot be made", why, fix)]
+        return [Refused(f"{what} {place.path} cannot be made", why, Advice(make, fix))]
     return []
 
 
-def _unwritable(place: Place, what: str, fix: str) -> Refused:
+def _unwritable(place: Place, what: str, fix: str | Advice) -> Refused:
     why = f"the file system at {place.read_only} is mounted read-only"
-    return Refused(what, why, f"{writable_again(place.read_only)}; or {fix}")
+    return Refused(what, why, Advice(f"{writable_again(place.read_only)}; or ", fix))
 
 
-def _occupied(rules: _Rules, place: Place, what: str, fix: str) -> list[Refused]:
+def _occupied(rules: _Rules, place: Place, what: str, fix: str | Advice) -> list[Refused]:
     path, names = place.path, place.names
     if place.server_pid:
         why = f"its postmaster.pid names process {place.server_pid}, which runs"
         stop = f"; or stop it: pg_ctl -D {shlex.quote(path)} stop" if rules.delta else ""
-        return [Refused(f"{what} {path} is a running server's data directory", why, fix + stop)]
+        return [Refused(f"{what} {path} is a running server's data directory", why, Advice(fix, stop))]
     if "PG_VERSION" in names:
         if rules.delta:
             return []
         changed = "; or change it into what the backup holds: --delta" if rules.ground.host else ""
-        return [Refused(f"{what} {path} is not empty", "it holds a PostgreSQL data directory", fix + changed)]
+        return [Refused(f"{what} {path} is not empty", "it holds a PostgreSQL data directory", Advice(fix, changed))]
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return [Refused(f"{what} {path} is not empty", f"it holds {shown}", fix)]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from engine import amounts
+from engine.commands import Command
 from engine.config import Server
 from engine.errors import CellarmanError, Refused
 from engine.host.local import installed
@@ -79,7 +80,13 @@ def of(
         leftover=left,
         settings=_recovery_settings(server, order, reached, info.major or 0, program, staged),
         warnings=tuple(
-            caveats.of(order, reached, odd=content.odd if content else (), partial=_received(server, order, reached))
+            caveats.of(
+                order,
+                reached,
+                odd=content.odd if content else (),
+                partial=_received(server, order, reached),
+                config_file=server.named,
+            )
         ),
         endpoint=other.endpoint if other else None,
         delta=delta,
@@ -96,7 +103,7 @@ def _ground(order: Order, placed: Sequence[destination.Placed], made: Sequence[T
     return Ground(uid, place.look(order.destination), spaces, tuple(place.look(space.location) for space in made))
 
 
-def _before(order: Order) -> Callable[[Lsn], str]:
+def _before(order: Order) -> Callable[[Lsn], Command]:
     """Return what gives the command that stops before an LSN."""
     return lambda lsn: order.command("--to-lsn", str(lsn), "--exclusive", target=False)
 

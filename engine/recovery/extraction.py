@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.errors import CellarmanError
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError
 from engine.recovery.copying import BUFFER, Meter
 from engine.recovery.packing import END, header
 from engine.repository import files
@@ -220,4 +221,6 @@ def _inside(name: str, tar: TarFile) -> str:
 
 
 def _damaged(tar: TarFile, why: str) -> CellarmanError:
-    return CellarmanError(f"{tar.path} cannot be extracted", why, "restore another backup: cellarman backups SERVER")
+    return CellarmanError(
+        f"{tar.path} cannot be extracted", why, Advice("restore another backup: ", cellarman("backups", "SERVER"))
+    )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from engine.errors import Cancelled
+from engine.errors import Cancelled, one_a_line
 from engine.event import Reporter
 from engine.host.problems import LINK, HostError
 
@@ -46,7 +46,7 @@ class Link:
                 at = f" at {self._name}" if self._name else ""
                 if pause is None:
                     what = f"the restore to {error.host} stopped{at}: {error.what}"
-                    fix = f"{error.fix}\nthen run the same restore again"
+                    fix = one_a_line([error.fix, "then run the same restore again"])
                     raise HostError(error.kind, error.host, what, error.why, fix) from error
                 self._report.note(f"{error.what}{at}; trying again in {pause:g} s", "warn")
                 self._lost = self._lost or time.monotonic()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from engine.errors import Refused
+from engine.commands import Command, cellarman
+from engine.errors import Advice, Refused, one_a_line
 from engine.postgres.clock import pg_time
 from engine.recovery.candidates import Miss, Run, last_commit, last_record, latest_time
 from engine.recovery.facts import Facts
@@ -13,7 +14,6 @@ from engine.recovery.plan import Moment, Order
 from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.wal.gaps import Archive
 
-_LOOK = "cellarman wal fetch-missing"
 _MEND_HISTORY = (
     "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any more,"
     " move all that is of it out of the archive"
@@ -29,21 +29,26 @@ def explain(
     before = _end_of(order, short.run, archive, facts) if short and short.run else None
     after = _start_of(order, new[-1].run) if new and new[-1].run else None
     lines = [_reason(order, misses, short, now)]
-    fixes = [f"{moment.what}: {moment.command}" for moment in (before, after) if moment]
+    take = cellarman("backup", order.server)
+    fixes: list[str | Advice] = [Advice(f"{each.what}: ", each.command) for each in (before, after) if each]
     if short and short.run and short.run.reach.end_kind == "open_end":
         fixes.append("or wait until later WAL is archived (SELECT pg_switch_wal() on the server) and ask again")
     elif short and short.run and short.run.reach.end_kind == "bad_history":
         fixes.append(_MEND_HISTORY)
     elif short and short.run and short.run.reach.end_kind == "minimal":
-        fixes.append(f"for what comes from now on take a new backup: cellarman backup {order.server}")
+        fixes.append(Advice("for what comes from now on take a new backup: ", take))
     elif short:
-        fixes.append(f"look for what is missing: {_LOOK} {order.server}")
-        fixes.append(f"if that finds nothing, take a new backup now: cellarman backup {order.server}")
+        fixes.append(Advice("look for what is missing: ", _look(order)))
+        fixes.append(Advice("if that finds nothing, take a new backup now: ", take))
     if new and order.backup != "auto":
-        fixes.append(f"an older backup may get there: {order.command(backup='auto')}")
+        fixes.append(Advice("an older backup may get there: ", order.command(backup="auto")))
     if not fixes:
         fixes.append(_without_moment(order, misses))
-    return Refused(f"{_subject(order)} cannot be reached", "\n".join(lines), "\n".join(fixes)), before, after
+    return Refused(f"{_subject(order)} cannot be reached", "\n".join(lines), one_a_line(fixes)), before, after
+
+
+def _look(order: Order) -> Command:
+    return cellarman("wal", "fetch-missing", order.server)
 
 
 def _subject(order: Order) -> str:
@@ -90,12 +95,13 @@ def _start_of(order: Order, run: Run) -> Moment:
     return Moment(base.ended, base.stop, what, command, Immediate(), base.id)
 
 
-def _without_moment(order: Order, misses: Sequence[Miss]) -> str:
+def _without_moment(order: Order, misses: Sequence[Miss]) -> str | Advice:
     if any(miss.kind == "bad_history" for miss in misses):
         return _MEND_HISTORY
+    windows = cellarman("windows", order.server)
     if any(miss.kind == "off_branch" for miss in misses):
-        return f"follow the backup's own timeline with --timeline current, or see cellarman windows {order.server}"
-    see = f"see what can be reached: cellarman windows {order.server}"
+        return Advice("follow the backup's own timeline with --timeline current, or see ", windows)
+    see = Advice("see what can be reached: ", windows)
     if any(miss.kind == "unusable" and not miss.base.unusable for miss in misses):
-        return f"look for the WAL that is missing: {_LOOK} {order.server}\n{see}"
+        return Advice("look for the WAL that is missing: ", _look(order), "\n", see)
     return see

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from engine.commands import cellarman
+from engine.commands import Command, cellarman
 from engine.errors import Refused
 from engine.host.endpoint import Endpoint
 from engine.postgres.lsn import Lsn
@@ -45,8 +45,8 @@ class Order:
     checksum: bool = False
     """Compare the files of a delta by content, not by size and time."""
 
-    def command(self, *changed: str, backup: str | None = None, target: bool = True) -> str:
-        """Return the command line that asks for this, with another backup, and other target options if told."""
+    def command(self, *changed: str, backup: str | None = None, target: bool = True) -> Command:
+        """Return the command that asks for this, with another backup, and other target options if told."""
         words = ["restore", self.server, backup or self.backup, self.destination]
         words += [*(options(self.target) if target else []), *changed]
         words += [] if self.timeline == "latest" else ["--timeline", self.timeline]
@@ -58,7 +58,7 @@ class Order:
         words += ["--on", self.on] if self.on else []
         words += ["--delta"] if self.delta else []
         words += ["--checksum"] if self.checksum else []
-        return cellarman(*words).line(self.config_file)
+        return cellarman(*words)
 
     def locks_readers(self, dropped: Mark) -> bool:
         """Tell whether a pause just before this transaction's end would leave the lock of what it drops in force."""
@@ -98,7 +98,7 @@ class Moment:
     at: datetime | None
     lsn: Lsn | None
     what: str
-    command: str
+    command: Command
     target: Target = field(default_factory=EndOfArchive)
     """What gets there."""
     backup: str = ""
@@ -189,8 +189,8 @@ class Plan:
         """The first reason why it will not be done, None when it can be."""
         return self.refusals[0] if self.refusals else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as the command line's JSON document."""
+    def to_json(self, config_file: str) -> dict[str, Any]:
+        """Return the plan as the command line's JSON document; `config_file` is named in the commands."""
         why = self.refused
         return {
             "server": self.order.server,
@@ -209,15 +209,15 @@ class Plan:
             ),
             "reachable": self.reachable,
             "reason": str(why) if why else None,
-            "fix": why.fix if why else None,
-            "refusals": [{"what": r.what, "why": r.why, "fix": r.fix} for r in self.refusals],
+            "fix": why.now(config_file) if why else None,
+            "refusals": [{"what": r.what, "why": r.why, "fix": r.now(config_file)} for r in self.refusals],
             "nearest": {
                 "before": self.before.to_json() if self.before else None,
                 "after": self.after.to_json() if self.after else None,
             },
             "nearest_commands": {
-                "before": self.before.command if self.before else None,
-                "after": self.after.command if self.after else None,
+                "before": self.before.command.line(config_file) if self.before else None,
+                "after": self.after.command.line(config_file) if self.after else None,
             },
             "backup": self.info.id if self.info else None,
             "rests_on": list(self.beneath),

@@ -15,6 +15,7 @@ from typing import Any
 
 import tomli
 
+from engine.commands import cellarman
 from engine.errors import CellarmanError, NotFound, UsageError
 from engine.recovery.plan import Order, Plan
 from engine.repository import files
@@ -78,11 +79,12 @@ def _document(plan: Plan) -> dict[str, Any]:
 
 def _toml(document: Mapping[str, Any], plan: Plan, now: datetime, by: str) -> str:
     who = f" by {by}" if by else ""
+    do = cellarman("restore", "--plan-file", "FILE")
     lines = [
         f"# A restore of {plan.order.server} to {plan.order.target}.",
         f"# Planned at {now.isoformat(' ', 'seconds')}{who}. Look at it again, and do it:",
-        "#   cellarman restore --plan-file FILE --plan",
-        "#   cellarman restore --plan-file FILE",
+        f"#   {do.line()} --plan",
+        f"#   {do.line()}",
         "# Without the table [planned] whichever backup is best then is taken.",
     ]
     lines = [line if line.isprintable() else _escaped(line) for line in lines]

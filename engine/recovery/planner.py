@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import CellarmanError, NotFound, Refused
+from engine.errors import Advice, CellarmanError, NotFound, Refused
 from engine.event import Reporter, Silent
 from engine.postgres.segment import segment_of
 from engine.recovery import detail, elsewhere, nearest
@@ -66,7 +67,7 @@ def make_plan(
         raise NotFound(
             f"server {server.name} has no repository yet",
             f"{layout.home} does not exist",
-            f"cellarman backup {server.name}",
+            Advice(cellarman("backup", server.name)),
         )
     found = repository.catalogue(layout)
     try:
@@ -99,7 +100,7 @@ def _candidates(server: Server, ref: str, found: Catalogue) -> list[BackupInfo]:
                 "; ".join(f"{i.id} is {i.status.lower()}" for i in found.backups[:3])
                 or "; ".join(f"{bad.id}: {bad.reason}" for bad in found.unreadable[:3])
                 or "no backup was taken yet",
-                f"cellarman backup {server.name}",
+                Advice(cellarman("backup", server.name)),
             )
         return usable
     info = repository.find(server.layout, ref)
@@ -110,7 +111,7 @@ def _candidates(server: Server, ref: str, found: Catalogue) -> list[BackupInfo]:
         raise Refused(
             f"backup {info.id} cannot be restored",
             f"it {state}" + (f": {info.error}" if info.error else ""),
-            f"cellarman backups {server.name} lists the others; auto chooses one",
+            Advice(cellarman("backups", server.name), " lists the others; auto chooses one"),
         )
     return [info]
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from functools import partial
 
 from engine import amounts
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import Busy, CellarmanError, Refused
+from engine.errors import Advice, Busy, CellarmanError, Refused
 from engine.event import Reporter
 from engine.faults import step
 from engine.host import pipe, problems, rsync
@@ -163,7 +164,7 @@ def _alone(server: Server, plan: Plan) -> Iterator[None]:
     try:
         lock = locks.hold(server.layout.lock(name), what=what, reads=True)
     except Busy as error:
-        raise Busy(f"another {what} is running", error.why, "cellarman jobs") from error
+        raise Busy(f"another {what} is running", error.why, Advice(cellarman("jobs"))) from error
     with lock:
         yield
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
+from engine.commands import cellarman
 from engine.config import Config, Server
-from engine.errors import Busy, CellarmanError, Refused
+from engine.errors import Advice, Busy, CellarmanError, Refused
 from engine.event import Reporter, Silent
 from engine.faults import step
 from engine.host.local import ThisHost
@@ -69,7 +70,10 @@ def execute(arguments: Mapping[str, Any], server: Server, report: Reporter) -> d
         raise CellarmanError(
             f"PostgreSQL did not recover {where} to {order.target}",
             verdict.text,
-            f"see its log, {verdict.log}, and what is wrong with the WAL: cellarman wal gaps {server.name}",
+            Advice(
+                f"see its log, {verdict.log}, and what is wrong with the WAL: ",
+                cellarman("wal", "gaps", server.name),
+            ),
         )
     return {**document, **verdict.to_json(), "summary": verdict.summary}
 
@@ -81,12 +85,12 @@ def _agreed(plan: Plan, planned: Mapping[str, Any] | None) -> None:
             "the plan has changed since it was shown",
             f"it was backup {planned.get('backup')} on timeline {planned.get('timeline')}, "
             f"it is backup {now['backup']} on timeline {now['timeline']} now",
-            plan.order.command("--plan"),
+            Advice(plan.order.command("--plan")),
         )
 
 
 def _outcome(plan: Plan) -> dict[str, Any]:
-    full = plan.to_json()
+    full = plan.to_json("")
     return {key: full[key] for key in ("destination", "host", "backup", "timeline", "target", "wal", "copy_bytes")}
 
 
@@ -160,7 +164,9 @@ def _mark(plan: Plan) -> int:
         files.sync_directory(plan.order.destination)
     except BlockingIOError as error:
         os.close(fd)
-        raise Busy(f"another restore into {plan.order.destination} is running", str(error), "cellarman jobs") from error
+        raise Busy(
+            f"another restore into {plan.order.destination} is running", str(error), Advice(cellarman("jobs"))
+        ) from error
     except BaseException:
         os.close(fd)
         raise

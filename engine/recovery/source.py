@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.errors import CellarmanError, Refused, UsageError
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError, Refused, UsageError
 from engine.postgres.controlfile import ControlFile, read_control
 from engine.postgres.increment import PREFIX, IncrementError
 from engine.postgres.manifest import read_manifest
@@ -123,9 +124,8 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
             _tars(data, info, destination, placed) if info.is_tar else _trees(layout, info, data, destination, placed)
         )
     except (OSError, IncrementError) as error:
-        raise Refused(
-            f"the files of backup {info.id} cannot be read", str(error), f"cellarman verify {layout.name} {info.id}"
-        ) from error
+        verify = Advice(cellarman("verify", layout.name, info.id))
+        raise Refused(f"the files of backup {info.id} cannot be read", str(error), verify) from error
 
 
 def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed: Sequence[Placed]) -> Source:

@@ -13,8 +13,9 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import CellarmanError
+from engine.errors import Advice, CellarmanError
 from engine.event import Reporter
 from engine.host import pipe, scratch
 from engine.host.machine import Machine, must
@@ -131,10 +132,10 @@ def _files(server: Server, plan: Plan) -> Iterator[tuple[str, bytes]]:
 
 def _plain(server: Server, name: str, system: int | None, place: str, *, begins: bool) -> bytes:
     path = os.path.join(place, name)
-    code = fetch.get(server.layout, name, path, system_id=system, begins=begins)
+    code = fetch.get(server.layout, name, path, system_id=system, begins=begins, config_file=server.named)
     if code != fetch.DELIVERED:
         why = "the archive does not hold it any more" if code == fetch.ABSENT else "see what was said above"
-        raise CellarmanError(f"{name} could not be staged", why, f"cellarman wal gaps {server.name}")
+        raise CellarmanError(f"{name} could not be staged", why, Advice(cellarman("wal", "gaps", server.name)))
     with open(path, "rb") as file:
         data = file.read()
     os.unlink(path)

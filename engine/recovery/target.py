@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from engine.errors import UsageError
+from engine.commands import cellarman
+from engine.errors import Advice, UsageError
 from engine.postgres.clock import pg_literal
 from engine.postgres.lsn import Lsn
 
@@ -208,7 +209,10 @@ def _parse_xid(text: str) -> int:
         raise UsageError(
             f"no transaction has the id {text}",
             "its lower 32 bits, which WAL records, are below 3: PostgreSQL never gives these to a transaction",
-            "see the transactions around a time with cellarman restore SERVER auto DEST --to-time TIME --plan",
+            Advice(
+                "see the transactions around a time: ",
+                cellarman("restore", "SERVER", "auto", "DEST", "--to-time", "TIME", "--plan"),
+            ),
         )
     return xid
 

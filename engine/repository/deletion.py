@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from engine.errors import CellarmanError, NotFound, Refused
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError, NotFound, Refused, one_a_line
 from engine.event import Reporter, Silent
 from engine.faults import step
 from engine.oserrors import advice
@@ -43,12 +44,15 @@ STEPS = (
 """Where a test may kill a deletion, in order."""
 
 
+_WAIT = Advice("wait until it has ended: ", cellarman("jobs"))
+
+
 class Refusal(NamedTuple):
     """Why a deletion will not be done, in a word for programs and a sentence for people, and what to do about it."""
 
     kind: str
     reason: str
-    fix: str = ""
+    fix: str | Advice = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def refused(layout: Layout, backup_id: str, refusals: list[Refusal]) -> Refused:
     return Refused(
         f"backup {backup_id} of server {layout.name} is not deleted",
         "\n".join(refusal.reason for refusal in refusals),
-        "\n".join(refusal.fix for refusal in refusals if refusal.fix),
+        one_a_line(refusal.fix for refusal in refusals),
     )
 
 
@@ -169,9 +173,8 @@ def _target(layout: Layout, backup_id: str) -> _Target:
     info = found.get(backup_id)
     marked = "/" not in backup_id and marks.is_deleting(layout, backup_id)
     if info is None and not marked and all(broken.id != backup_id for broken in found.unreadable):
-        raise NotFound(
-            f"no backup {backup_id} for server {layout.name}", "", f"look at them: cellarman backups {layout.name}"
-        )
+        fix = Advice("look at them: ", cellarman("backups", layout.name))
+        raise NotFound(f"no backup {backup_id} for server {layout.name}", "", fix)
     return _Target(backup_id, info, marked, found)
 
 
@@ -182,20 +185,20 @@ def _in_use(layout: Layout, target: _Target) -> Iterator[Refusal]:
     """Say who works on this backup now, or on the server's backups."""
     held = locks.holder(layout.lock(target.id), shared=True)
     if held is not None:
-        yield Refusal("in_use", f"{held} works on backup {target.id}", "wait until it has ended: cellarman jobs")
+        yield Refusal("in_use", f"{held} works on backup {target.id}", _WAIT)
     held = locks.holder(layout.lock("backup"))
     if held is not None:
         own = target.info is not None and target.info.status in ("EMPTY", "STARTED")
         doing = "this backup is being taken" if own else f"a backup or a deletion of server {layout.name} is running"
-        yield Refusal("running", f"{doing}: {held}", "wait until it has ended: cellarman jobs")
+        yield Refusal("running", f"{doing}: {held}", _WAIT)
 
 
 def _refusals(layout: Layout, target: _Target, minimum_redundancy: int) -> list[Refusal]:
     kept = marks.keep(layout, target.id)
     found = []
     if kept is not None:
-        release = f"cellarman keep {layout.name} {target.id} --release"
-        found.append(Refusal("keep", f"it is kept ({kept})", f"if it may go, release it: {release}"))
+        release = Advice("if it may go, release it: ", cellarman("keep", layout.name, target.id, "--release"))
+        found.append(Refusal("keep", f"it is kept ({kept})", release))
     if target.resumed:
         return found
     found += _needed_by_children(layout, target)
@@ -213,12 +216,12 @@ def _needed_by_children(layout: Layout, target: _Target) -> Iterator[Refusal]:
             f"the incremental backup {children[-1]} rests on it"
             if len(children) == 1
             else f"{len(children)} incremental backups rest on it: {', '.join(children)}",
-            f"delete those first: cellarman delete {layout.name} {children[-1]}",
+            Advice("delete those first: ", cellarman("delete", layout.name, children[-1])),
         )
 
 
 def _last_of_its_kind(layout: Layout, target: _Target, info: BackupInfo, minimum_redundancy: int) -> Iterator[Refusal]:
-    another = f"take another one first: cellarman backup {layout.name}"
+    another = Advice("take another one first: ", cellarman("backup", layout.name))
     others = [other for other in target.others if other.usable]
     if not others:
         yield Refusal("last_usable", "it is the last usable backup of the server", another)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from engine.errors import CellarmanError, NotFound, UsageError
+from engine.commands import cellarman
+from engine.errors import Advice, CellarmanError, NotFound, UsageError
 from engine.postgres import segment
 from engine.repository import annotations as marks
 from engine.repository import backupinfo, files, locks
@@ -357,18 +358,18 @@ def _not_found(layout: Layout, ref: str, found: Catalogue) -> NotFound:
         return NotFound(
             f"no backup {ref!r} for server {layout.name}",
             "the server has no backup yet",
-            f"take one: cellarman backup {layout.name}",
+            Advice("take one: ", cellarman("backup", layout.name)),
         )
     if ref.lower() in SHORTCUTS:
         return NotFound(
             f"no backup {ref!r} for server {layout.name}",
             f"none of its {len(found.backups)} backups is one",
-            f"look at them: cellarman backups {layout.name}",
+            Advice("look at them: ", cellarman("backups", layout.name)),
         )
     known = [info.id for info in found.backups] + [info.backup_name for info in found.backups if info.backup_name]
     near = difflib.get_close_matches(ref, known, n=3)
     return NotFound(
         f"no backup {ref!r} for server {layout.name}",
         f"the nearest are {', '.join(near)}" if near else "no id and no name is like it",
-        f"look at them: cellarman backups {layout.name}",
+        Advice("look at them: ", cellarman("backups", layout.name)),
     )

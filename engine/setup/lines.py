@@ -12,6 +12,7 @@ from engine.check.live import Live
 from engine.check.reach import backup_host, needs_way_back
 from engine.check.repository import MISSED_MAINTENANCE, crontab, every_minute
 from engine.check.wal import push_command
+from engine.commands import cellarman
 from engine.config import Config
 from engine.host import openssh
 from engine.postgres.quoting import literal, shell_word
@@ -116,5 +117,6 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
     own = [name for name in config.files if not name.startswith("/etc/")]
     line = every_minute(own[-1] if len(config.files) == 1 and own else "")
-    note = "or keep `cellarman agent` running, which does the same and wakes when something arrives"
+    agent = cellarman("agent").line(facts.named)
+    note = f"or keep this running, which does the same and wakes when something arrives: {agent}"
     return [Piece("maintenance", f"here, as {account()}", crontab(line), "sh", found(truth), note)]

@@ -177,7 +177,7 @@ class Poller:
         try:
             live = Live(name, now, ask(self._servers[name]))
         except CellarmanError as error:
-            live = Live(name, now, None, error.why or error.what, error.fix)
+            live = Live(name, now, None, error.why or error.what, error.now(self._servers[name].named))
         with self._turn:
             failures = self._failures[name] + 1 if live.pulse is None else 0
             pause = min(LONGEST_PAUSE, PAUSE * 2 ** min(failures, 5)) if failures else max(PAUSE, len(self._due) / 4)

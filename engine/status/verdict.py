@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from engine.amounts import counted
 from engine.commands import cellarman
 from engine.config import Server
+from engine.errors import Advice
 from engine.job.state import JobState
 from engine.remedy import Remedy, run, words
 from engine.repository.backupinfo import BackupInfo
@@ -166,7 +167,7 @@ def _about_wal(server: Server, wal: Wal, now: datetime) -> Iterator[Finding]:
         yield Finding("warning", what, first.why or "no reason was written down", words(first.fix))
     if wal.queued and wal.queued_since is not None and now - wal.queued_since > STUCK_QUEUE:
         what = f"{wal.queued} WAL files wait for {_ago(now - wal.queued_since)}"
-        fix = run(cellarman("agent"), after=" (or cellarman cron every minute)")
+        fix = run(cellarman("agent"), after=Advice(" (or every minute: ", cellarman("cron"), ")"))
         yield Finding("warning", what, "nobody takes them in", fix)
     if server.streaming_archiver and not wal.receiving:
         why = "pg_receivewal does not run for it"

@@ -84,7 +84,7 @@ def _guarded(words: list[str]) -> int:
     except KeyboardInterrupt:
         return failure
     except BaseException as error:  # uncaught, it would exit with 1, which PostgreSQL takes for the end of WAL
-        _complain(error)
+        _complain(error, words)
         return failure
 
 
@@ -170,27 +170,17 @@ def _usage(why: str) -> BaseException:
 
 def _push(server: Settings, path: str) -> int:
     """Archive one file durably; PostgreSQL's own file stays where it is, whatever happens."""
-    from engine.errors import CellarmanError
     from engine.wal.push import push
 
-    try:
-        push(server, path)
-    except CellarmanError as error:
-        _complain(error)
-        return 1
+    push(server, path)
     return 0
 
 
 def _receive(server: Settings, options: dict[str, str]) -> int:
     """Archive one file durably that comes by standard input."""
-    from engine.errors import CellarmanError
     from engine.wal.receipt import receive
 
-    try:
-        receive(server, options["--name"], options["--sha256"], sys.stdin.fileno())
-    except CellarmanError as error:
-        _complain(error)
-        return 1
+    receive(server, options["--name"], options["--sha256"], sys.stdin.fileno())
     if "--receipt" in options:
         from engine.wal.sending import receipt
 
@@ -200,22 +190,17 @@ def _receive(server: Settings, options: dict[str, str]) -> int:
 
 def _send(path: str, options: dict[str, str]) -> int:
     """Have one file made durable by another host."""
-    from engine.errors import CellarmanError
     from engine.wal.sending import send
 
-    try:
-        send(
-            path,
-            server=options["--server"],
-            over=options["--over"],
-            config=options.get("--config", ""),
-            program=options.get("--program", ""),
-            identity=options.get("--identity", ""),
-            known_hosts=options.get("--known-hosts", ""),
-        )
-    except CellarmanError as error:
-        _complain(error)
-        return 1
+    send(
+        path,
+        server=options["--server"],
+        over=options["--over"],
+        config=options.get("--config", ""),
+        program=options.get("--program", ""),
+        identity=options.get("--identity", ""),
+        known_hosts=options.get("--known-hosts", ""),
+    )
     return 0
 
 
@@ -280,6 +265,7 @@ def _fetch(server: Settings, name: str, destination: str, system: int | None, op
         system_id=system,
         accept_gap="--accept-gap" in options,
         absent_on_hole="--on-hole" in options,
+        config_file=_named(["--config", options["--config"]] if "--config" in options else []),
     )
 
 
@@ -292,15 +278,29 @@ def _own_system() -> int | None:
         return None
 
 
-def _complain(error: BaseException) -> None:
-    """Say on standard error what went wrong; PostgreSQL keeps it in its log."""
+def _complain(error: BaseException, words: list[str]) -> None:
+    """Say on standard error what went wrong with this command line; PostgreSQL keeps it in its log."""
     lines = getattr(error, "lines", None)
-    text = "\n".join(lines()) if lines is not None else f"{type(error).__name__}: {error}"
+    text = "\n".join(lines(_named(words))) if lines is not None else f"{type(error).__name__}: {error}"
     try:
         sys.stderr.write(f"cellarman-wal: {text}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         pass  # closed: the exit code has to tell
+
+
+def _named(words: list[str]) -> str:
+    """Return the configuration file that was named to this, which is to be named in commands; "" when none was.
+
+    The command line itself may not have been understood.
+    """
+    joined = next((word[len("--config=") :] for word in words if word.startswith("--config=")), "")
+    apart = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"), "")
+    said = apart or joined or os.environ.get("CELLARMAN_CONFIG", "")
+    try:
+        return os.path.abspath(os.path.expanduser(said)) if said else ""
+    except OSError:
+        return said  # the working directory is gone
 
 
 if __name__ == "__main__":

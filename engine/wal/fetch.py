@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 
-from engine.errors import CellarmanError
+from engine.errors import Advice, CellarmanError
 from engine.postgres import segment, timeline, walfile
 from engine.repository.files import write_all
 from engine.wal import codec, condemned, inspection
@@ -55,12 +55,13 @@ def get(
     accept_gap: bool = False,
     absent_on_hole: bool = False,
     begins: bool | None = None,
+    config_file: str = "",
 ) -> int:
     """Deliver WAL file `name` to `destination` and return 0, 1 or 255 with the reason on standard error.
 
     `begins` tells whether recovery begins in it; by default the backup_label of the data directory that this runs in
     does. `accept_gap` ends the replay at a hole or an unusable segment, and records that; `absent_on_hole` does so for
-    a standby, which goes on to streaming. Neither covers a hazard or an error.
+    a standby, which goes on to streaming. Neither covers a hazard or an error. `config_file` is named in commands.
     """
     try:
         if _find(layout, name, system_id, destination, _is_first(name) if begins is None else begins):
@@ -74,9 +75,9 @@ def get(
     except Hole as error:
         if accept_gap or absent_on_hole:
             return _end_at_hole(layout, name, error, record=not absent_on_hole)
-        _tell(error)
+        _tell(error, config_file)
     except CellarmanError as error:
-        _tell(error)
+        _tell(error, config_file)
     except OSError as error:
         _say(f"cannot fetch {name}: {error}")
     return REFUSED
@@ -149,7 +150,7 @@ def _check_last_restored(layout: Layout, directory: str, system_id: int | None) 
         raise Hole(
             f"recovery would end in {name}, which cannot be replayed to its end",
             error.why,
-            f"{error.fix}, and restore again; to end recovery there, add --accept-gap to restore_command",
+            Advice(error.fix, ", and restore again; to end recovery there, add --accept-gap to restore_command"),
         ) from None
 
 
@@ -184,7 +185,7 @@ def _find(layout: Layout, name: str, system_id: int | None, destination: str, be
             try:
                 known_bad = condemned.reason(layout, name) if path == archived else ""
                 if known_bad and not (begins and _is_torn(known_bad)):
-                    raise Damaged(f"{name} is bad", known_bad, f"cellarman wal fetch-missing {layout.name}")
+                    raise Damaged(f"{name} is bad", known_bad, _have_it_again(layout))
                 _deliver(layout, stored, name, system_id, destination, begins)
                 return True
             except (codec.Unreadable, Damaged, Alien) as error:
@@ -281,7 +282,7 @@ def _check_records(
             except Hole as hole:
                 why = f"{found.short}, and {hole.why}"
     if why:
-        raise Damaged(f"{name} is bad", why, f"cellarman wal fetch-missing {layout.name}")
+        raise Damaged(f"{name} is bad", why, _have_it_again(layout))
 
 
 def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
@@ -296,7 +297,7 @@ def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
         raise Hole(
             f"{name} is not in the archive under its own name",
             f"{encoded} is there, which PostgreSQL does not ask for",
-            f"cellarman wal fetch-missing {layout.name}",
+            _have_it_again(layout),
         )
     later = _next_present(layout, name, system_id)
     if later:
@@ -456,8 +457,14 @@ def _record(layout: Layout, name: str, error: CellarmanError) -> None:
         _say(f"the accepted gap could not be recorded: {failed}")
 
 
-def _tell(error: CellarmanError) -> None:
-    _say("; ".join(" ".join(part.split()) for part in (error.what, error.why, error.fix) if part))
+def _have_it_again(layout: Layout) -> Advice:
+    from engine.commands import cellarman
+
+    return Advice(cellarman("wal", "fetch-missing", layout.name))
+
+
+def _tell(error: CellarmanError, config_file: str) -> None:
+    _say("; ".join(" ".join(part.split()) for part in (error.what, error.why, error.now(config_file)) if part))
 
 
 def _say(text: str) -> None:

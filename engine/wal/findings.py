@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from engine.amounts import counted
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import CellarmanError, Refused
+from engine.errors import Advice, CellarmanError, Refused
 from engine.event import Reporter, Silent
 from engine.postgres import segment, walfile
 from engine.postgres.backuplabel import LabelError, parse_label
@@ -119,7 +120,7 @@ def _check_selected(cases: Sequence[Case], timeline: int) -> None:
         raise Refused(
             f"timeline {timeline} cannot be followed",
             f"{wanted.why} (it would say: recovery target timeline {timeline} does not exist)",
-            "cellarman wal timelines SERVER lists those there are",
+            Advice(cellarman("wal", "timelines", cases[0].server if cases else "SERVER"), " lists those there are"),
         )
 
 
@@ -160,7 +161,7 @@ def gather(
     first = matter([(info.begin_wal, info.end_wal) for info in infos], inventory)
     seconds = _GLANCE if glance else READING_SECONDS
     scrutiny = examine(layout, names, inventory, first, system, good, begins=begins_of(infos), seconds=seconds)
-    _say_unchecked(scrutiny, names, server.name, unknown)
+    _say_unchecked(scrutiny, names, server, unknown)
     unknown += say_unproven(server)
     gaps = _accepted(layout, unknown)
     archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad, index.minimal(layout)))
@@ -257,12 +258,12 @@ def _unseen(names: Names, size: int) -> dict[int, Runs]:
     return {timeline: Runs(own) for timeline, own in spans.items()}
 
 
-def _say_unchecked(scrutiny: Scrutiny, names: Names, server: str, unknown: list[str]) -> None:
+def _say_unchecked(scrutiny: Scrutiny, names: Names, server: Server, unknown: list[str]) -> None:
     total = sum(last - first + 1 for each in names.directories.values() for first, last in each.spans)
     if scrutiny.unchecked > 0:
         unknown.append(
             f"{scrutiny.unchecked} of {total} segments have not been looked into yet: maintenance does it, or "
-            f"cellarman wal reindex {server}"
+            f"{cellarman('wal', 'reindex', server.name).line(server.named)}"
         )
     if scrutiny.changed:
         unknown.append(f"{scrutiny.changed} segments changed after they were indexed and have not been read again yet")
@@ -278,9 +279,8 @@ def say_unproven(server: Server) -> list[str]:
     if not count:
         return []
     many = counted(count, "segment") if count < index.UNPROVEN_COUNTED else f"{count} segments or more"
-    return [
-        f"the records of {many} have not been verified yet: maintenance does it, or cellarman wal reindex {server.name}"
-    ]
+    reindex = cellarman("wal", "reindex", server.name).line(server.named)
+    return [f"the records of {many} have not been verified yet: maintenance does it, or {reindex}"]
 
 
 def _accepted(layout: Layout, unknown: list[str]) -> list[accepted.Accepted]:

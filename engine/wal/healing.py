@@ -247,15 +247,15 @@ class Healer:
     def _not_found(self, key: Key, name: str, tried: list[tuple[str, CellarmanError]]) -> Healed:
         """Say why a segment stays away, and what can still be done for it by hand."""
         live, partial = self._case.live, self._case.partials.get(key)
-        push = wal_push(f"pg_wal/{name}", self._server.name).line()
+        push = wal_push(f"pg_wal/{name}", self._server.name).line(self._server.named)
         by_hand = f"in the data directory of the server, or of a standby: {push}"
         reasons = [f"{where}: {' '.join(str(error).split())}" for where, error in tried]
-        fixes = [error.fix for _, error in tried if error.fix]
+        fixes = [error.now(self._server.named) for _, error in tried if error.fix]
         if self._copies.unreachable is not None:
             reasons.append(str(self._copies.unreachable))
         if partial is not None and partial.whole:
             reasons.append(f"{partial.path} is whole, and is not made a segment unasked")
-            fix = push_copy(partial.path, name, self._server.name).text()
+            fix = push_copy(partial.path, name, self._server.name).text(self._server.named)
             return Healed("partial_only", name, name, source=partial.path, why="; ".join(reasons), fix=fix)
         if partial is not None:
             reach = f", its valid data ends at {partial.end}" if partial.end else ""

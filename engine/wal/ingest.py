@@ -15,8 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import CellarmanError
+from engine.errors import Advice, CellarmanError
 from engine.event import Reporter, Silent
 from engine.faults import step
 from engine.postgres import segment
@@ -282,7 +283,7 @@ class _Pass:
             raise CellarmanError(
                 f"{refused}, and it cannot be moved to {self._layout.errors}",
                 str(error),
-                f"make {self._layout.errors} writable, then: cellarman wal ingest {self._server.name}",
+                Advice(f"make {self._layout.errors} writable, then: ", cellarman("wal", "ingest", self._server.name)),
             ) from error
         self._tally.refused.append(Refusal(arrival.name, refused.why or refused.what, kept))
         self._report.note(f"{refused}; kept as {kept}", "error")

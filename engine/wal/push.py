@@ -259,11 +259,12 @@ def note(layout: Layout, name: str, kept: str, error: CellarmanError) -> None:
 
     `kept` says where the refused file is.
     """
+    from engine.errors import one_a_line
     from engine.wal import refusal
 
     if not isinstance(error, refusal.WalRefused):
         return
-    told = type(error)(error.what, error.why, f"{error.fix}\n{kept}" if error.fix else kept)
+    told = type(error)(error.what, error.why, one_a_line([error.fix, kept]))
     try:
         refusal.note(_note_path(layout, name), told)
     except OSError as failed:

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from engine.commands import cellarman
 from engine.config import Server
-from engine.errors import Busy, CellarmanError, Refused
+from engine.errors import Advice, Busy, CellarmanError, Refused
 from engine.event import Level, Reporter, Silent
 from engine.host.endpoint import Endpoint
 from engine.postgres.connection import Slot
@@ -99,7 +100,7 @@ def ensure(server: Server, *, renew: bool = False) -> bool:
     raise CellarmanError(
         f"receiving the WAL of {server.name} could not be started",
         last_words(layout) or "it said nothing",
-        f"see {log_path(layout)}, or run it in the foreground: cellarman wal receive {server.name}",
+        Advice(f"see {log_path(layout)}, or run it in the foreground: ", cellarman("wal", "receive", server.name)),
     )
 
 
@@ -221,7 +222,7 @@ def _detached() -> int:
         _answer(_TAKEN)
         log.note(str(error), "warn")
     except CellarmanError as error:
-        log.note("\n".join(error.lines()), "error")
+        log.note("\n".join(error.lines(server.named)), "error")
         return error.exit_code
     return 0
 

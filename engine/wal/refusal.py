@@ -80,7 +80,7 @@ def note(path: str, refused: WalRefused) -> None:
     """Write the reason for a refusal, for people."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     try:
-        write_all(fd, ("\n".join(refused.lines()) + "\n").encode("utf-8", "backslashreplace"))
+        write_all(fd, ("\n".join(refused.lines("")) + "\n").encode("utf-8", "backslashreplace"))
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from engine.commands import cellarman
 from engine.config import Server
 from engine.errors import CellarmanError
 from engine.event import Reporter
@@ -82,9 +83,10 @@ def give_up_the_fork(server: Server, report: Reporter) -> bool:
         return False
     remove(os.path.join(streaming, partials[0]))
     sync_directory(streaming)
+    take = cellarman("backup", server.name).line(server.named)
     report.note(
         f"the server has no WAL from {partials[0].removesuffix('.partial')} on any more: receiving begins where it is, "
-        f"and what lies between is missing; now: cellarman backup {server.name}",
+        f"and what lies between is missing; now: {take}",
         "error",
     )
     return True

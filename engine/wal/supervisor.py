@@ -124,7 +124,8 @@ class Supervisor:
         return said
 
     def _say_how_to_begin_anew(self, said: str) -> None:
-        commands = anew.commands(self._server, said, listed(self._server.layout.streaming))
+        received = listed(self._server.layout.streaming)
+        commands = anew.commands(self._server, said, received, self._server.named)
         for number, command in enumerate(commands.splitlines()):
             self._report.note(f"{'     ' if number else 'now: '}{command}", "error")
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from engine.errors import CellarmanError
+from engine.errors import Advice, CellarmanError
 
 PREFIX = ".cellarman-"
 """How their names begin; Barman passes over dot-files in its queues and in wals/."""
@@ -21,10 +21,12 @@ def new_temporary(directory: str, server: str, name: str) -> tuple[str, int]:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as error:
+        from engine.commands import cellarman
+
         raise CellarmanError(
             f"the archive of {server} is not there",
             f"{error}",
-            "see that its file system is mounted; a new archive is made by: cellarman cron",
+            Advice("see that its file system is mounted; a new archive is made by: ", cellarman("cron")),
         ) from error
     except PermissionError as error:
         from engine.repository.ownership import forbidden

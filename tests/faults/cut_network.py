@@ -224,7 +224,7 @@ def session(cable: Cable, far: Far, root: Path) -> dict[str, Any]:
             "left_after": time.monotonic() - report.cut,
             "what": error.what if error else "",
             "why": error.why if error else "",
-            "fix": error.fix if error else "",
+            "fix": error.now("") if error else "",
             "status": [info.status for info in repository.backups(load(str(toml)).server("main").layout)],
         }
     finally:

@@ -116,7 +116,7 @@ def unread(fd: int) -> int:
 def test_a_terminal_that_cannot_is_refused_with_the_command_line_named(config_file: str, term: str) -> None:
     with console(config_file, TERM=term) as terminal:
         assert terminal.wait() == 3
-        assert "cellarman servers" in terminal.text
+        assert f"cellarman --config {config_file} servers" in terminal.text
         assert b"\x1b" not in terminal.written
 
 

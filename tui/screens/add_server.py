@@ -11,6 +11,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.widgets import Input
 
+from engine.commands import cellarman
 from engine.config import adding, places
 from engine.errors import CellarmanError
 from engine.host.clusters import Cluster
@@ -127,17 +128,15 @@ class AddServer(Dialog):
     def _added(self, name: str, config: Config) -> None:
         self.dismiss()
         self.app.reload(config)
-        self.app.call_after_refresh(
-            self.app.say,
-            f"{name} is added. b takes its first backup; cellarman check {name} says what is missing.",
-            "text",
-        )
+        check = cellarman("check", name).line(config.named)
+        said = f"{name} is added. b takes its first backup; this says what is missing: {check}"
+        self.app.call_after_refresh(self.app.say, said, "text")
 
     def _refuse(self, error: CellarmanError) -> None:
         """Say why, in the place of the table, until something is changed."""
         lines: list[Line] = [(), ((f"{capital(plain(error.what))}.", "bad"),)]
         lines += [((plain(line), "text"),) for line in error.why.splitlines()]
-        lines += [(("now  ", "quiet"), (plain(error.fix), "text"))] if error.fix else []
+        lines += [(("now  ", "quiet"), (plain(error.now(self.app.config.named)), "text"))] if error.fix else []
         self.query_one("#below", Lines).show(lines)
 
     def action_close(self) -> None:

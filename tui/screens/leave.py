@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from textual.binding import Binding
 
-from tui.format import Line, capital, number
+from engine.commands import cellarman
+from tui.format import Line, capital, number, plain
 from tui.screens.dialog import Dialog
 
 
@@ -26,11 +27,12 @@ class Leave(Dialog):
         if self._demo:
             what = "Its server, its backups and what was restored from them are removed."
             return [(("The demo ends with this console.", "strong"),), (), ((what, "text"),)]
+        jobs = cellarman("jobs").line(self.app.config.named)
         what = "job goes" if self._count == 1 else "jobs go"
         return [
             ((f"{capital(number(self._count))} {what} on without this console.", "strong"),),
             (),
-            (("See them again here, or with ", "text"), ("cellarman jobs", "moving"), (".", "text")),
+            (("See them again here, or with ", "text"), (plain(jobs), "moving"), (".", "text")),
         ]
 
     def answers(self) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ class Problem(Dialog):
         if self._error.why:
             lines += [(), *(((plain(line), "text"),) for line in self._error.why.splitlines())]
         if self._error.fix:
-            lines += [(), (("now  ", "quiet"), (plain(self._error.fix), "text"))]
+            lines += [(), (("now  ", "quiet"), (plain(self._error.now(self.app.config.named)), "text"))]
         return lines
 
     def answers(self) -> list[tuple[str, str]]:
@@ -36,5 +36,5 @@ class Problem(Dialog):
         self.dismiss()
 
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard("\n".join(self._error.lines()))
+        self.app.copy_to_clipboard("\n".join(self._error.lines(self.app.config.named)))
         self.dismiss()

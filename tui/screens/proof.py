@@ -59,9 +59,7 @@ class ProofForm(Form):
         return MEANINGS[self._place]
 
     def command(self) -> str:
-        files = self.app.config.files
-        named = files[0] if len(files) == 1 else ""
-        return commandline.command("aftermath", self._server_name, self._arguments, config_file=named)
+        return commandline.command("aftermath", self._server_name, self._arguments).line(self.app.config.named)
 
     def go(self) -> None:
         self.app.start_job("aftermath", self._server_name, **self._arguments)

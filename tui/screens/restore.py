@@ -7,7 +7,6 @@ again instead.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -278,14 +277,14 @@ class RestoreRoom(Start):
             self.app.push_screen(SavePlan(self._plan, self.app.now(), self._saved))
 
     def _saved(self, path: str) -> None:
-        self.say(f"Saved. Run it with: cellarman restore --plan-file {shlex.quote(path)}")
+        self.say(f"Saved. Run it with: {command_line(self.app.config, 'restore', '--plan-file', path)}")
 
     def refuse_copy(self) -> str:
         return "" if self._step == 3 and self._plan is not None else "There is no command line to copy yet."
 
     def do_copy(self) -> None:
         if self._plan is not None:
-            self.copy(self._plan.order.command(), "the command line")
+            self.copy(self._plan.order.command().line(self.app.config.named), "the command line")
 
     def word(self, command: Command) -> str:
         if command.id == "restore.next" and self._step == 3:

@@ -70,7 +70,7 @@ class Start(Steps):
         finally:
             self._starting = False
         app.lookout.look_at(job)
-        app.call_from_thread(self._started, job, plan.order.command())
+        app.call_from_thread(self._started, job, plan.order.command().line(config.named))
 
     def _has_changed(self, plan: Plan, changed: Sequence[str]) -> None:
         self._asked, self._plan, self._error = plan.order, plan, None

@@ -147,11 +147,11 @@ class Steps(Reckoning):
         meaning = self._meaning()
         lead = [meaning] if meaning else []
         if self._error is not None:
-            return [*lead, *moments.error_lines(self._error, self.glyphs)]
+            return [*lead, *moments.error_lines(self._error, self.glyphs, self.app.config.named)]
         if self._plan is None:
             waits = "reckoning whether it can be reached" + ("" if self._ready else "; reading the WAL archive")
             return [*lead, ((f"{self.glyphs.running} {waits}", "moving"),)]
-        return [*lead, *moments.verdict(self._plan, self._zone, self.app.now(), self.glyphs)]
+        return [*lead, *moments.verdict(self._plan, self._zone, self.app.now(), self.glyphs, self.app.config.named)]
 
     def _paint_where(self, snapshot: Snapshot) -> None:
         said: list[Line] = [
@@ -162,14 +162,14 @@ class Steps(Reckoning):
         ]
         self.query_one("#where-said", Lines).show(said)
         if self._error is not None:
-            lines = moments.error_lines(self._error, self.glyphs)
+            lines = moments.error_lines(self._error, self.glyphs, self.app.config.named)
         elif self._plan is None:
             where = f" on {plain(self._on)}" if self._on else ""
             lines = [((f"{self.glyphs.running} looking at the directory{where}", "moving"),)]
         elif not self._plan.reachable:
-            lines = moments.verdict(self._plan, self._zone, self.app.now(), self.glyphs)
+            lines = moments.verdict(self._plan, self._zone, self.app.now(), self.glyphs, self.app.config.named)
         else:
-            lines = moments.place(self._plan, self.glyphs)
+            lines = moments.place(self._plan, self.glyphs, self.app.config.named)
             about = moments.took(self._plan, snapshot.jobs)
             lines += moments.facts([("takes", f"{about}; then it replays", "text")]) if about else []
             lines.append(())
@@ -182,7 +182,7 @@ class Steps(Reckoning):
     def _paint_confirm(self, snapshot: Snapshot) -> None:
         told = self.query_one("#told", Lines)
         if self._error is not None:
-            told.show(moments.error_lines(self._error, self.glyphs))
+            told.show(moments.error_lines(self._error, self.glyphs, self.app.config.named))
             return
         if self._plan is None:
             told.show([((f"{self.glyphs.running} reckoning once more", "moving"),)])
@@ -191,7 +191,7 @@ class Steps(Reckoning):
         about = moments.took(plan, snapshot.jobs)
         lines: list[Line] = [moments.doing(plan, trail.account()), (), *moments.steps(plan), ()]
         if plan.refusals or not plan.reachable:
-            lines = [*moments.place(plan, self.glyphs)] if plan.reachable else self._verdict()
+            lines = [*moments.place(plan, self.glyphs, self.app.config.named)] if plan.reachable else self._verdict()
         else:
             lines += moments.facts([("copying", about, "text")]) if about else []
             lines += [
@@ -199,5 +199,5 @@ class Steps(Reckoning):
                 (),
             ]
             lines += [*moments.warnings(plan, self.glyphs), ()] if plan.warnings else []
-            lines += [tuple(moments.order_words(plan.order))]
+            lines += [tuple(moments.order_words(plan.order, self.app.config.named))]
         told.show(lines)

@@ -11,6 +11,7 @@ from textual.containers import Vertical
 from textual.screen import Screen
 
 from engine import permission
+from engine.commands import cellarman
 from tui import commands
 from tui.commands import Command
 from tui.format import Line, counted, plain, span
@@ -110,7 +111,7 @@ class Room(Acts, Prompting, Zooming, Screen[None]):
         small = width < LEAST[0] or height < LEAST[1]
         self.set_class(small, "-too-small")
         if small:
-            self.query_one("#too-small", Lines).show(_too_small(width, height))
+            self.query_one("#too-small", Lines).show(_too_small(width, height, self.app.config.named))
         self.repaint()
 
     def repaint(self) -> None:
@@ -317,9 +318,10 @@ def operators(others: Sequence[Operator]) -> str:
     return ", ".join(names)
 
 
-def _too_small(width: int, height: int) -> list[Line]:
+def _too_small(width: int, height: int, named: str) -> list[Line]:
+    servers = cellarman("servers").line(named)
     return [
         ((f"This terminal has {width} columns and {height} rows.", "strong"),),
         ((f"The console needs {LEAST[0]} by {LEAST[1]}; make it larger, or press q.", "text"),),
-        (("Every view is a command too: cellarman servers", "quiet"),),
+        ((f"Every view is a command too: {plain(servers)}", "quiet"),),
     ]

@@ -131,7 +131,8 @@ class Servers(Room):
         room = (self.app.size.width * 2 // 3 if self.wide else self.app.size.width) - 4
         if snapshot.looked or server is not None:
             live = snapshot.live.get(self.subject)
-            detail.show(about(server, live, snapshot.minute, room, self.glyphs) if server else ())
+            named = self.app.config.named
+            detail.show(about(server, live, snapshot.minute, room, self.glyphs, named) if server else ())
         elif self.app.remembered is not None:
             detail.show(self.app.remembered.detail if self.query_one("#servers", Table).cursor == 0 else ())
         if self.wide and server:
@@ -212,14 +213,14 @@ def _recoverable(server: ServerStatus, live: Live | None, now: datetime, screen:
     return ((f"{when(begin, now):>11} ", "quiet"), *line, reached) if screen >= 100 else (*line, reached)
 
 
-def about(server: ServerStatus, live: Live | None, now: datetime, width: int, glyphs: Glyphs) -> list[Line]:
+def about(server: ServerStatus, live: Live | None, now: datetime, width: int, glyphs: Glyphs, named: str) -> list[Line]:
     """Return what the home screen says about one server: verdict, axis, findings, repair, and what it says itself."""
     lines: list[Line] = [wording.verdict(server, now), ()]
     if server.windows or wording.marks(server):
         lines += [*axis(wording.stretches(server), wording.marks(server), now, width, glyphs, bool(server.gaps)), ()]
     worst, *others = [wording.finding_line(finding, glyphs) for finding in server.findings[:3]] or [[]]
     keys = {command.verb: command.key for command in commands.of("servers")}
-    repair = wording.repair(server, keys)
+    repair = wording.repair(server, keys, named)
     lines += [*worst, *([(), repair] if repair else [])]
     if others:  # below the repair: a low screen has no room for all
         lines += [*([()] if repair else []), *(line for each in others for line in each)]

@@ -150,12 +150,12 @@ class Wal(Pane):
         if self.form == "gaps":
             finding = self._finding()
             if finding is not None:
-                return about(finding, "", inspection)
+                return about(finding, "", inspection, self.app.config.named)
             return no_gap(inspection)
         if chart is None or not chart.states:
             return [
                 (("No WAL has been archived yet.", "strong"),),
-                (("It comes with archive_command, or is streamed once cellarman cron or agent runs.", "text"),),
+                (("It comes with archive_command, or is streamed once maintenance runs.", "text"),),
             ]
         number = self.over.cursor
         gap = chart.gap_at(number)
@@ -176,7 +176,7 @@ class Wal(Pane):
                     (span_of(chart, first, last), "text"),
                 )
             ]
-        return about(finding, head, inspection)
+        return about(finding, head, inspection, self.app.config.named)
 
     def _gap_in(self, span: tuple[int, int]) -> tuple[int, tuple[int, int]] | None:
         chart = self.chart

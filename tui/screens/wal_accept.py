@@ -11,6 +11,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.widgets import Input
 
+from engine.actions import command_line
 from tui.format import Line, counted, plain
 from tui.screens.dialog import Dialog
 from tui.widgets.lines import Lines
@@ -39,12 +40,13 @@ class Accept(Dialog):
     def says(self) -> list[Line]:
         span = self._first if self._first == self._last else f"{self._first}..{self._last}"
         count = self._finding.count or 1
+        withdraw = command_line(self.app.config, "wal", "gaps", self._room.subject, "--withdraw", span)
         return [
             ((f"Accept that {counted(count, 'segment')} {'is' if count == 1 else 'are'} missing?", "strong"),),
             (),
             (("gap          ", "quiet"), (span, "text")),
             (("then         ", "quiet"), ("it alarms nobody any more; no restore gets past it, as before", "text")),
-            (("again        ", "quiet"), (f"cellarman wal gaps {plain(self._room.subject)} --withdraw", "text")),
+            (("again        ", "quiet"), (plain(withdraw), "text")),
         ]
 
     def fields(self) -> ComposeResult:
@@ -72,7 +74,7 @@ class Accept(Dialog):
 
 def _accept(app: Console, room: ServerRoom, first: str, last: str, reason: str) -> None:
     """Write it down, in a thread: the file is locked while it is changed."""
-    from engine.actions import Actions, command_line
+    from engine.actions import Actions
     from engine.errors import CellarmanError
 
     actions = Actions(app.config, via="console", read_only=app.read_only)

@@ -40,7 +40,7 @@ def shown(inspection: Inspection | None) -> list[Finding]:
     return [f for f in found if f.severity != "note" or f.state == "accepted" or f.breaks][:_MOST_GAPS]
 
 
-def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
+def about(finding: Finding, head: str, inspection: Inspection, named: str) -> list[Line]:
     """Return cause, effect and repair of a finding."""
     role = SEVERITY[finding.severity]
     state = (finding.state or finding.kind).replace("_", " ")
@@ -60,11 +60,11 @@ def about(finding: Finding, head: str, inspection: Inspection) -> list[Line]:
     if finding.why:
         lines.append((("effect       " if cause else "cause        ", "quiet"), (plain(finding.why), "text")))
     lines += _effect(finding, "" if cause and finding.why else "effect")
-    lines += _repair(finding)
+    lines += _repair(finding, named)
     return lines
 
 
-def _repair(finding: Finding) -> list[Line]:
+def _repair(finding: Finding, named: str) -> list[Line]:
     """Return what to press, and the command where there is another one than those keys run."""
     keys: list[Span] = []
     bearable = finding.breaks and finding.state != "accepted"
@@ -80,7 +80,8 @@ def _repair(finding: Finding) -> list[Line]:
     lines: list[Line] = [(("repair       ", "quiet"), *keys)] if keys else []
     of_keys = (("backup",), ("wal", "gaps"), *((("wal", "fetch-missing"),) if bearable else ()))
     if finding.fix and not any(finding.fix.begins(*verb) for verb in of_keys):
-        lines.append((("             " if keys else "repair       ", "quiet"), (plain(finding.fix.text()), "moving")))
+        label = "             " if keys else "repair       "
+        lines.append(((label, "quiet"), (plain(finding.fix.text(named)), "moving")))
     return lines
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 
+from engine.commands import cellarman
 from engine.host import clusters
 from engine.host.clusters import Cluster
 from tui import commands
@@ -71,13 +72,14 @@ class Welcome(Room):
         table.show([_row(cluster) for cluster in self._found or ()])
         files = self.app.config.files
         where = plain(files[-1]) if files else "~/.config/cellarman/cellarman.toml"
+        check = cellarman("check", "main").line(self.app.config.named)
         self.query_one("#ways", Lines).show(
             [
                 (("a", "hand!"), ("  add a server: a short form, written to ", "text"), (where, "moving")),
                 (("d", "hand!"), ("  the demo: all of it on a throw-away server, removed when you leave", "text")),
                 (),
                 (("or write the file yourself, a table ", "quiet"), ("[servers.main]", "text"), (" with", "quiet")),
-                (("conninfo", "text"), (", then ask ", "quiet"), ("cellarman check main", "moving")),
+                (("conninfo", "text"), (", then ask ", "quiet"), (plain(check), "moving")),
             ]
         )
 

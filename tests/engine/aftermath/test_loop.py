@@ -124,7 +124,7 @@ def test_no_lane_delivers(place: Site) -> None:
     document = json.loads(done.stdout)
     assert not document["proven"]
     details = {step["name"]: step["detail"] for step in document["steps"]}
-    assert "no receiver runs: cellarman cron starts it" in details["lane: streaming"]
+    assert f"no receiver runs: cellarman --config {place.path} cron starts it" in details["lane: streaming"]
     assert steps(document)["plan the restore"] == "fail"
     assert left(place) == []
 

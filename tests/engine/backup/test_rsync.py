@@ -303,7 +303,11 @@ def test_a_corrupt_page_is_named_and_the_backup_is_done(postgres: Install, far: 
         assert "[{" not in shown and "{'" not in shown
         checked = json.loads(where.run("check", "main", "--json").stdout)["checks"]
         [pages] = [check for check in checked if check["name"] == "page checksums"]
-        assert pages["status"] == "warn" and path in pages["detail"] and "cellarman show main" in pages["fix"]
+        assert (
+            pages["status"] == "warn"
+            and path in pages["detail"]
+            and f"cellarman --config {where.path} show main" in pages["fix"]
+        )
 
 
 def test_pages_are_read_as_postgresql_reads_them(each_postgres: Install, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_wal_that_does_not_come_leaves_the_backup_waiting_and_says_why(postgres:
         [info] = where.backups()
         assert info.status == "WAITING_FOR_WALS" and not info.usable
         assert info.begin_wal is not None and info.begin_wal in late.value.why
-        assert "cellarman cron" in late.value.fix
+        assert "cellarman cron" in late.value.now("")
         assert verify.verify(where.server, info).findings[-1].problem.startswith("is not in the archive")
 
 

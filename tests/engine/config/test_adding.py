@@ -58,8 +58,8 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     path.write_text(BEFORE)
     with pytest.raises(ConfigError) as refused:
         adding.add_server(str(path), name, values)
-    assert said in "\n".join(refused.value.lines())
-    assert ".trial-" not in "\n".join(refused.value.lines())
+    assert said in "\n".join(refused.value.lines(""))
+    assert ".trial-" not in "\n".join(refused.value.lines(""))
     assert path.read_text() == BEFORE
 
 

@@ -42,7 +42,7 @@ def only(path: str) -> str:
     """Return the three lines of a configuration with exactly one problem."""
     error = refusal(path)
     assert len(error.problems) == 1, error.problems
-    return "\n".join(error.lines())
+    return "\n".join(error.lines(""))
 
 
 GOOD = """\
@@ -243,7 +243,7 @@ def test_all_mistakes_at_once(write: Write) -> None:
 
 def test_two_servers_in_one_place(write: Write) -> None:
     path = write("[servers.a]\nbackup_directory = '/srv/x'\n[servers.b]\nbackup_directory = '/srv/x/'\n")
-    said = "\n".join(refusal(path).lines())
+    said = "\n".join(refusal(path).lines(""))
     assert f"{path}:4" in said
     assert "of a already" in said
     path = write("[servers.a]\nbackup_directory = '/srv/x'\n[servers.b]\nbackup_directory = '/srv/x/deep'\n")
@@ -300,7 +300,7 @@ def test_an_unknown_server_gets_the_nearest(write: Write) -> None:
     config = load(write(GOOD), env={})
     with pytest.raises(NotFound) as caught:
         config.server("mian")
-    assert caught.value.lines()[:2] == ['no server "mian"', 'why: nearest: "main"; servers: main, other']
+    assert caught.value.lines("")[:2] == ['no server "mian"', 'why: nearest: "main"; servers: main, other']
     with pytest.raises(NotFound, match="no server at all"):
         load(write(""), env={}).server("main")
 

@@ -52,7 +52,7 @@ def test_nobody_listens(far: Far, way: Way) -> None:
         probe.bind(("127.0.0.1", 0))
         closed = probe.getsockname()[1]
     error = way(far.but(port=closed))
-    assert error.kind == "refused" and str(closed) in error.fix
+    assert error.kind == "refused" and str(closed) in error.now("")
 
 
 @WAYS
@@ -83,7 +83,7 @@ def test_somebody_listens_and_says_nothing(far: Far, way: Way) -> None:
 def test_an_unknown_host_key(own: Far, way: Way) -> None:
     own.known_hosts.write_text("")
     error = way(own.endpoint)
-    assert error.kind == "unknown_host_key" and str(own.known_hosts) in error.fix
+    assert error.kind == "unknown_host_key" and str(own.known_hosts) in error.now("")
     assert own.known_hosts.read_text() == ""  # never added
 
 
@@ -94,7 +94,7 @@ def test_the_fingerprint_and_the_command_that_adds_the_key(own: Far) -> None:
         ["ssh-keygen", "-lf", str(own.root / "host_ed25519.pub")], capture_output=True, text=True, check=True
     )
     assert listed.stdout.split()[1] in error.why and listed.stdout.split()[1].startswith("SHA256:")
-    subprocess.run(["sh", "-c", error.fix.rpartition(": ")[2]], check=True)
+    subprocess.run(["sh", "-c", error.now("").rpartition(": ")[2]], check=True)
     with machine(own.endpoint) as host:
         assert host.run(["true"]).status == 0
 
@@ -113,8 +113,8 @@ def test_known_hosts_in_every_form(own: Far, kind: str, hashed: bool) -> None:
 def test_a_changed_host_key(own: Far, way: Way) -> None:
     own.new_host_keys()
     error = way(own.endpoint)
-    assert error.kind == "host_key_changed" and "ssh-keygen -R" in error.fix
-    forget = error.fix[error.fix.index("ssh-keygen -R") :].split(";")[0]
+    assert error.kind == "host_key_changed" and "ssh-keygen -R" in error.now("")
+    forget = error.now("")[error.now("").index("ssh-keygen -R") :].split(";")[0]
     subprocess.run(["sh", "-c", forget], check=True, capture_output=True)
     assert way(own.endpoint).kind == "unknown_host_key"
 
@@ -134,7 +134,9 @@ def test_a_key_that_is_not_accepted(own: Far, way: Way) -> None:
     (own.root / "authorized_keys").write_text("")
     error = way(own.endpoint)
     assert (
-        error.kind == "key_rejected" and f"the key {own.key} is here" in error.fix and f"cat {own.key}.pub" in error.fix
+        error.kind == "key_rejected"
+        and f"the key {own.key} is here" in error.now("")
+        and f"cat {own.key}.pub" in error.now("")
     )
 
 
@@ -144,7 +146,7 @@ def test_a_key_with_a_passphrase(own: Far, way: Way) -> None:
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", str(own.key)], check=True)
     error = way(own.endpoint)
     assert error.kind == "key_rejected"
-    first = error.fix.splitlines()[0]
+    first = error.now("").splitlines()[0]
     assert f"ssh-add {own.key}" in first and f"ssh-keygen -p -N '' -f {own.key}" in first
 
 
@@ -182,7 +184,7 @@ def test_a_shell_that_talks(tmp_path: Path, way: Way) -> None:
         else:
             error = by_paramiko(own.endpoint)
             assert "Welcome to" in error.why
-        assert error.kind == "noisy_shell" and "bashrc" in error.fix
+        assert error.kind == "noisy_shell" and "bashrc" in error.now("")
 
 
 def test_an_account_that_may_run_nothing(own: Far) -> None:
@@ -256,7 +258,7 @@ def test_through_another_host_and_a_file_of_settings(own: Far, tmp_path: Path) -
 
 def test_no_key_at_all_is_another_matter_than_one_that_is_not_let_in(own: Far, tmp_path: Path) -> None:
     error = by_openssh(own.but(identity_file=str(tmp_path / "none")))
-    assert error.kind == "key_rejected" and "there is no key here: ssh-keygen" in error.fix
+    assert error.kind == "key_rejected" and "there is no key here: ssh-keygen" in error.now("")
 
 
 def test_a_question_by_openssh_says_of_a_host_key_what_paramiko_says(own: Far) -> None:
@@ -264,5 +266,5 @@ def test_a_question_by_openssh_says_of_a_host_key_what_paramiko_says(own: Far) -
     with pytest.raises(HostError) as asked:
         calls.Calls(own.endpoint).run(["true"])
     told = by_paramiko(own.endpoint)
-    assert (asked.value.what, asked.value.why, asked.value.fix) == (told.what, told.why, told.fix)
-    assert "SHA256:" in told.why and "compare the fingerprint" in told.fix
+    assert (asked.value.what, asked.value.why, asked.value.now("")) == (told.what, told.why, told.now(""))
+    assert "SHA256:" in told.why and "compare the fingerprint" in told.now("")

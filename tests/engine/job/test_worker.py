@@ -113,7 +113,7 @@ def test_ctrl_c_detaches_and_says_so_and_the_terminal_may_go(slow: Site) -> None
         follower.send_signal(signal.SIGINT)
         shown += _everything(leader)
         assert follower.wait(20) == 130
-    assert "detached" in shown and f"cellarman job cancel {job['id']}" in shown
+    assert "detached" in shown and f"cellarman --config {slow.path} job cancel {job['id']}" in shown
     os.close(leader)
     assert slow.jobs()[0]["status"] == "running"
 

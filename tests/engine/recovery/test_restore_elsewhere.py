@@ -328,7 +328,7 @@ def test_what_is_refused_here_is_refused_there(stage: Scene, tmp_path: Path) -> 
     assert "leads nowhere" in refused(stage, tmp_path / "link").what
     (tmp_path / "shut").mkdir(mode=0o500)
     why = refused(stage, tmp_path / "shut" / "new")
-    assert "cannot be made" in why.what and f"install -d -o {os.getuid()}" in why.fix
+    assert "cannot be made" in why.what and f"install -d -o {os.getuid()}" in why.now("")
     assert sorted(os.listdir(tmp_path)) == ["file", "link", "shut"]
 
 
@@ -416,10 +416,10 @@ def test_a_delta_onto_a_stopped_directory(stage: Scene, tmp_path: Path) -> None:
         value(conninfo(result), "CREATE TABLE later AS SELECT 1 i; SELECT 1")
         pg_ctl = str(stage.cluster.install.bindir / "pg_ctl")
         running = refused_for(stage, destination, delta=True)
-        assert "running server" in running.what and "pg_ctl" in running.fix
+        assert "running server" in running.what and "pg_ctl" in running.now("")
         subprocess.run([pg_ctl, "-D", str(destination), "-w", "stop"], check=True, capture_output=True)
         (destination / "stray").write_text("x")
-        assert "--delta" in refused_for(stage, destination).fix
+        assert "--delta" in refused_for(stage, destination).now("")
         wanted = order(stage, destination, delta=True, start=True)
         plan = stage.plan(destination=str(destination), on=wanted.on, delta=True)
         assert plan.refused is None and plan.delta and plan.changes is not None

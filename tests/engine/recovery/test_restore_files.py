@@ -95,7 +95,7 @@ def test_a_tablespace_made_after_the_backup_is_made_where_it_was(each_postgres: 
         assert stage.plan(TimeTarget(earlier.at)).refused is None
         # The first commit after this moment, at which replay stops, is that of CREATE TABLESPACE: its record is before.
         assert stage.plan(TimeTarget(last.at)).refused is not None
-        lsn = re.search("--to-lsn ([0-9A-F/]+) --exclusive", plan.refused.fix)
+        lsn = re.search("--to-lsn ([0-9A-F/]+) --exclusive", plan.refused.now(""))
         assert lsn is not None
         with stage.restored(LsnTarget(Lsn.parse(lsn[1]), False), action="promote") as (_, conninfo):
             assert value(conninfo, "SELECT count(*) FROM kept") == 300

@@ -82,10 +82,10 @@ def test_a_time_in_the_hole_has_neighbours(holed: Holed, gone: Mark) -> None:
     plan = holed.scene.plan(TimeTarget(holed.early[3].at))
     assert not plan.reachable and plan.before and plan.after and plan.refused
     assert holed.early[1].at >= (plan.before.at or gone.at) > holed.early[0].at
-    assert plan.before.lsn is not None and "--to-lsn" in plan.before.command
-    assert plan.after.at == holed.second.end_time and holed.second.id in plan.after.command
+    assert plan.before.lsn is not None and "--to-lsn" in plan.before.command.words
+    assert plan.after.at == holed.second.end_time and holed.second.id in plan.after.command.words
     assert "missing" in plan.refused.why
-    look, _, last_resort = plan.refused.fix.partition("cellarman wal fetch-missing ")
+    look, _, last_resort = plan.refused.now("").partition("cellarman wal fetch-missing ")
     assert look and "cellarman backup " in last_resort
     rows = holed.restored_rows(holed.scene.plan(LsnTarget(plan.before.lsn)))
     assert rows == holed.early[1].rows
@@ -284,7 +284,9 @@ def test_nothing_is_replayed_past_a_time_of_too_little_wal(postgres: Install) ->
         stage.archive_all()
         refused = stage.plan(TimeTarget(after.at))
         assert refused.refused is not None and "wal_level = minimal from 0/" in refused.refused.why
-        assert f"--to-lsn {refused.before.lsn}" in refused.refused.fix and "fetch-missing" not in refused.refused.fix
+        assert f"--to-lsn {refused.before.lsn}" in refused.refused.now(
+            ""
+        ) and "fetch-missing" not in refused.refused.now("")
         [window], _ = reachable_windows(stage.server)
         assert (window.backup, window.bounded_by) == (first.id, "wal_level_minimal")
         assert window.to_time < after.at

@@ -80,7 +80,7 @@ def test_not_writable(stage: Scene, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     why = refused(stage, tmp_path / "below")
     assert "cannot be made" in why.what
-    assert f"install -d -o {os.getuid()} -m 0700 {tmp_path / 'below'}" in why.fix
+    assert f"install -d -o {os.getuid()} -m 0700 {tmp_path / 'below'}" in why.now("")
 
 
 def test_a_file_system_that_is_mounted_read_only(stage: Scene, tmp_path: Path) -> None:
@@ -103,17 +103,17 @@ def test_a_file_system_that_is_mounted_read_only(stage: Scene, tmp_path: Path) -
         place = replace(look(str(path)), usable=False, parent_usable=False, read_only=str(tmp_path))
         [found] = refusals(stage.server, Ground(os.getuid(), place), ())
         assert f"the file system at {tmp_path} is mounted read-only" in found.why
-        assert f"mount -o remount,rw {tmp_path}" in found.fix and "install -d" not in found.fix
+        assert f"mount -o remount,rw {tmp_path}" in found.now("") and "install -d" not in found.now("")
 
 
 def test_root_and_other_accounts(stage: Scene, tmp_path: Path) -> None:
     found = refusals(stage.server, Ground(0, look(str(tmp_path / "x"))), ())
     assert found and "root" in found[0].what
     found = refusals(stage.server, Ground(os.getuid() + 1, look(str(tmp_path))), ())
-    assert found and "another account" in found[0].what and "chown" in found[0].fix
+    assert found and "another account" in found[0].what and "chown" in found[0].now("")
     (tmp_path / "PG_VERSION").touch()
     found = refusals(stage.server, Ground(os.getuid() + 1, look(str(tmp_path))), ())
-    assert found and "another account" in found[0].what and "chown" not in found[0].fix
+    assert found and "another account" in found[0].what and "chown" not in found[0].now("")
 
 
 def test_what_may_not_be_looked_into(stage: Scene, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_may_not_be_looked_into(stage: Scene, tmp_path: Path) -> None:
             plan = stage.plan(Immediate(), destination=str(path))
             assert plan.refused and "cannot be looked into" in plan.refused.what
             assert "permission denied" in plan.refused.why
-            assert "chown" not in plan.refused.fix and "install" not in plan.refused.fix
+            assert "chown" not in plan.refused.now("") and "install" not in plan.refused.now("")
             assert plan.leftover is None and "interrupted" not in plan.steps[0]
     finally:
         hidden.chmod(0o700)

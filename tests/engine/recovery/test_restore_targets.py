@@ -108,7 +108,7 @@ def test_last_commit_is_no_time_target(history: History) -> None:
     assert window_end is not None
     refused = history.scene.plan(TimeTarget(window_end.at))
     assert not refused.reachable and refused.before and refused.before.at == window_end.at
-    assert refused.refused and "--to-time" not in refused.before.command
+    assert refused.refused and "--to-time" not in refused.before.command.words
     assert history.scene.plan(TimeTarget(window_end.at, inclusive=False)).reachable
 
 
@@ -121,7 +121,7 @@ def test_lsn_inside_the_backup(history: History) -> None:
     found = history.scene.plan(Immediate())
     assert found.info and found.info.begin_xlog
     plan = history.scene.plan(LsnTarget(Lsn(found.info.begin_xlog + 8)))
-    assert not plan.reachable and plan.after and "--to-immediate" in plan.after.command
+    assert not plan.reachable and plan.after and "--to-immediate" in plan.after.command.words
 
 
 @pytest.mark.parametrize("inclusive", [True, False])

@@ -92,7 +92,7 @@ def test_latest_follows_the_new_primary_from_the_backup_before_the_fork(failover
 def test_the_old_primarys_backup_goes_with_current_only(failover: Failover) -> None:
     refused = failover.scene.plan(backup=failover.old_backup.id)
     assert refused.refused and "left timeline 1" in refused.refused.why
-    assert "current" in refused.refused.fix
+    assert "current" in refused.refused.now("")
     with failover.scene.restored(backup=failover.old_backup.id, timeline="current") as (_, conninfo):
         assert value(conninfo, "SELECT count(*) FROM kept") == failover.old.rows
 

@@ -64,7 +64,7 @@ def test_times(text: str, utc: str) -> None:
 def test_what_is_no_time_shows_how_to_write_it(text: str, shown: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_time(text, NOW)
-    assert shown in caught.value.fix
+    assert shown in caught.value.now("")
 
 
 @pytest.mark.parametrize(

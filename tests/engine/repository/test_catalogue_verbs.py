@@ -26,18 +26,18 @@ class Command:
     def __init__(self, layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         self.layout = layout
         self._capsys = capsys
-        self._config = tmp_path / "cellarman.toml"
+        self.config = tmp_path / "cellarman.toml"
         self.settings("")
 
     def settings(self, lines: str) -> None:
         home = os.path.dirname(self.layout.home)
-        self._config.write_text(
+        self.config.write_text(
             f'[cellarman]\nbarman_home = "{home}"\nstate_directory = "{home}/state"\n'
             f'[servers.{self.layout.name}]\nconninfo = "host=nowhere"\n{lines}\n'
         )
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = main(["--config", str(self._config), *words])
+        code = main(["--config", str(self.config), *words])
         captured = self._capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -108,7 +108,7 @@ def test_people_read_the_catalogue(cellarman: Command, layout: Layout) -> None:
 
 def test_a_server_without_backups_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cellarman = Command(empty(tmp_path), capsys, tmp_path)
-    assert "cellarman backup main" in cellarman("backups", "main")[1]
+    assert f"cellarman --config {cellarman.config} backup main" in cellarman("backups", "main")[1]
     assert cellarman.json("backups", "main")["backups"] == []
     assert cellarman("show", "main", "latest")[0] == 2
 
@@ -200,7 +200,7 @@ def test_delete_wants_the_id_typed(cellarman: Command, layout: Layout) -> None:
     assert code == 0 and f"backup {FIRST} is deleted; 102 B freed" in out
     assert cellarman("delete", "main", FIRST, "--yes", FIRST)[0] == 2
     code, _, err = cellarman("delete", "main", SECOND, "--yes", SECOND)
-    assert code == 3 and "last usable backup" in err and "cellarman backup main" in err
+    assert code == 3 and "last usable backup" in err and f"cellarman --config {cellarman.config} backup main" in err
 
 
 def test_programs_read_why_not(cellarman: Command, layout: Layout) -> None:

@@ -86,7 +86,7 @@ def test_the_last_usable_backup_stays(layout: Layout) -> None:
     repository.save(layout, replace(repository.load(layout, SECOND), status="FAILED"))
     with pytest.raises(Refused, match="last usable") as caught:
         deletion.delete(layout, THIRD)
-    assert caught.value.exit_code == 3 and "cellarman backup main" in caught.value.fix
+    assert caught.value.exit_code == 3 and "cellarman backup main" in caught.value.now("")
     assert repository.load(layout, THIRD).usable
     marks.set_deleting(layout, SECOND)
     assert kinds(layout, THIRD) == ["last_usable"], "what is being deleted is gone"

@@ -47,7 +47,7 @@ def test_a_held_lock_is_waited_for_no_longer_than_said_and_its_holder_named(tmp_
         with pytest.raises(Busy) as caught:
             locks.hold(str(path), wait=0.3, what="delete backup 1")
         assert 0.3 <= time.monotonic() - start < 5
-        text = "\n".join(caught.value.lines())
+        text = "\n".join(caught.value.lines(""))
         assert "cannot delete backup 1" in text and f"process {other.pid} (" in text and "since 20" in text
         assert caught.value.exit_code == 4
         held = locks.holder(str(path))

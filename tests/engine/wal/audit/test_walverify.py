@@ -45,7 +45,7 @@ def test_good_and_bad_archives(repo: Repo) -> None:
     done = run(repo)
     assert done.returncode == 1
     assert f"{name}  20" in done.stdout and "corrupt: " in done.stdout
-    assert "cellarman wal fetch-missing main" in done.stderr
+    assert f"cellarman --config {repo.root}/cellarman.toml wal fetch-missing main" in done.stderr
     done = run(repo, "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
@@ -101,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(repo: Repo) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "cellarman wal verify main" in said
+    assert f"cellarman --config {repo.root}/cellarman.toml wal verify main" in said
     assert audit(repo.layout).round.ended
 
 

@@ -78,7 +78,8 @@ def test_what_nobody_verified_is_said(site: tuple[Cluster, Cellarman]) -> None:
     layout = Server("main", str(cellarman.config.parent / "barman")).layout
     os.unlink(layout.index)
     count = index.catch_up(layout, prove=0)
-    sentence = f"the records of {count} segments have not been verified yet: maintenance does it, or cellarman wal"
+    reindex = f"cellarman --config {cellarman.config} wal reindex main"
+    sentence = f"the records of {count} segments have not been verified yet: maintenance does it, or {reindex}"
     assert any(said.startswith(sentence) for said in cellarman.json("wal", "gaps", "main")["unknown"])
     assert cellarman.run("windows", "main").err == ""  # which takes the time to do it
     assert cellarman.json("wal", "gaps", "main")["unknown"] == []
