@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, config: Config) -> int:
     _, action, reports = ACTIONS[args.action]
     if args.json and not reports:
-        raise UsageError(f"cellarman wal {args.action} has no --json form", fix="cellarman wal --help")
+        raise UsageError(f"wal {args.action} has no --json form", fix="cellarman wal --help")
     return action(args, config, config.server(args.server))
 
 
