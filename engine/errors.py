@@ -49,7 +49,7 @@ class Advice:
     def __repr__(self) -> str:
         return f"Advice{self.parts!r}"
 
-    def text(self, config_file: str = "") -> str:
+    def text(self, config_file: str) -> str:
         """Return it as text; `config_file` as `Command.line` takes it.
 
         >>> from engine.commands import cellarman

@@ -141,10 +141,9 @@ class Loop:
         server = self.server
         root = stack.enter_context(self._sandbox(written.oid))
         now = datetime.now(timezone.utc)
-        config_file = os.path.abspath(self.config.files[0]) if len(self.config.files) == 1 else ""
         agreed = self._step(
             "plan the restore",
-            lambda: sandbox.plan(server, root, written, found.timeline, now, config_file),
+            lambda: sandbox.plan(server, root, written, found.timeline, now, self.config.alone),
             lambda plan: (
                 f"{amounts.size(plan.copy_bytes or 0)} to copy,"
                 f" {amounts.counted(plan.wal.count if plan.wal else 0, 'segment')} to replay"

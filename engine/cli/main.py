@@ -127,7 +127,10 @@ def _named(flags: Globals) -> str:
     """Return the configuration file to name in commands; the configuration itself may not have been read."""
     from engine.config import places
 
-    return places.told(flags.config, os.environ)
+    try:
+        return places.told(flags.config, os.environ)
+    except OSError:
+        return flags.config or ""  # the working directory is gone
 
 
 def _nothing_yet() -> Config:

@@ -126,7 +126,7 @@ def _saved(args: argparse.Namespace, config: Config) -> tuple[Order, Mapping[str
         raise UsageError(
             "a plan file holds the whole order", f"{given[0]} says something beside it", "give --plan-file alone"
         )
-    saved = planfile.load(args.plan_file, config_file=_config_file(config))
+    saved = planfile.load(args.plan_file, config_file=config.alone)
     return saved.order, saved.planned or None
 
 
@@ -138,10 +138,6 @@ def _changed(plan: Plan, planned: Mapping[str, Any] | None) -> None:
             f"it was agreed to for backup {planned.get('backup')} on timeline {planned.get('timeline')}, it is backup "
             f"{now['backup']} on timeline {now['timeline']} now: the restore is refused while [planned] says otherwise"
         )
-
-
-def _config_file(config: Config) -> str:
-    return os.path.abspath(config.files[0]) if len(config.files) == 1 else ""
 
 
 def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
@@ -188,7 +184,7 @@ def _order(args: argparse.Namespace, config: Config, now: datetime) -> Order:
         tablespaces=dict(_tablespace(text, args.on) for text in args.tablespace),
         start=args.start,
         port=args.port,
-        config_file=_config_file(config),
+        config_file=config.alone,
         on=args.on or "",
         delta=args.delta,
         checksum=args.checksum,

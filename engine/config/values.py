@@ -166,6 +166,11 @@ class Config:
     """What can be worked with but should not stay so."""
 
     @property
+    def alone(self) -> str:
+        """The one file that was read, absolute; "" when there were several."""
+        return os.path.abspath(self.files[0]) if len(self.files) == 1 else ""
+
+    @property
     def named(self) -> str:
         """The file to name in command lines of ours; "" when they find the configuration by themselves."""
         return places.named(self.files, os.environ)

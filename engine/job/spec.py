@@ -59,12 +59,11 @@ class JobSpec:
 def make(config: Config, kind: JobKind, server: str, **arguments: Any) -> JobSpec:
     """Return the spec of a new job on a server of `config`; arguments must be JSON-ready."""
     now = datetime.now(timezone.utc)
-    files = config.files
     return JobSpec(
         id=f"{now:%Y%m%d%H%M%S}-{secrets.token_hex(2)}",
         kind=kind,
         server=server,
-        config_file=os.path.abspath(files[0]) if len(files) == 1 else "",
+        config_file=config.alone,
         arguments=arguments,
         created=now,
         user=_user(),

@@ -265,7 +265,7 @@ def _fetch(server: Settings, name: str, destination: str, system: int | None, op
         system_id=system,
         accept_gap="--accept-gap" in options,
         absent_on_hole="--on-hole" in options,
-        config_file=_named(["--config", options["--config"]] if "--config" in options else []),
+        config_file=_named(options.get("--config", "")),
     )
 
 
@@ -281,7 +281,7 @@ def _own_system() -> int | None:
 def _complain(error: BaseException, words: list[str]) -> None:
     """Say on standard error what went wrong with this command line; PostgreSQL keeps it in its log."""
     lines = getattr(error, "lines", None)
-    text = "\n".join(lines(_named(words))) if lines is not None else f"{type(error).__name__}: {error}"
+    text = "\n".join(lines(_named(_config(words)))) if lines is not None else f"{type(error).__name__}: {error}"
     try:
         sys.stderr.write(f"cellarman-wal: {text}\n")
         sys.stderr.flush()
@@ -289,14 +289,15 @@ def _complain(error: BaseException, words: list[str]) -> None:
         pass  # closed: the exit code has to tell
 
 
-def _named(words: list[str]) -> str:
-    """Return the configuration file that was named to this, which is to be named in commands; "" when none was.
-
-    The command line itself may not have been understood.
-    """
+def _config(words: list[str]) -> str:
+    """Return what a command line that may not have been understood gives as configuration file."""
     joined = next((word[len("--config=") :] for word in words if word.startswith("--config=")), "")
-    apart = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"), "")
-    said = apart or joined or os.environ.get("CELLARMAN_CONFIG", "")
+    return next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"), joined)
+
+
+def _named(config: str) -> str:
+    """Return the configuration file that was named to this, which commands have to name; "" when none was."""
+    said = config or os.environ.get("CELLARMAN_CONFIG", "")
     try:
         return os.path.abspath(os.path.expanduser(said)) if said else ""
     except OSError:

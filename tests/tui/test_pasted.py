@@ -16,6 +16,8 @@ from tests.support.fleet import Fleet
 from tests.tui.conftest import console, screen_text, until
 from tui import crash
 from tui.app import Console
+from tui.format import Line
+from tui.screens.leave import Leave
 from tui.snapshot import utc_now
 
 FILE = "/a b/c.toml"
@@ -33,6 +35,10 @@ def words(app: Console) -> str:
     return " ".join(screen_text(app).replace("▌", " ").split())
 
 
+def said(lines: list[Line]) -> str:
+    return "\n".join("".join(text for text, _ in line) for line in lines)
+
+
 async def test_an_error_that_is_shown_and_copied(own: Fleet) -> None:
     error = CellarmanError("it failed", "for a reason", Advice("take one: ", cellarman("backup", "crm")))
     for files, wanted in (((FILE,), f"{NAMED} backup crm"), ((), "cellarman backup crm")):
@@ -48,7 +54,8 @@ async def test_what_mends_a_server_and_what_finds_a_job_again(own: Fleet) -> Non
         await pilot.press("down")
         await until(pilot, lambda: f"the repair is {NAMED} check crm" in words(app))
         app.leave()
-        await until(pilot, lambda: f"See them again here, or with {NAMED} jobs." in words(app))
+        await until(pilot, lambda: isinstance(app.screen, Leave))
+        assert f"See them again here, or with {NAMED} jobs." in said(app.screen.says())
 
 
 def test_what_is_left_of_a_crash() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -111,7 +110,7 @@ class Chosen(Room):
             self._spaces_chosen() if self._step >= 2 else {},
             start,
             int(port) if port and start else None,
-            os.path.abspath(config.files[0]) if len(config.files) == 1 else "",
+            config.alone,
             on=on_host,
             delta=bool(on_host) and self.query_one("#delta", Pick).chosen == 1,
         )
