@@ -13,8 +13,9 @@ from engine.check import facts, runner
 from engine.check.account import account, program
 from engine.check.facts import Probe, Unknown
 from engine.check.result import CheckResult
+from engine.commands import cellarman
 from engine.config import Config, load
-from engine.errors import Refused
+from engine.errors import Advice, Refused
 from engine.postgres.lsn import Lsn
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
@@ -218,22 +219,22 @@ def test_a_source_that_hangs_or_fails_is_unknown() -> None:
     import threading
 
     forever = threading.Event()
-    hanging: Probe[bool] = Probe("the tape robot", 0.05, forever.wait)
+    hanging: Probe[bool] = Probe("the tape robot", 0.05, forever.wait, "")
     answer = hanging.answer()
     forever.set()
     assert isinstance(answer, Unknown)
     assert answer.what == "the tape robot: no answer within 0.05 s"
 
     def refuse() -> None:
-        raise Refused("what", "why", "fix")
+        raise Refused("what", "why", Advice("look: ", cellarman("jobs")))
 
-    assert Probe("x", 5, refuse).answer() == Unknown("what: why", "fix")
+    assert Probe("x", 5, refuse, "/c").answer() == Unknown("what: why", "look: cellarman --config /c jobs")
 
     def defect() -> None:
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        Probe("x", 5, defect).answer()
+        Probe("x", 5, defect, "").answer()
 
 
 def test_every_check_answers_when_nothing_is_known(setup: Setup) -> None:
