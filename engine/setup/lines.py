@@ -117,6 +117,6 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
     own = [name for name in config.files if not name.startswith("/etc/")]
     line = every_minute(own[-1] if len(config.files) == 1 and own else "")
-    agent = cellarman("agent").line(facts.named)
-    note = f"or keep this running, which does the same and wakes when something arrives: {agent}"
-    return [Piece("maintenance", f"here, as {account()}", crontab(line), "sh", found(truth), note)]
+    text = f"{crontab(line)}\n# or, to be kept running: {cellarman('agent').line(facts.named)}"
+    note = "the agent does the same and wakes when something arrives"
+    return [Piece("maintenance", f"here, as {account()}", text, "sh", found(truth), note)]
