@@ -203,7 +203,7 @@ def test_an_archive_that_is_not_mounted_takes_nothing(layout: Layout, tmp_path: 
     os.rename(layout.wals, layout.wals + ".away")
     with pytest.raises(CellarmanError, match="is not there") as caught:
         store(layout, pages.put(tmp_path, 5), system_id=pages.SYSTEM)
-    assert "mounted" in caught.value.fix
+    assert "mounted" in caught.value.now("")
     assert not os.path.exists(layout.wals)
 
 
