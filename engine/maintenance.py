@@ -253,7 +253,8 @@ def _look_at_receiver(server: Server, report: Reporter) -> None:
         return  # a server that is away writes nothing either
     if receiver.gets_nothing(slot, said):
         what = f"the WAL receiver runs, and nothing comes: {said}"
-        report.note(f"{server.name}: {what}; what to do about it: cellarman check {server.name}", "warn")
+        check = cellarman("check", server.name).line(server.named)
+        report.note(f"{server.name}: {what}; what to do about it: {check}", "warn")
 
 
 def _last_arrival(streaming: str) -> float:

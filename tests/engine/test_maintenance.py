@@ -185,7 +185,7 @@ def test_a_receiver_that_gets_nothing_for_a_while_is_said(cluster: Cluster) -> N
         (found,) = said()
         assert found.startswith("main: the WAL receiver runs, and nothing comes: ")
         assert "FATAL" in found
-        assert found.endswith("; what to do about it: cellarman check main")
+        assert found.endswith(f"; what to do about it: cellarman --config {where.path} check main")
         where.configure(create_slot="manual")
         assert said() == []
         until(lambda: cluster.value("SELECT active FROM pg_replication_slots"), "it receives")

@@ -662,7 +662,7 @@ def test_a_link_that_comes_back_too_late_finds_what_was_copied(
         with removed(stage, destination):
             with pytest.raises(HostError, match="stopped") as caught:
                 execute(wanted, server, report := Gone(own, destination))
-            assert "run the same restore again" in caught.value.fix
+            assert "run the same restore again" in caught.value.now("")
             assert any(note.endswith("cannot start; the same restore goes on with it") for note in report.notes)
             assert not any(note.startswith("removing") for note in report.notes)
             assert (destination / MARKER).exists()
