@@ -357,7 +357,7 @@ def test_what_becomes_of_what_an_interrupted_restore_left(stage: Scene) -> None:
     said = {"there is removed first": (left, tar), "it goes on with what": (far,), "nothing is overwritten": (here,)}
     for words, plans in said.items():
         for plan in plans:
-            assert any(words in text for line in moments.place(plan, UNICODE) for text, _ in line), words
+            assert any(words in text for line in moments.place(plan, UNICODE, "") for text, _ in line), words
 
 
 async def test_read_only_plans_and_does_not_start(stage: Scene) -> None:
