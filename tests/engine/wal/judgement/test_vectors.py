@@ -404,9 +404,9 @@ def test_histories_that_contradict_each_other_are_said(repo: Repo) -> None:
 def test_an_archive_full_of_holes_is_judged_in_time(repo: Repo) -> None:
     spans = [(n, n) for n in range(0, 400_000, 2)]
     bases = [Base(f"b{i}", 1, Lsn(i * SIZE + 40), Lsn(i * SIZE + 99), NOW, Lsn(i * SIZE + 40)) for i in range(0, 99, 2)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = judge(Case("main", Archive(SIZE, {1: Runs(spans)}), bases, NOW))
-    assert found[0].severity == "critical" and time.perf_counter() - begin < 10
+    assert found[0].severity == "critical" and time.process_time() - begin < 10
 
 
 def test_without_a_backup_a_hole_is_still_said(repo: Repo) -> None:
