@@ -23,7 +23,7 @@ from engine.postgres.recordruns import Runs
 from engine.postgres.walfile import Carry, SegmentFacts, SegmentHeader
 from engine.repository import locks, repository
 from engine.repository.backupinfo import BackupInfo
-from engine.repository.chain import chain
+from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 from engine.wal import codec
 
@@ -85,7 +85,7 @@ def _reading(layout: Layout, info: BackupInfo, report: Reporter) -> Reading:
 def _beneath(layout: Layout, info: BackupInfo, reading: Reading) -> tuple[BackupInfo, ...]:
     """Return the backups that an incremental one cannot be restored without."""
     try:
-        return chain(layout, info)[1:]
+        return Chains(layout).of(info)[1:]
     except Refused as broken:
         reading.find("backup.info", broken.why)
         return ()

@@ -16,7 +16,7 @@ from engine.recovery.copying import Item, Tree, plan_tree
 from engine.recovery.destination import Placed
 from engine.recovery.extraction import TarFile, tar_files
 from engine.repository.backupinfo import BackupInfo
-from engine.repository.chain import chain
+from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 
 CONTROL = os.path.join("global", "pg_control")
@@ -130,7 +130,7 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
 
 def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed: Sequence[Placed]) -> Source:
     leave_out = LEFT_OUT | {os.path.join("pg_tblspc", str(space.oid)) for space in placed}
-    older = chain(layout, info)[1:]
+    older = Chains(layout).of(info)[1:]
     page = _page(layout, info) if older else 0
     below = [layout.data(one.id) for one in older]
     directories, items, odd = _combined(plan_tree(data, destination, leave_out=leave_out), data, below, page)

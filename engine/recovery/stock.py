@@ -12,7 +12,7 @@ from engine.recovery import source
 from engine.recovery.facts import Base
 from engine.repository import identity
 from engine.repository.backupinfo import BackupInfo
-from engine.repository.chain import chain
+from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 from engine.wal import index
 from engine.wal.consistent import MOST_READ, Consistent, consistent
@@ -38,11 +38,12 @@ def bases(layout: Layout, infos: Sequence[BackupInfo], system: int | None) -> li
     if any(info.end_time is None or info.version is None for info in infos):
         raise AssertionError("only backups that have ended are asked for")
     spans = consistent(layout, infos, most_read=MOST_READ)
-    found = [_base(layout, info, spans[info.id], system) for info in infos]
+    chains = Chains(layout)
+    found = [_base(layout, info, spans[info.id], system, chains) for info in infos]
     return sorted(found, key=lambda base: (base.ended, base.id), reverse=True)
 
 
-def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None) -> Base:
+def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None, chains: Chains) -> Base:
     assert info.end_time is not None
     unusable = span.lacking
     if info.snapshots_info:
@@ -52,7 +53,7 @@ def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None
     elif not os.path.isdir(source.data_directory(layout, info)):
         unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
     elif info.is_incremental:
-        unusable = unusable or _broken(layout, info)
+        unusable = unusable or _broken(chains, info)
     standalone = info.keep == "standalone"
     return Base(
         info.id,
@@ -67,10 +68,10 @@ def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None
     )
 
 
-def _broken(layout: Layout, info: BackupInfo) -> str:
+def _broken(chains: Chains, info: BackupInfo) -> str:
     """Return why an incremental backup cannot be combined with what it rests on, "" when it can."""
     try:
-        chain(layout, info)
+        chains.of(info)
     except Refused as refused:
         return f"{refused.what}: {refused.why}"
     return ""
