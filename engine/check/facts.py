@@ -28,6 +28,7 @@ from engine.postgres.connection import Identity
 from engine.postgres.pgpass import PasswordFile
 from engine.postgres.programs import Program
 from engine.repository import identity, locks
+from engine.repository.chain import Chains
 from engine.repository.repository import BadPage, Catalogue, bad_pages, catalogue
 from engine.repository.repository import facts as repository_facts
 from engine.wal import receiver
@@ -52,8 +53,8 @@ class Home:
     """What the server's part of the repository says."""
 
     catalogue: Catalogue
-    without_files: frozenset[str]
-    """The backups that have no directory in base/."""
+    lacking: Mapping[str, str]
+    """Why usable backups cannot be restored all the same, by id."""
     system_id: int | None
     receiver: locks.Holder | None
     receiver_said: str
@@ -230,10 +231,10 @@ def _programs(server: Server, major: int | None) -> dict[str, Program | Unknown]
 
 def _home(server: Server) -> Home:
     layout = server.layout
-    found = catalogue(layout)
+    found, chains = catalogue(layout), Chains(layout)
     return Home(
         found,
-        frozenset(info.id for info in found.backups if not os.path.isdir(layout.backup(info.id))),
+        {info.id: why for info in found.usable if (why := chains.lacking(info))},
         identity.system_id(layout),
         receiver.alive(layout),
         receiver.last_words(layout, 1),

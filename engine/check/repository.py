@@ -218,10 +218,11 @@ def catalogue(facts: Facts) -> CheckResult:
             f"{broken.id} cannot be read: {broken.reason}" + (f" (and {more} more)" if more else ""),
             f"correct or remove {shlex.quote(facts.server.layout.backup_info(broken.id))}",
         )
-    gone = [info for info in facts.home.catalogue.backups if info.usable and info.id in facts.home.without_files]
-    if gone:
-        remedy = f"{facts.ours('delete', facts.server.name, gone[0].id)}  # or bring them back"
-        return fail(name, f"{_ids(gone)}: listed as good, and the files are gone", remedy)
+    if facts.home.lacking:
+        backup, why = next(iter(facts.home.lacking.items()))
+        more = len(facts.home.lacking) - 1
+        remedy = f"{facts.ours('delete', facts.server.name, backup)}  # or bring them back"
+        return fail(name, f"{backup} is listed as good: {why}" + (f" (and {more} more)" if more else ""), remedy)
     return ok(name, counted(len(facts.home.catalogue.backups), "backup"))
 
 

@@ -294,7 +294,7 @@ def _control(server: Server, plan: Plan, far: Machine) -> ControlFile:
                 f"backup {info.id} holds no {source.CONTROL}", str(error), "restore another backup"
             ) from error
     else:
-        with open(os.path.join(source.data_directory(server.layout, info), source.CONTROL), "rb") as file:
+        with open(os.path.join(repository.data_directory(server.layout, info.id), source.CONTROL), "rb") as file:
             data = file.read()
         must(far, ["mkdir", "-p", "--", os.path.dirname(path)], f"{path} cannot be written on {far.name}")
         far.write(path, data)

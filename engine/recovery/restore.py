@@ -241,7 +241,7 @@ def _control(server: Server, plan: Plan) -> ControlFile:
     assert info is not None
     path = os.path.join(plan.order.destination, LAST)
     if not info.is_tar:
-        original = os.path.join(source.data_directory(server.layout, info), source.CONTROL)
+        original = os.path.join(repository.data_directory(server.layout, info.id), source.CONTROL)
         copying.copy_file(Item(original, path, os.path.getsize(original)), Meter(Silent(), 0))
     try:
         with open(path, "rb") as file:

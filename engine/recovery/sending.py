@@ -26,6 +26,7 @@ from engine.recovery.copying import Item
 from engine.recovery.link import Link
 from engine.recovery.place import MARKER
 from engine.recovery.plan import Plan
+from engine.repository import repository
 
 LAST = source.CONTROL + ".cellarman"
 """pg_control under the name that no server looks for, until the rest is on disk."""
@@ -42,7 +43,7 @@ def transfers(server: Server, plan: Plan, content: source.Source) -> list[Transf
     out = [f"/{name}" for name in (*sorted(source.LEFT_OUT), LAST, MARKER, staging.INSIDE)]
     out += [f"/pg_tblspc/{space.oid}" for space in plan.placed]
     base = Transfer(
-        source.data_directory(server.layout, plan.info),
+        repository.data_directory(server.layout, plan.info.id),
         plan.order.destination,
         plan.endpoint,
         "destination",

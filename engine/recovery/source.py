@@ -15,6 +15,7 @@ from engine.recovery import combining
 from engine.recovery.copying import Item, Tree, plan_tree
 from engine.recovery.destination import Placed
 from engine.recovery.extraction import TarFile, tar_files
+from engine.repository import repository
 from engine.repository.backupinfo import BackupInfo
 from engine.repository.chain import Chains
 from engine.repository.layout import Layout
@@ -86,15 +87,9 @@ def placed_tablespaces(info: BackupInfo, mapping: Mapping[str, str]) -> tuple[Pl
     )
 
 
-def data_directory(layout: Layout, info: BackupInfo) -> str:
-    """Return where the backup's data is; catalogues of Barman 1 call it pgdata."""
-    old = os.path.join(layout.backup(info.id), "pgdata")
-    return old if os.path.isdir(old) else layout.data(info.id)
-
-
 def control_file(layout: Layout, info: BackupInfo) -> ControlFile | None:
     """Return the backup's pg_control; None for tar, where it comes last in the stream."""
-    path = os.path.join(data_directory(layout, info), CONTROL)
+    path = os.path.join(repository.data_directory(layout, info.id), CONTROL)
     if info.is_tar:
         return None
     try:
@@ -118,7 +113,7 @@ def must_be_of(info: BackupInfo, control: ControlFile) -> None:
 
 def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Placed]) -> Source:
     """Return what has to be copied; raises Refused when the backup's files are not there or cannot be read here."""
-    data = data_directory(layout, info)
+    data = repository.data_directory(layout, info.id)
     try:
         return (
             _tars(data, info, destination, placed) if info.is_tar else _trees(layout, info, data, destination, placed)

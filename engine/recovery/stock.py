@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.errors import Refused
 from engine.postgres.segment import parse_segment
-from engine.recovery import source
 from engine.recovery.facts import Base
 from engine.repository import identity
 from engine.repository.backupinfo import BackupInfo
@@ -50,10 +47,8 @@ def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None
         unusable = f"backup {info.id} is a disk snapshot, which its provider restores"
     elif system is not None and info.systemid is not None and info.systemid != system:
         unusable = f"backup {info.id} is of another system, {info.systemid}; the archive's is {system}"
-    elif not os.path.isdir(source.data_directory(layout, info)):
-        unusable = f"the files of backup {info.id} are gone: there is no {layout.data(info.id)}"
-    elif info.is_incremental:
-        unusable = unusable or _broken(chains, info)
+    else:
+        unusable = chains.lacking(info) or unusable
     standalone = info.keep == "standalone"
     return Base(
         info.id,
@@ -66,15 +61,6 @@ def _base(layout: Layout, info: BackupInfo, span: Consistent, system: int | None
         span.exact,
         span.stop_timeline,
     )
-
-
-def _broken(chains: Chains, info: BackupInfo) -> str:
-    """Return why an incremental backup cannot be combined with what it rests on, "" when it can."""
-    try:
-        chains.of(info)
-    except Refused as refused:
-        return f"{refused.what}: {refused.why}"
-    return ""
 
 
 def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, keep: bool) -> Archive:

@@ -39,6 +39,19 @@ class Chains:
             found[parent.id] = last = parent
         return tuple(found.values())
 
+    def lacking(self, info: BackupInfo) -> str:
+        """Return what of the files is not there that restoring a finished backup takes, "" when nothing is known to be;
+        what a disk snapshot takes its provider knows."""
+        if info.snapshots_info:
+            return ""
+        if gone := _gone(self._layout, info):
+            return gone
+        try:
+            self.of(info)
+        except Refused as refused:
+            return f"{refused.what}: {refused.why}"
+        return ""
+
     def _parent(self, child: BackupInfo, name: str) -> BackupInfo | str:
         if child.id not in self._parents:
             try:
@@ -58,9 +71,12 @@ def _useless(layout: Layout, one: BackupInfo) -> str:
         return f"backup {one.id} " + ("is being deleted" if one.deleting else f"is {one.status.lower()}")
     if one.is_tar or one.encryption:
         return f"backup {one.id} is tar files or encrypted, which are not combined"
-    if not os.path.isdir(layout.data(one.id)):
-        return f"the files of backup {one.id} are gone: there is no {layout.data(one.id)}"
-    return ""
+    return _gone(layout, one)
+
+
+def _gone(layout: Layout, one: BackupInfo) -> str:
+    data = repository.data_directory(layout, one.id)
+    return "" if os.path.isdir(data) else f"the files of backup {one.id} are gone: there is no {data}"
 
 
 def _apart(child: BackupInfo, parent: BackupInfo, label: BackupLabel) -> str:

@@ -242,6 +242,12 @@ def save(layout: Layout, info: BackupInfo) -> None:
         raise _not_written(path, error) from error
 
 
+def data_directory(layout: Layout, backup_id: str) -> str:
+    """Return where a backup's data is; catalogues of Barman 1 call it pgdata."""
+    old = os.path.join(layout.backup(backup_id), "pgdata")
+    return old if os.path.isdir(old) else layout.data(backup_id)
+
+
 def sizes(layout: Layout, backup_id: str) -> Sizes:
     """Add up the files below base/<ID>, links not followed."""
     size = unshared = count = 0

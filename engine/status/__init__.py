@@ -73,6 +73,7 @@ def _read(reader: disk.Reader, server: Server, jobs: Sequence[JobState], now: da
         catalogue.backups,
         catalogue.unreadable,
         reader.bad_pages(catalogue),
+        reader.lacking(catalogue),
         reached.windows,
         judged.findings,
         wal,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -15,6 +15,7 @@ from engine.postgres.clock import pg_time
 from engine.postgres.timeline import Lineage
 from engine.repository import files, locks, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 from engine.repository.repository import BadPage, Catalogue
 from engine.status.values import Wal, Window
@@ -60,6 +61,7 @@ class Reader:
         self.layout: Layout = server.layout
         self._catalogue: tuple[object, Catalogue] | None = None
         self._bad_pages: tuple[Catalogue, tuple[BadPage, ...]] | None = None
+        self._lacking: tuple[Catalogue, dict[str, str]] | None = None
         self._judged: tuple[object, Judged] | None = None
         self._reached: tuple[object, Reached] | None = None
 
@@ -76,6 +78,14 @@ class Reader:
             facts = repository.facts(self.layout, catalogue.usable[0].id) if catalogue.usable else {}
             self._bad_pages = (catalogue, repository.bad_pages(facts) or ())
         return self._bad_pages[1]
+
+    def lacking(self, catalogue: Catalogue) -> Mapping[str, str]:
+        """Return why usable backups cannot be restored all the same, by id: their files, or those of one that they rest
+        on, are gone. Looked at again with the catalogue."""
+        if self._lacking is None or self._lacking[0] is not catalogue:
+            chains = Chains(self.layout)
+            self._lacking = (catalogue, {i.id: why for i in catalogue.usable if (why := chains.lacking(i))})
+        return self._lacking[1]
 
     def judged(self, catalogue: Catalogue, now: datetime) -> Judged:
         """Return the judgement on the WAL, made again only when a directory has changed, or some time has passed: files
@@ -102,7 +112,8 @@ class Reader:
         """Return how far restores get, reckoned again only when the catalogue or the archive has changed."""
         marks = (id(catalogue), id(judged))
         if self._reached is None or self._reached[0] != marks:
-            self._reached = (marks, _reached(self.layout, catalogue.backups, judged.archive))
+            whole = [info for info in catalogue.usable if info.id not in self.lacking(catalogue)]
+            self._reached = (marks, _reached(self.layout, whole, judged.archive))
         return self._reached[1]
 
     def wal(self, archive: Archive) -> Wal:
@@ -137,7 +148,7 @@ def _reached(layout: Layout, backups: Sequence[BackupInfo], archive: Archive) ->
     covered: int | None = None
     """The last segment that the backup before reaches; None is all."""
     before: tuple[Lineage, int] | None = None
-    for info in sorted((b for b in backups if b.usable), key=lambda b: b.id):
+    for info in sorted(backups, key=lambda b: b.id):
         reached = _reach(info, archive) if info.xlog_segment_size == archive.segment_size else None
         if reached is None or info.end_time is None:
             continue

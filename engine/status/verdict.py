@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from engine.amounts import counted
@@ -54,6 +54,7 @@ def findings(
     backups: Sequence[BackupInfo],
     unreadable: Sequence[Unreadable],
     bad_pages: Sequence[BadPage],
+    lacking: Mapping[str, str],
     windows: Sequence[Window],
     judged: Sequence[WalFinding],
     wal: Wal,
@@ -63,11 +64,12 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is wrong with a server, worst first.
 
-    `bad_pages` are those of the newest usable backup. `judged` is what `engine.wal.findings` says of its WAL. `jobs`
-    run, `last_jobs` have ended, newest first.
+    `bad_pages` are those of the newest usable backup; `lacking` says why usable ones cannot be restored, by id.
+    `judged` is what `engine.wal.findings` says of its WAL. `jobs` run, `last_jobs` have ended, newest first.
     """
     found = [
-        *_about_backups(server, backups, windows, judged, jobs, now),
+        *_about_backups(server, [info for info in backups if info.id not in lacking], windows, judged, jobs, now),
+        *_about_files(server, lacking),
         *_about_pages(server, bad_pages),
         *map(about, (each for each in judged if each.severity != "note")),
         *_about_wal(server, wal, now),
@@ -117,6 +119,14 @@ def _about_backups(
     if limit is not None and ended is not None and now - ended > limit:
         why = f"last_backup_maximum_age is {server.last_backup_maximum_age}"
         yield Finding("warning", f"the last good backup ended {_ago(now - ended)} ago", why, take, "backup")
+
+
+def _about_files(server: Server, lacking: Mapping[str, str]) -> Iterator[Finding]:
+    if lacking:
+        backup, why = next(iter(lacking.items()))
+        more = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        fix = run(cellarman("check", server.name))
+        yield Finding("warning", f"backup {backup}{more} cannot be restored", why, fix)
 
 
 def _about_pages(server: Server, bad: Sequence[BadPage]) -> Iterator[Finding]:

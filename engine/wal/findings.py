@@ -19,6 +19,7 @@ from engine.postgres.backuplabel import LabelError, parse_label
 from engine.postgres.clock import pg_time
 from engine.repository import identity, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 from engine.repository.repository import Catalogue
 from engine.wal import accepted, codec, index, receiver, remarks, standbys
@@ -141,7 +142,10 @@ def gather(
     unknown: list[str] = []
     catalogue = catalogue or repository.catalogue(layout)
     unknown += [f"backup {bad.id} cannot be read: {bad.reason}" for bad in catalogue.unreadable]
-    infos = [info for info in catalogue.backups if _has_ended(info)]
+    chains = Chains(layout)
+    infos = [
+        info for info in catalogue.backups if _has_ended(info) and not (info.is_incremental and chains.lacking(info))
+    ]
     # The server is asked first: what it archives after that is found on disk, and is not taken for lost.
     live = _ask(server, unknown) if ask_server else None
     names = list_names(layout, keep=not read_only)
@@ -205,6 +209,13 @@ def _ask(server: Server, unknown: list[str]) -> Live | None:
         return None
     unknown += found.unknown
     return found
+
+
+def _infos(layout: Layout, catalogue: Catalogue) -> list[BackupInfo]:
+    """Return the backups that have ended, but for incremental ones that what they rest on is missing from."""
+    chains = Chains(layout)
+    ended = [info for info in catalogue.backups if _has_ended(info)]
+    return [info for info in ended if not info.is_incremental or not chains.lacking(info)]
 
 
 def _system(layout: Layout, infos: Sequence[BackupInfo], live: Live | None, unknown: list[str]) -> int | None:

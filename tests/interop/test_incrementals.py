@@ -186,6 +186,11 @@ def test_a_broken_chain_is_refused_and_named_before_anything_is_copied(
         refused = chain.ours.run(*words(chain, tmp_path / "data"), code=3).text
         assert {"failed": middle.name, "an increment is cut": increment.name}.get(damage, full.name) in refused
         assert not (tmp_path / "data").exists()
+        if damage not in ("a file beneath is gone", "an increment is cut"):
+            status = chain.ours.run("status", "main", code=None).text
+            assert f"{chain.ids[2]}" in status and "cannot be restored" in status
+            begins = [window["backup"] for window in chain.ours.json("windows", "main")["windows"]]
+            assert chain.ids[2] not in begins
     finally:
         info.write_text(before[0])
         if aside.exists():

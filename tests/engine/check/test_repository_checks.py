@@ -57,14 +57,14 @@ def backup(config: Config, ended: datetime, status: str = "DONE", **more: object
     info = info.began(Lsn(0x2000028), 1).ended(Lsn(0x3000000), 1)
     layout = config.server("main").layout
     repository.save(layout, info)
-    os.makedirs(layout.backup(info.id), exist_ok=True)
+    os.makedirs(layout.data(info.id), exist_ok=True)
     return info
 
 
 def test_a_backup_whose_files_are_gone(setup: Setup) -> None:
     config = setup()
     info = backup(config, NOW - timedelta(hours=3))
-    os.rmdir(config.server("main").layout.backup(info.id))
+    os.rmdir(config.server("main").layout.data(info.id))
     found = check(config)["catalogue"]
     assert found.status == "fail" and info.id in found.detail and info.id in found.fix
 
