@@ -70,6 +70,7 @@ class Indexer:
         names = [name for directory in found for name, _, _ in directory.files]
         with contextlib.closing(self._reads(names)) as reads:
             for directory in found:
+                self._database.execute("DELETE FROM directory WHERE name = ?", (directory.directory,))
                 for name, size, mtime_ns in directory.files:
                     if self._deadline is not None and time.monotonic() >= self._deadline:
                         self._database.commit()
@@ -81,7 +82,7 @@ class Indexer:
                         self._told.progress(0, None, done, total)
                 if directory.mtime_ns is not None:
                     self._database.execute(
-                        "INSERT OR REPLACE INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
+                        "INSERT INTO directory VALUES (?, ?)", (directory.directory, directory.mtime_ns)
                     )
         self._prove_what_is_left()
         self._database.commit()

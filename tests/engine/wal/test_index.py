@@ -136,6 +136,28 @@ def test_what_is_gone_changed_or_broken_is_noticed(layout: Layout, written: tupl
     assert index.events(layout) == []
 
 
+def test_files_that_come_back_with_the_time_of_their_directory_are_read(
+    layout: Layout, written: tuple[Path, wal.Dump]
+) -> None:
+    """As a snapshot or a copy brings them back."""
+    names = sorted(path.name for path in written[0].iterdir())
+    archive(layout, written[0], names)
+    directory = os.path.dirname(layout.wal(names[0]))
+    long_ago = os.stat(directory).st_mtime_ns - 10**12
+    os.utime(directory, ns=(long_ago, long_ago))
+    index.catch_up(layout, budget=60)
+    assert index.rows(layout, 1, 0, ALL)
+    for name in names:
+        os.rename(layout.wal(name), f"{layout.home}/{name}")
+    index.catch_up(layout, budget=60)
+    assert not index.rows(layout, 1, 0, ALL)
+    for name in names:
+        os.rename(f"{layout.home}/{name}", layout.wal(name))
+    os.utime(directory, ns=(long_ago, long_ago))
+    index.catch_up(layout, budget=60)
+    assert len(index.rows(layout, 1, 0, ALL)) == len(names)
+
+
 def test_another_systems_wal_is_alien(layout: Layout, written: tuple[Path, wal.Dump]) -> None:
     source, _ = written
     Path(layout.identity).write_text('{"systemid": "7", "version": "18"}')
