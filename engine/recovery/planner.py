@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -78,14 +78,17 @@ def make_plan(
     if not read_only:
         _index(server, reporter, proving)
     known = [*infos, *(info for info in found.backups if restorable(info) and info not in infos)]
-    best = _search(server, order, infos, known, system, reporter, read_only=read_only, proving=proving)
-    warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
-    if isinstance(best, _Missed):
-        refused, before, after = nearest.explain(order, best.misses, best.archive, best.facts, now)
-        return Plan(order, False, (refused,), before, after, warnings=tuple(warnings))
     user = os.geteuid() if uid is None else uid
-    info = next(info for info in infos if info.id == best.choice.run.base.id)
-    plan = detail.of(server, order, best, info, uid=user, state_directory=state_directory)
+
+    def told(best: Reached | _Missed) -> Plan:
+        if isinstance(best, _Missed):
+            refused, before, after = nearest.explain(order, best.misses, best.archive, best.facts, now)
+            return Plan(order, False, (refused,), before, after)
+        info = next(info for info in infos if info.id == best.choice.run.base.id)
+        return detail.of(server, order, best, info, uid=user, state_directory=state_directory)
+
+    plan = _search(server, order, infos, known, system, reporter, told, read_only=read_only, proving=proving)
+    warnings = [f"backup {bad.id} cannot be read and was not considered: {bad.reason}" for bad in found.unreadable]
     plan = replace(plan, warnings=(*warnings, *plan.warnings))
     return elsewhere.with_changes(server, plan) if compare and plan.delta and not plan.refusals else plan
 
@@ -132,12 +135,13 @@ def _search(
     known: Sequence[BackupInfo],
     system: int | None,
     report: Reporter,
+    told: Callable[[Reached | _Missed], Plan],
     *,
     read_only: bool,
     proving: float,
-) -> Reached | _Missed:
-    """Apply the rules until no segment that they rely on turns out to be invalid; all backups that are `known` tell
-    which those are."""
+) -> Plan:
+    """Apply the rules until no segment that they, or what is `told` of the result, rely on turns out to be invalid; all
+    backups that are `known` tell which those are."""
     size = infos[0].xlog_segment_size
     archive = sound(server.layout, known, system, keep=not read_only)
     starts = bases(server.layout, [info for info in infos if info.xlog_segment_size == size], system)
@@ -149,7 +153,7 @@ def _search(
             found = Reached(result, archive, facts) if isinstance(result, Choice) else _Missed(result, archive, facts)
             bad = facts.check(_relied_on(found), proving)
             if not bad:
-                return found
+                return told(found)
         except InvalidSegment as invalid:
             bad = {invalid.key: invalid.reason}
         for key, reason in bad.items():
