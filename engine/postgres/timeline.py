@@ -37,13 +37,14 @@ def parse_history(timeline: int, text: str) -> tuple[Switch, ...]:
     """Return the switches of `timeline`'s history file, oldest first; the last one is the direct parent.
 
     Raises ValueError, naming the line, for anything that PostgreSQL would refuse: fields missing, parents not
-    strictly increasing, a parent not older than the timeline itself, no line at all.
+    strictly increasing, a parent not older than the timeline itself, no line at all. Only a line feed ends a line: the
+    reason has the name of a restore point, in which any other character may be.
 
     >>> parse_history(3, "1\\t0/5000000\\tno recovery target specified\\n\\n2\\t0/A000000\\tafter LSN\\n")[1].lsn
     Lsn('0/A000000')
     """
     switches: list[Switch] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -71,6 +72,19 @@ def left_after(timeline: int, number: int, switches: tuple[Switch, ...], size: i
     return next((s for s in switches if s.timeline == timeline and s.lsn // size > number), None)
 
 
+def history_of(timeline: int, histories: Mapping[int, tuple[Switch, ...]]) -> tuple[Switch, ...]:
+    """Return a timeline's history, from its own file, or else from that of a timeline which comes from it; () without.
+
+    >>> third = parse_history(3, "1\\t0/5000000\\t\\n2\\t0/A000000\\t\\n")
+    >>> [len(history_of(timeline, {3: third})) for timeline in (1, 2, 3, 4)]
+    [0, 1, 2, 0]
+    """
+    if timeline in histories:
+        return histories[timeline]
+    found = (switches for _, switches in sorted(histories.items()) if any(s.timeline == timeline for s in switches))
+    return tuple(switch for switch in next(found, ()) if switch.timeline < timeline)
+
+
 class Lineage(namedtuple("Lineage", ("spans",))):
     """The timelines that recovery to one target timeline follows, oldest first."""
 
@@ -94,11 +108,18 @@ class Lineage(namedtuple("Lineage", ("spans",))):
         return int(self.spans[-1].timeline)
 
     def timeline_at(self, lsn: int) -> int:
-        """Return the timeline that holds the byte at `lsn`."""
-        for span in self.spans:
-            if span.end is None or lsn < span.end:
+        """Return the timeline that holds the byte at `lsn`: the newest that has begun there.
+
+        A recovery along timeline 2 may have stopped before that began, and opened as a timeline 3 that comes from it.
+
+        >>> line = Lineage.of(3, (Switch(1, Lsn.parse("0/5800000"), ""), Switch(2, Lsn.parse("0/5400000"), "")))
+        >>> [line.timeline_at(Lsn.parse(lsn)) for lsn in ("0/53FFFFF", "0/5400000", "0/5900000")]
+        [1, 3, 3]
+        """
+        for span in reversed(self.spans):
+            if span.begin <= lsn:
                 return int(span.timeline)
-        raise AssertionError("the newest span is open")
+        raise AssertionError("the oldest span begins at zero")
 
     def contains(self, timeline: int, lsn: int) -> bool:
         """Tell whether a point of `timeline` at `lsn` lies on this lineage."""
@@ -119,12 +140,3 @@ class Lineage(namedtuple("Lineage", ("spans",))):
     def candidates(self, number: int, size: int) -> list[int]:
         """Return the timelines whose file recovery tries for segment `number`, newest first."""
         return [int(span.timeline) for span in reversed(self.spans) if span.begin // size <= number]
-
-
-def latest_timeline(start: int, histories: Mapping[int, tuple[Switch, ...]]) -> int:
-    """Return what recovery_target_timeline = 'latest' resolves to: PostgreSQL probes start+1, start+2, … and stops at
-    the first history file that is missing (findNewestTimeLine in timeline.c)."""
-    newest = start
-    while newest + 1 in histories:
-        newest += 1
-    return newest

@@ -18,7 +18,7 @@ from typing import Literal
 from engine.postgres.clock import pg_microseconds, pg_time
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_of
-from engine.postgres.timeline import Lineage, latest_timeline
+from engine.postgres.timeline import Lineage
 from engine.recovery.facts import Base, Facts, Mark, Point, Row
 from engine.recovery.target import (
     EndOfArchive,
@@ -29,7 +29,18 @@ from engine.recovery.target import (
     TimeTarget,
     XidTarget,
 )
-from engine.wal.gaps import Archive, Key, NoLineage, Reach, core_range, live_segments, reach, resolve
+from engine.wal.gaps import (
+    Archive,
+    Key,
+    NoLineage,
+    Reach,
+    core_range,
+    is_contradicted,
+    live_segments,
+    newest_from,
+    reach,
+    resolve,
+)
 
 _MOST_READ = 64
 """Segments without a row in the index that are read one after the other in search of a time."""
@@ -96,28 +107,29 @@ def open_run(base: Base, choice: str, archive: Archive, *, opens: bool = False) 
 
 
 def _asked_for(base: Base, lineage: Lineage, archive: Archive, *, newer: bool) -> str:
-    """Return why a history is bad that recovery from a backup will ask for, "" when there is none.
+    """Return why a history is bad that a recovery will need beside that of its own timeline, "" when there is none.
 
-    PostgreSQL fetches those from the backup's timeline to the one that it follows (restoreTimeLineHistoryFiles in
-    timeline.c); and those `newer` than that, up to the first that is missing, for `latest` and before it opens for
-    writing (findNewestTimeLine). That one must not have been lost.
+    PostgreSQL fetches those `newer` than the timeline that it follows, up to the first that is missing, for `latest`
+    and before it opens for writing (findNewestTimeLine in timeline.c). That one must not have been lost. Those of the
+    timelines between the backup's and that it only keeps (restoreTimeLineHistoryFiles): `cellarman-wal get` takes a
+    bad one of them for absent. One that can be read its own timeline's segments are held against.
     """
-    bad = archive.bad_histories
-    asked = list(range(max(2, base.timeline), lineage.timeline + 1))
-    following = lineage.timeline + 1
-    while newer and (following in archive.histories or following in bad):
-        asked.append(following)
-        following += 1
-    unreadable = next((bad[number] for number in asked if number in bad), "")
-    return unreadable or (lost_history(lineage, archive) if newer else "")
+    passed = (span.timeline for span in lineage.spans[:-1] if span.timeline >= base.timeline)
+    by_itself = next((archive.bad_histories[each] for each in passed if is_contradicted(archive, each)), "")
+    if by_itself or not newer:
+        return by_itself
+    last = newest_from(archive, lineage.timeline)
+    bad = (archive.bad_histories.get(number, "") for number in range(lineage.timeline + 1, last + 1))
+    return next(filter(None, bad), "") or lost_history(lineage, archive)
 
 
 def lost_history(lineage: Lineage, archive: Archive) -> str:
     """Return that the timeline which recovery along a lineage would begin has WAL already and only lacks its history,
     "" when that is not so: what was committed on it would be taken for never done."""
-    timeline = latest_timeline(lineage.timeline, archive.histories) + 1
-    own = next((number for number in archive.segments.get(timeline, ()) if archive.good(timeline, number)), None)
-    if own is None or timeline in archive.bad_histories:
+    timeline = newest_from(archive, lineage.timeline) + 1
+    numbers = archive.segments.get(timeline, ())
+    own = next((n for n in numbers if not archive.invalid.get((timeline, n), "").startswith("alien")), None)
+    if own is None:
         return ""
     return (
         f"{timeline:08X}.history is missing, and {archive.name(timeline, own)} shows that there is a timeline"

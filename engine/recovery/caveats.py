@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from engine.amounts import counted
 from engine.commands import cellarman
-from engine.postgres.timeline import latest_timeline
 from engine.recovery.candidates import lost_history
 from engine.recovery.plan import Order
 from engine.recovery.reached import Reached
 from engine.recovery.target import TimeTarget
 from engine.remedy import push_copy
 from engine.wal import contentcheck
-from engine.wal.gaps import history_holes
+from engine.wal.gaps import history_holes, newest_from
 
 _BACKWARD = 1_000_000
 """Microseconds by which a commit may be earlier than the one before it: processes take the time before they write."""
@@ -65,6 +64,9 @@ def _histories(reached: Reached) -> Iterator[str]:
             f"{run.reach.reason}: until that file is mended, or out of the archive, recovery stops at the target and"
             " perhaps cannot open for writing"
         )
+    bad, timeline = reached.archive.bad_histories, run.lineage.timeline
+    for number in sorted(n for n in bad if run.base.timeline <= n < timeline):
+        yield f"{bad[number]}; recovery along timeline {timeline} does not need that file"
     lost = lost_history(run.lineage, reached.archive)
     if lost:
         yield f"{lost}: until that file is back, recovery stops at the target and cannot open for writing"
@@ -75,7 +77,7 @@ def _perhaps_dead(reached: Reached) -> Iterator[str]:
     """Yield that what is replayed may be a branch which was left, where a timeline that lost its history began before
     the target."""
     archive, timeline = reached.archive, reached.choice.run.lineage.timeline
-    lost = latest_timeline(timeline, archive.histories) + 1
+    lost = newest_from(archive, timeline) + 1
     first = archive.segments[lost][0]
     if reached.choice.stop_segment >= first:
         yield (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engine.errors import CellarmanError
 from engine.postgres import walfile, walrecord
 from engine.postgres.lsn import Lsn
-from engine.postgres.timeline import Lineage
+from engine.postgres.timeline import Lineage, first_segment
 from engine.recovery.facts import Mark, Point, Row
 from engine.repository.layout import Layout
 from engine.wal import codec, contentcheck, index, inspection, soundness
@@ -128,9 +128,10 @@ class WalFacts:
     def check(self, keys: Sequence[Key], seconds: float) -> dict[Key, str]:
         """Return the segments that satisfy nothing, with the reason; `keys` are in the order of replay.
 
-        What the index knows of an unchanged file holds; where nobody has verified its records, it is read, for at most
-        `seconds`. Other files are read: whole if they are few, else their headers. Only the last may hold less than a
-        whole segment of records, and only where nothing tells of more.
+        What the index knows of an unchanged file holds, but of a timeline's first segment, which is held against its
+        history anew; where nobody has verified its records, it is read, for at most `seconds`. Other files are read:
+        whole if they are few, else their headers. Only the last may hold less than a whole segment of records, and
+        only where nothing tells of more.
         """
         bad: dict[Key, str] = {}
         unknown = 0
@@ -140,7 +141,12 @@ class WalFacts:
         for position, key in enumerate(keys):
             row = self._indexed(key)
             unchanged = row is not None and self._unchanged(key, row)
-            known = unchanged and not changed and not (open_record and row is not None and row.rem_len)
+            known = (
+                unchanged
+                and not changed
+                and not self._begins_timeline(key)
+                and not (open_record and row is not None and row.rem_len)
+            )
             changed = not unchanged
             open_record = changed or (not known and row is not None and row.last_record_lsn is None)
             try:
@@ -164,6 +170,10 @@ class WalFacts:
             except InvalidSegment as invalid:
                 bad[invalid.key] = invalid.reason
         return bad
+
+    def _begins_timeline(self, key: Key) -> bool:
+        switches = self._archive.histories.get(key[0], ())
+        return bool(switches) and first_segment(switches, self._archive.segment_size) == key[1]
 
     def _may_go_on(self, key: Key) -> bool:
         """Tell whether a timeline went on behind a segment, as far as the archive shows and can be read."""

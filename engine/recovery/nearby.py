@@ -19,7 +19,7 @@ from engine.recovery.stock import restorable
 from engine.recovery.target import LsnTarget, TimeTarget
 from engine.repository import repository
 from engine.wal import index
-from engine.wal.gaps import Archive, Key, live_segments
+from engine.wal.gaps import Archive, Key, live_segments, without_contradicted
 from engine.wal.listing import scan
 
 AROUND = 60
@@ -44,7 +44,7 @@ def nearby(server: Server, plan: Plan, *, around: int = AROUND) -> Nearby:
     infos = [info for info in repository.catalogue(server.layout).backups if restorable(info)]
     if not infos:
         return Nearby((), 0)
-    archive = scan(server.layout, infos[0].xlog_segment_size)
+    archive = without_contradicted(scan(server.layout, infos[0].xlog_segment_size))
     line = _lineage(plan, archive)
     numbers = list(live_segments(archive, line, 0))
     if not numbers:

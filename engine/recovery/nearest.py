@@ -15,8 +15,8 @@ from engine.recovery.target import Immediate, LsnTarget, TimeTarget
 from engine.wal.gaps import Archive
 
 _MEND_HISTORY = (
-    "put the server's own copy of that history in its place (pg_wal), or, when its timeline is not wanted any more,"
-    " move all that is of it out of the archive"
+    "put the server's own copy of that history in its place (pg_wal), or move what contradicts it out of the archive,"
+    " or, when its timeline is not wanted any more, all that is of it"
 )
 
 
@@ -53,7 +53,9 @@ def _look(order: Order) -> Command:
 
 def _subject(order: Order) -> str:
     text = str(order.target)
-    return text if order.timeline == "latest" else f"{text} on timeline {order.timeline}"
+    if order.timeline in ("latest", "current"):
+        return text if order.timeline == "latest" else f"{text} on the backup's own timeline"
+    return f"{text} on timeline {order.timeline}"
 
 
 def _reason(order: Order, misses: Sequence[Miss], short: Miss | None, now: datetime) -> str:

@@ -13,7 +13,7 @@ from engine.repository.chain import Chains
 from engine.repository.layout import Layout
 from engine.wal import index
 from engine.wal.consistent import MOST_READ, Consistent, consistent
-from engine.wal.gaps import Archive, with_invalid
+from engine.wal.gaps import Archive, with_invalid, without_contradicted
 from engine.wal.listing import scan
 from engine.wal.scrutiny import begins_of, invalid_keys
 
@@ -69,4 +69,4 @@ def sound(layout: Layout, infos: Sequence[BackupInfo], system: int | None, *, ke
     own = [info for info in infos if info.xlog_segment_size == size]
     begins = frozenset(parse_segment(name, size) for name in begins_of(own))
     archive = replace(scan(layout, size), minimal=index.minimal(layout), begins=begins)
-    return with_invalid(archive, invalid_keys(layout, size, own, system, keep=keep))
+    return without_contradicted(with_invalid(archive, invalid_keys(layout, size, own, system, keep=keep)))

@@ -10,10 +10,9 @@ from typing import Any, Literal
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_of
-from engine.postgres.timeline import latest_timeline
 from engine.recovery.candidates import Miss, Run, core_maximum, keys, open_run
 from engine.recovery.facts import Base, Facts
-from engine.wal.gaps import Archive, core_range
+from engine.wal.gaps import Archive, core_range, newest_readable
 
 Bound = Literal["end_of_archive", "gap", "invalid_segment", "branch_hazard", "standalone", "wal_level_minimal"]
 _BOUNDS: dict[str, Bound] = {
@@ -63,7 +62,7 @@ def windows(bases: Sequence[Base], archive: Archive, facts: Facts) -> tuple[list
     without: list[Miss] = []
     ends: dict[tuple[int, int], dict[int, int]] = {}
     for base in bases:
-        newest = str(latest_timeline(base.timeline, archive.histories))
+        newest = str(newest_readable(archive, base.timeline))
         runs = [open_run(base, choice, archive) for choice in (newest, "current")]
         lines = {run.lineage.timeline: run for run in runs if isinstance(run, Run)}
         found += [_window(run, archive, facts, ends) for run in lines.values()]

@@ -20,7 +20,7 @@ from engine.repository.layout import Layout
 from engine.repository.repository import BadPage, Catalogue
 from engine.status.values import Wal, Window
 from engine.wal import accepted, condemned, listing, refused
-from engine.wal.gaps import Archive, NoLineage, Reach, core_range, reach, resolve
+from engine.wal.gaps import Archive, NoLineage, Reach, core_range, newest_readable, reach, resolve
 from engine.wal.judgement.values import Finding as WalFinding
 
 GOOD_FOR = 60
@@ -187,7 +187,7 @@ def _reach(info: BackupInfo, archive: Archive) -> tuple[Lineage, Reach, int] | N
     if info.begin_xlog is None or info.end_xlog is None:
         return None
     timeline = info.timeline or 1
-    lineage = resolve("latest", timeline, info.begin_xlog, archive)
+    lineage = resolve(str(newest_readable(archive, timeline)), timeline, info.begin_xlog, archive)
     if isinstance(lineage, NoLineage):
         lineage = resolve("current", timeline, info.begin_xlog, archive)
     if isinstance(lineage, NoLineage):

@@ -15,6 +15,7 @@ import google_crc32c
 from engine.postgres import segment, walfile
 from engine.postgres.lsn import Lsn
 from engine.postgres.recordcheck import NOTHING, RecordCheck, Tail, overwrites
+from engine.postgres.timeline import Lineage, history_of
 from engine.postgres.walfile import WalFormatError
 
 TYPE_CHECKING = False
@@ -109,6 +110,7 @@ def check(
     valid = max(0, facts.end_lsn - header.address)
     joined = before if before and _goes_on(header, before[1]) else None
     problem = _broken(data, header, facts, valid) or _wrong_timelines(name, data, header, valid, histories)
+    problem = problem or _not_begun(name, header, facts, histories) or _other_timeline(name, header, facts, histories)
     problem = problem or (_torn(data, header, *joined) if joined else None)
     records = RecordCheck(joined[1].tail if joined else None)
     problem = problem or _said(records.segment(data, header, valid, runs))
@@ -161,7 +163,7 @@ def predecessor(name: str, header: SegmentHeader, histories: Histories) -> str |
     if number == 0:
         return None
     before = header.timeline
-    for switch in histories.get(timeline, ()):
+    for switch in history_of(timeline, histories):
         # A timeline that began on a segment's border goes on from its parent's last segment.
         if switch.lsn == header.address and switch.timeline < header.timeline:
             before = switch.timeline
@@ -243,8 +245,8 @@ def _no_header(data: bytes, why: str) -> str:
 def _wrong_branch(name: str, header: SegmentHeader, histories: Histories) -> str | None:
     """Return what is wrong with the timeline of the first page: not an ancestor, or left in another segment."""
     own, number = segment.parse_segment(name, header.segment_size)
-    switches = histories.get(own)
-    if header.timeline == own or switches is None:
+    switches = history_of(own, histories)
+    if header.timeline == own or not switches:
         return None
     left = next((switch.lsn for switch in switches if switch.timeline == header.timeline), None)
     if left is None:
@@ -281,18 +283,49 @@ def _broken(data: bytes, header: SegmentHeader, facts: SegmentFacts, valid: int)
 
 
 def _wrong_timelines(name: str, data: bytes, header: SegmentHeader, valid: int, histories: Histories) -> str | None:
-    """Return what is wrong with the pages' timelines, which PostgreSQL wants to be ancestors and never to decrease."""
+    """Return what is wrong with the pages' timelines.
+
+    Each is the one that wrote the page's first byte. PostgreSQL only wants them to be ancestors and never to decrease:
+    of a timeline's first segment with what its parent went on with, it would replay the branch that was left.
+    """
     own, _ = segment.parse_segment(name, header.segment_size)
-    switches = histories.get(own)
-    known = None if switches is None else {own, *(switch.timeline for switch in switches)}
+    switches = history_of(own, histories)
+    line = Lineage.of(own, switches)
     last = 0
     for page in range(0, valid, header.block_size):
         (timeline,) = struct.unpack_from("<I", data, page + 4)
-        if timeline != last:
-            if timeline < last or timeline > own or (known is not None and timeline not in known):
-                return f"corrupt: the page at {Lsn(header.address + page)} is of timeline {timeline}"
-            last = timeline
+        address = Lsn(header.address + page)
+        if timeline < last or timeline > own:
+            return f"corrupt: the page at {address} is of timeline {timeline}"
+        if switches and timeline != line.timeline_at(address):
+            right = line.timeline_at(address)
+            return f"corrupt: the page at {address} is of timeline {timeline} instead of {right}, by {own:08X}.history"
+        last = timeline
     return None
+
+
+def _other_timeline(name: str, header: SegmentHeader, facts: SegmentFacts, histories: Histories) -> str | None:
+    """Return that a checkpoint or a promotion is of another timeline: PostgreSQL panics there (checkTimeLineSwitch)."""
+    own, _ = segment.parse_segment(name, header.segment_size)
+    switches = history_of(own, histories)
+    line = Lineage.of(own, switches)
+    told = [(record.lsn, record.timeline) for record in facts.checkpoints]
+    told += [(record.lsn, record.timeline) for record in facts.end_of_recovery]
+    for lsn, timeline in told:
+        right = line.timeline_at(lsn) if switches else own
+        if timeline > right or (switches and timeline != right):
+            return f"corrupt: the record at {lsn} is of timeline {timeline} instead of {right}"
+    return None
+
+
+def _not_begun(name: str, header: SegmentHeader, facts: SegmentFacts, histories: Histories) -> str | None:
+    """Return that the data of a timeline's first segment end before that began."""
+    own, number = segment.parse_segment(name, header.segment_size)
+    switches = history_of(own, histories)
+    began = switches[-1].lsn if switches else None
+    if began is None or facts.complete or facts.end_lsn >= began or began // header.segment_size != number:
+        return None
+    return f"corrupt: its valid data ends at {facts.end_lsn} ({facts.ended_by}), and timeline {own} began at {began}"
 
 
 def _goes_on(header: SegmentHeader, ending: Ending) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from engine.config import Server
 from engine.event import Silent
 from engine.postgres.lsn import Lsn
-from engine.postgres.timeline import latest_timeline
 from engine.wal.findings import gather
+from engine.wal.gaps import newest_from
 from engine.wal.judgement.values import Case
 
 
@@ -90,7 +90,7 @@ def tree(case: Case) -> list[Branch]:
     if case.live is not None:
         seen.add(case.live.timeline)
     newest = max(case.bases, key=lambda base: (base.ended, base.id), default=None)
-    latest = latest_timeline(newest.timeline, archive.histories) if newest else max(seen, default=0)
+    latest = newest_from(archive, newest.timeline) if newest else max(seen, default=0)
     children: dict[int | None, list[int]] = {}
     for timeline in sorted(seen):
         history = archive.histories.get(timeline)

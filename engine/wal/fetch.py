@@ -34,6 +34,7 @@ _TRIES = 3
 _PAUSE = 0.3
 _TIMELINE = "START TIMELINE"
 _START = "START WAL LOCATION"
+_SIGNALS = ("recovery.signal", "standby.signal")
 _ARRIVAL_WAIT = 5.0
 """Seconds that a segment which somebody is still writing into incoming/ is waited for."""
 
@@ -63,20 +64,25 @@ def get(
     does. `accept_gap` ends the replay at a hole or an unusable segment, and records that; `absent_on_hole` does so for
     a standby, which goes on to streaming. Neither covers a hazard or an error. `config_file` is named in commands.
     """
+    opening = segment.kind_of(name) == segment.HISTORY and _is_recovering(destination)
+    begins = _is_first(name) if begins is None else begins
     try:
-        if _find(layout, name, system_id, destination, _is_first(name) if begins is None else begins):
+        if _find(layout, name, system_id, destination, begins):
             return DELIVERED
-        _prove_end(layout, name, system_id)
-        if segment.kind_of(name) == segment.HISTORY and _is_recovering(destination):
+        _prove_end(layout, name, system_id, begins)
+        if opening and int(name[:8], 16) >= _followed():
             _check_lost_history(layout, name, system_id)
             if not os.path.exists("standby.signal"):  # a standby does not open, it goes on to stream
                 _check_last_restored(layout, os.path.dirname(destination), system_id)
         return ABSENT
     except Hole as error:
         if accept_gap or absent_on_hole:
-            return _end_at_hole(layout, name, error, record=not absent_on_hole)
+            return _end_at_hole(layout, name, error, begins, record=not absent_on_hole)
         _tell(error, config_file)
     except CellarmanError as error:
+        if opening and int(name[:8], 16) < _followed():
+            _say(f"{error.what}: {error.why}; recovery follows a newer timeline, and goes on without that file")
+            return ABSENT
         _tell(error, config_file)
     except OSError as error:
         _say(f"cannot fetch {name}: {error}")
@@ -85,27 +91,32 @@ def get(
 
 def _is_recovering(destination: str) -> bool:
     """Tell whether a PostgreSQL asks that follows timelines by what the archive has of them."""
-    signals = ("recovery.signal", "standby.signal")
-    return os.path.dirname(destination) == "pg_wal" and any(os.path.exists(signal) for signal in signals)
+    return os.path.dirname(destination) == "pg_wal" and any(os.path.exists(signal) for signal in _SIGNALS)
 
 
 def _check_lost_history(layout: Layout, name: str, system_id: int | None) -> None:
     """Raise Hole when a timeline has WAL, and its history is missing: a recovery that comes from another one would not
     follow it, and call itself by its number.
 
-    The one that a backup began on needs no history; nor do those older than the one that is followed, whose own history
-    PostgreSQL keeps in its pg_wal (readTimeLineHistory in timeline.c).
+    The one that a backup began on needs no history.
     """
     number = int(name[:8], 16)
     first = _next_present(layout, name[:8] + "0" * 16, system_id)
-    kept = [int(one[:8], 16) for one in _listed("pg_wal") if segment.kind_of(one) == segment.HISTORY]
-    if first and _began_on() not in (0, number) and max(kept, default=0) < number:
+    if first and _began_on() not in (0, number) and _followed() < number:
         raise Hole(
             f"{name} is missing from the archive",
             f"{first} is there: recovery would not follow timeline {number}, and call itself by that number",
             "push it (pg_wal of the server or of a standby); to go on without that timeline, add --accept-gap to"
             " restore_command, or for a standby that streams --on-hole=absent",
         )
+
+
+def _followed() -> int:
+    """Return the timeline that the server which asks recovers to, 0 when that is not known: it has kept its history in
+    its pg_wal, and reads no other (readTimeLineHistory, restoreTimeLineHistoryFiles in timeline.c)."""
+    if not any(os.path.exists(signal) for signal in _SIGNALS):
+        return 0
+    return max((int(one[:8], 16) for one in _listed("pg_wal") if segment.kind_of(one) == segment.HISTORY), default=0)
 
 
 def _began_on() -> int:
@@ -154,11 +165,11 @@ def _check_last_restored(layout: Layout, directory: str, system_id: int | None) 
         ) from None
 
 
-def _end_at_hole(layout: Layout, name: str, hole: Hole, *, record: bool) -> int:
+def _end_at_hole(layout: Layout, name: str, hole: Hole, begins: bool, *, record: bool) -> int:
     """Say that nothing is here although more follows, as the operator asked, unless that would replay a dead branch."""
     try:
         if segment.kind_of(name) == segment.SEGMENT:
-            _check_ancestors(layout, name, _segment_size(layout, name))
+            _check_ancestors(layout, name, _segment_size(layout, name), begins)
     except (CellarmanError, OSError) as error:
         _say(f"cannot end recovery at {name}: {error}")
         return REFUSED
@@ -250,11 +261,12 @@ def _check_branch(layout: Layout, name: str, plain: bytes, system_id: int | None
         return
     begin = segment.segment_name(int(name[:8], 16), timeline.first_segment(switches, size), size)
     for earlier in _segments(layout, name[:8]):
-        if earlier < begin and not _is_alien(layout, earlier, system_id):
+        if earlier < begin and not _is_elsewhere(layout, earlier, system_id):
             raise Damaged(
                 f"{name} is not this timeline's",
                 f"it says that the timeline began in {begin}, and {earlier} is there",
-                f"put the server's own copy in its place: pg_wal/{name}",
+                f"put the server's own copy in its place: pg_wal/{name}; or if {earlier} is another server's, move that"
+                " out of the archive",
             )
 
 
@@ -285,8 +297,9 @@ def _check_records(
         raise Damaged(f"{name} is bad", why, _have_it_again(layout))
 
 
-def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
-    """Return when the archive truly holds nothing that `name` leads to; else raise Hole or Hazard."""
+def _prove_end(layout: Layout, name: str, system_id: int | None, begins: bool) -> None:
+    """Return when the archive truly holds nothing that `name` leads to; else raise Hole or Hazard. `begins`: recovery
+    begins in it."""
     if not os.path.isdir(layout.wals):
         raise CellarmanError(f"the archive is not there: {layout.wals}", "", "see that its file system is mounted")
     if segment.kind_of(name) != segment.SEGMENT:
@@ -310,27 +323,36 @@ def _prove_end(layout: Layout, name: str, system_id: int | None) -> None:
             "see that the archive's file system is mounted, and that --server names the right server",
         )
     _check_descendants(layout, name, size)
-    _check_ancestors(layout, name, size)
+    _check_ancestors(layout, name, size, begins)
 
 
 def _check_descendants(layout: Layout, name: str, size: int) -> None:
-    """Raise Hole when a timeline that has WAL left this one in a later segment: then this one is needed."""
+    """Raise Hole when a timeline that has WAL, or is followed, left this one in a later segment: then this one is
+    needed."""
     own, number = segment.parse_segment(name, size)
-    for child, switches in sorted(_histories(layout, own + 1)):
+    followed = _followed()
+    for child, switches in sorted(_histories(layout, own + 1, followed)):
         switch = timeline.left_after(own, number, switches, size)
+        if switch is not None and child == followed:
+            raise _hole(name, f"timeline {child}, which is followed, goes on from it at {switch.lsn}")
         if switch is not None and _has_segments(layout, child):
             raise _hole(name, f"timeline {child} goes on from it at {switch.lsn}, and its WAL is there")
 
 
-def _check_ancestors(layout: Layout, name: str, size: int | None) -> None:
-    """Raise Hazard when PostgreSQL would fall back to an older timeline's copy of this timeline's first segment."""
+def _check_ancestors(layout: Layout, name: str, size: int | None, begins: bool) -> None:
+    """Raise Hazard when PostgreSQL would fall back to an older timeline's copy of this timeline's first segment.
+
+    It never falls back to one that is older than that of the segment before (XLogFileReadAnyTLI), unless recovery
+    `begins` in this one.
+    """
     if size is None:
         return
     own, number = segment.parse_segment(name, size)
-    switches = dict(_histories(layout, own)).get(own, ())
+    switches = timeline.history_of(own, dict(_histories(layout, own, _followed())))
     if not switches or timeline.first_segment(switches, size) != number:
         return
-    for older in switches:
+    oldest = 0 if begins else timeline.Lineage.of(own, switches).canonical(number - 1, size)
+    for older in (switch for switch in switches if switch.timeline >= oldest):
         parent = segment.segment_name(older.timeline, number, size)
         if any(os.path.exists(path) for path in layout.places(parent)):
             raise Hazard(
@@ -378,6 +400,20 @@ def _is_alien(layout: Layout, name: str, system_id: int | None) -> bool:
     return False
 
 
+def _is_elsewhere(layout: Layout, name: str, system_id: int | None) -> bool:
+    """Tell whether a segment is surely another cluster's, or another segment of it."""
+    for path in layout.places(name):
+        try:
+            header = walfile.read_header(codec.read_head(path, walfile.HEADER_SIZE))
+        except FileNotFoundError:
+            continue
+        except (CellarmanError, OSError):
+            return False
+        problem = walfile.check_segment(name, header, system_id=system_id, size=header.segment_size)
+        return (problem or "").startswith(("alien", "misplaced"))
+    return False
+
+
 def _segments(layout: Layout, prefix: str) -> Iterator[str]:
     """Yield the segments in the archive and its queues whose names begin with a timeline's eight digits, those too of
     which the file has a codec's suffix."""
@@ -416,9 +452,9 @@ def _segment_size(layout: Layout, name: str) -> int | None:
     return None
 
 
-def _histories(layout: Layout, first: int) -> Iterator[tuple[int, tuple[Switch, ...]]]:
+def _histories(layout: Layout, first: int, followed: int) -> Iterator[tuple[int, tuple[Switch, ...]]]:
     """Yield the histories of timelines from `first` on; raises CellarmanError for one that cannot be read, since it
-    proves nothing."""
+    proves nothing, unless a newer one is `followed`: then it is passed over."""
     names = {name for place in (layout.wals, layout.incoming, layout.streaming) for name in _listed(place)}
     for name in names:
         if segment.kind_of(name) != segment.HISTORY or (number := int(name[:8], 16)) < first:
@@ -430,7 +466,9 @@ def _histories(layout: Layout, first: int) -> Iterator[tuple[int, tuple[Switch, 
                 break
             except FileNotFoundError:
                 continue
-            except ValueError as error:
+            except (ValueError, codec.Unreadable) as error:
+                if number < followed:
+                    break
                 raise CellarmanError(f"{path} cannot be read", str(error)) from None
 
 

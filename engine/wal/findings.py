@@ -168,7 +168,7 @@ def gather(
     _say_unchecked(scrutiny, names, server, unknown)
     unknown += say_unproven(server)
     gaps = _accepted(layout, unknown)
-    archive = without_contradicted(Archive(size, inventory.segments, good, {}, bad, index.minimal(layout)))
+    archive = Archive(size, inventory.segments, good, {}, bad, index.minimal(layout))
     cases = _incarnations(layout, archive, inventory, scrutiny, infos, system)
     cases = [replace(case, server=server.name, now=now, accepted=gaps) for case in cases]
     cases[0] = _present(server, cases[0], inventory, live, selected, layout)
@@ -335,13 +335,13 @@ def _incarnations(
                 gone.setdefault(key[0], []).append(key[1])
                 invalid.pop(key, None)
     segments = {t: numbers.without(gone[t]) if t in gone else numbers for t, numbers in inventory.segments.items()}
-    first = replace(archive, segments=segments, invalid=invalid)
+    first = without_contradicted(replace(archive, segments=segments, invalid=invalid))
     present = [i for i in infos if i.xlog_segment_size == size and i.systemid in (None, system)]
     made = [_case(layout, first, present)]
     for identity_ in sorted({*others, *owners} - {(system or 0, size)}):
         theirs = [i for i in infos if (i.systemid or 0, i.xlog_segment_size) == identity_]
         numbers = _by_timeline(others.get(identity_, ()), identity_[1])
-        past = replace(archive, segment_size=identity_[1], segments=numbers)
+        past = without_contradicted(replace(archive, segment_size=identity_[1], segments=numbers))
         made.append(replace(_case(layout, past, theirs), past=True))
     return made
 

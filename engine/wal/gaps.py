@@ -13,9 +13,11 @@ from typing import Literal
 
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import segment_before, segment_name, segment_of
-from engine.postgres.timeline import Lineage, Switch, first_segment, latest_timeline, left_after
+from engine.postgres.timeline import Lineage, Switch, first_segment, left_after
 
 EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment", "bad_history", "minimal"]
+_CONTRADICTED = " says that timeline "
+"""In the reason against such a history."""
 Key = tuple[int, int]
 """(timeline, segment number)."""
 
@@ -171,7 +173,7 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
     timeline = stretch.timeline
     follows = next(live_segments(archive, lineage, at + 1), None)
     spoilt = next(_spoilt(archive, lineage, at + 1), None)
-    missing_last = follows[1] - 1 if follows else spoilt or at
+    missing_last = follows[1] - 1 if follows else spoilt or stretch.last or at
     known = (good_last, at, missing_last, follows[1] if follows else None)
     if archive.present(timeline, at):
         reason = archive.invalid[(timeline, at)]
@@ -179,7 +181,12 @@ def _ended(archive: Archive, lineage: Lineage, stretch: Stretch, at: int, good_l
     older = [t for t in lineage.candidates(at, archive.segment_size) if oldest <= t < timeline]
     if (at == stretch.first or good_last is None) and any(archive.present(t, at) for t in older):
         return Reach(known[0], "branch_hazard", *known[1:], timeline=timeline)
-    if follows or spoilt or left_later(archive.histories, archive.segments, timeline, at, archive.segment_size):
+    if (
+        follows
+        or spoilt
+        or stretch.last
+        or left_later(archive.histories, archive.segments, timeline, at, archive.segment_size)
+    ):
         return Reach(known[0], "hole", *known[1:], timeline=timeline)
     return Reach(good_last, "open_end", missing_first=at, timeline=timeline)
 
@@ -220,17 +227,30 @@ def _spoilt(archive: Archive, lineage: Lineage, first: int) -> Iterator[int]:
 
 def without_contradicted(archive: Archive) -> Archive:
     """Return the archive with those histories among the bad ones that its own segments contradict: a timeline has no
-    WAL from before the segment in which it began."""
+    WAL from before the segment in which it began. Files that hold another cluster's WAL, or another segment's, tell
+    nothing of it."""
     size, found = archive.segment_size, dict(archive.bad_histories)
     for timeline, switches in archive.histories.items():
-        numbers = archive.segments.get(timeline, ())
-        if len(numbers) and numbers[0] < first_segment(switches, size):
+        began = first_segment(switches, size)
+        own = (n for n in archive.segments.get(timeline, ()) if not _elsewhere(archive.invalid.get((timeline, n), "")))
+        first = next(own, began)
+        if first < began:
             found[timeline] = (
-                f"{timeline:08X}.history says that timeline {timeline} began at {Lsn(switches[-1].lsn)}, and the"
-                f" archive has {archive.name(timeline, numbers[0])} of it, from before that"
+                f"{timeline:08X}.history{_CONTRADICTED}{timeline} began at {Lsn(switches[-1].lsn)}, and the archive"
+                f" has {archive.name(timeline, first)} of it, from before that: one of the two is another server's"
             )
     good = {timeline: switches for timeline, switches in archive.histories.items() if timeline not in found}
     return replace(archive, histories=good, bad_histories=found)
+
+
+def is_contradicted(archive: Archive, timeline: int) -> bool:
+    """Tell whether a timeline's history can be read, and the archive's own segments contradict it."""
+    return _CONTRADICTED in archive.bad_histories.get(timeline, "")
+
+
+def _elsewhere(reason: str) -> bool:
+    """Tell whether what is wrong with a segment is that it is another one."""
+    return reason.startswith(("alien", "misplaced"))
 
 
 def with_invalid(archive: Archive, invalid: Mapping[Key, str]) -> Archive:
@@ -266,18 +286,17 @@ def resolve(
     timeline: int,
     checkpoint: int,
     archive: Archive,
-    newest: int | None = None,
     stop: tuple[int, int] | None = None,
 ) -> Lineage | NoLineage:
     """Return the lineage that recovery_target_timeline = `choice` means for a backup, or why there is none.
 
     `choice` is latest, current or a number; `timeline` and `checkpoint` (LSN) are the backup's, and `stop` the
-    timeline and the LSN at which it is consistent. `newest` is what latest has been resolved to already.
+    timeline and the LSN at which it is consistent.
     """
     if choice == "current":
         wanted = timeline
     elif choice == "latest":
-        wanted = newest if newest is not None else latest_timeline(timeline, archive.histories)
+        wanted = newest_from(archive, timeline)
     else:
         wanted = int(choice)
     if wanted in archive.bad_histories:
@@ -295,6 +314,23 @@ def resolve(
     return lineage
 
 
+def newest_from(archive: Archive, timeline: int) -> int:
+    """Return what recovery_target_timeline = 'latest' means from a timeline on: PostgreSQL asks for the histories of
+    the next ones up to the first that is missing (findNewestTimeLine), and reads only the last."""
+    newest = timeline
+    while newest + 1 in archive.histories or newest + 1 in archive.bad_histories:
+        newest += 1
+    return newest
+
+
+def newest_readable(archive: Archive, timeline: int) -> int:
+    """Return the newest timeline up to that whose history can be read, `timeline` itself when there is none."""
+    newest = newest_from(archive, timeline)
+    while newest > timeline and newest in archive.bad_histories:
+        newest -= 1
+    return newest
+
+
 def _off_branch(lineage: Lineage, timeline: int, lsn: int, what: str) -> str:
     for span in lineage.spans:
         if span.timeline == timeline and span.end is not None:
@@ -309,4 +345,4 @@ def history_holes(archive: Archive) -> list[int]:
     """Return timelines above 1 without a history file although a newer one has it: `latest` stops below them, and a
     server that is promoted there calls itself by a number that is taken."""
     newest = max(archive.histories, default=1)
-    return [t for t in range(2, newest) if t not in archive.histories]
+    return [t for t in range(2, newest) if t not in archive.histories and t not in archive.bad_histories]

@@ -12,7 +12,7 @@ from engine.postgres.walfile import WalFormatError, read_header
 from engine.repository import files
 from engine.repository.layout import Layout
 from engine.wal import codec, inspection
-from engine.wal.gaps import Archive, without_contradicted
+from engine.wal.gaps import Archive
 
 _BIGGEST_HISTORY = 1 << 20
 _DEFAULT_SEGMENT_SIZE = 16 << 20
@@ -35,7 +35,7 @@ def scan(layout: Layout, segment_size: int | None = None) -> Archive:
         _add_directory(layout, name, size, segments)
     histories, bad = _histories(layout)
     found = {timeline: sorted(set(numbers)) for timeline, numbers in segments.items()}
-    return without_contradicted(Archive(size, found, histories, {}, bad))
+    return Archive(size, found, histories, {}, bad)
 
 
 def locate(layout: Layout, name: str) -> str:

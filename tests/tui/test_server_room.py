@@ -83,7 +83,8 @@ def forked(tmp_path: Path) -> Iterator[Fleet]:
     made.backup(server, NOW - 28 * HOUR, 102)
     promoted = NOW - 6 * HOUR
     said = [pages.Promoted(promoted, 2, 1), *fleet_.ends(fork, promoted + timedelta(minutes=1))]
-    before = put(server, 2, fork, said, promoted)
+    parents = pages.last_record(fork - 1, fleet_.ends(fork - 1, NOW - 11 * HOUR), SEGMENT)
+    before = put(server, 2, fork, said, promoted, parents, of=1)
     for number in range(fork + 1, fork + 6):
         at = promoted + (number - fork) * HOUR
         before = put(server, 2, number, fleet_.ends(number, at), at, before)
@@ -94,13 +95,17 @@ def forked(tmp_path: Path) -> Iterator[Fleet]:
     made.close()
 
 
-def put(server: Server, timeline: int, number: int, said: list[Any], at: datetime, before: int = 0) -> int:
-    """Archive a segment whose first record follows the one at `before`; return where its last one begins."""
+def put(
+    server: Server, timeline: int, number: int, said: list[Any], at: datetime, before: int, of: int | None = None
+) -> int:
+    """Archive a segment whose first record follows the one at `before`, and whose first page the timeline `of` wrote,
+    by default its own; return where its last one begins."""
     from engine.postgres.segment import segment_name
 
     path = Path(server.layout.wal(segment_name(timeline, number, SEGMENT)))
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(segment_bytes(timeline, number, said, before))
+    data = segment_bytes(timeline, number, said, before)
+    path.write_bytes(data[:4] + (of or timeline).to_bytes(4, "little") + data[8:])
     os.utime(path, (at.timestamp(), at.timestamp()))
     return pages.last_record(number, said, SEGMENT)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from engine.commands import cellarman
 from engine.remedy import NOTHING, Remedy, run
-from engine.wal.gaps import NoLineage, core_range, resolve
+from engine.wal.gaps import NoLineage, core_range, newest_readable, resolve
 from engine.wal.judgement import fixes
 from engine.wal.judgement.coverage import Line
 from engine.wal.judgement.states import ON_ITS_WAY, UNKNOWN, Whereabouts
@@ -107,7 +107,8 @@ def _last_resort(case: Case, base: Base, *, alone: bool) -> Remedy:
 
 def _off_branch(case: Case, base: Base) -> Iterator[Finding]:
     """Yield that `latest` leaves a backup's own branch before its end: PostgreSQL would refuse to follow it."""
-    lineage = resolve("latest", base.timeline, base.checkpoint, case.archive, stop=base.end)
+    newest = str(newest_readable(case.archive, base.timeline))
+    lineage = resolve(newest, base.timeline, base.checkpoint, case.archive, stop=base.end)
     if isinstance(lineage, NoLineage) and lineage.kind == "backup_off_branch":
         yield Finding(
             "backup_off_branch",

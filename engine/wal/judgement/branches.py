@@ -73,8 +73,6 @@ def _holes(case: Case) -> Iterator[Finding]:
     used = {t for t, numbers in archive.segments.items() if len(numbers)}
     for timeline in history_holes(archive):
         above = min(t for t in archive.histories if t > timeline)
-        if timeline in archive.bad_histories:
-            continue
         below = [base.id for base in case.bases if base.timeline < timeline]
         if not below and (case.bases or min(used, default=timeline) >= timeline):
             continue  # nobody comes from below

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.postgres.segment import segment_of
 from engine.postgres.timeline import Lineage
-from engine.wal.gaps import Archive, NoLineage, Stretch, core_range, resolve, stretches
+from engine.wal.gaps import Archive, NoLineage, Stretch, core_range, newest_readable, resolve, stretches
 from engine.wal.judgement.values import Base, Case
 from engine.wal.runs import Runs, Span
 
@@ -69,14 +69,15 @@ def lines(case: Case) -> list[Line]:
     """Return the lineages of interest: the server's, `latest` and `current` of each backup, and those selected."""
     found: dict[int, Lineage] = {}
     primary: set[int] = set()
-    newest = max(case.bases, key=lambda base: (base.ended, base.id), default=None)
+    last = max(case.bases, key=lambda base: (base.ended, base.id), default=None)
     for base in case.bases:
-        for choice in ("latest", "current"):
-            lineage = resolve(choice, base.timeline, base.checkpoint, case.archive, stop=base.end)
+        newest = newest_readable(case.archive, base.timeline)
+        for choice in (newest, base.timeline):
+            lineage = resolve(str(choice), base.timeline, base.checkpoint, case.archive, stop=base.end)
             if isinstance(lineage, NoLineage):
                 continue
             found[lineage.timeline] = lineage
-            if base is newest and choice == "latest":
+            if base is last and choice == newest:
                 primary.add(lineage.timeline)
     now = None if case.past else _server_timeline(case)
     for timeline in (*([now] if now else []), *case.selected):
@@ -117,14 +118,16 @@ def _on(base: Base, lineage: Lineage) -> bool:
 
 
 def holes(line: Line, size: int) -> list[Span]:
-    """Return what lacks on a lineage between the first segment that is there or needed and the last."""
+    """Return what lacks on a lineage between the first segment that is there or needed and the last; its timeline has
+    gone on from the one before where it left it."""
     cores = [core_range(base.start, base.stop, size) for base in line.bases if not base.self_contained]
     present = list(line.good.spans())
     low = min([core[0] for core in cores] + ([present[0][0]] if present else []), default=None)
     high = max(
         [core[1] for core in cores]
         + ([present[-1][1]] if present else [])
-        + ([line.written] if line.written is not None and (present or cores) else []),
+        + ([line.written] if line.written is not None and (present or cores) else [])
+        + ([line.stretches[-1].first - 1] if present or cores else []),
         default=None,
     )
     return [] if low is None or high is None else list(line.good.missing(low, high))

@@ -74,7 +74,7 @@ def _of_hole(case: Case, line: Line, hole: Span, states: Whereabouts) -> Iterato
     pieces = [
         (timeline, state, first, last)
         for timeline, begin, end in line.pieces(*hole)
-        for state, first, last in states.split(timeline, begin, end, following)
+        for state, first, last in states.split(timeline, begin, end, _following(line, timeline, end, following))
     ]
     gone = [piece for piece in pieces if piece[1] not in ON_ITS_WAY]
     if gone:
@@ -85,6 +85,12 @@ def _of_hole(case: Case, line: Line, hole: Span, states: Whereabouts) -> Iterato
         elif state not in ON_ITS_WAY and (state != UNKNOWN or case.live is not None or _unseen(case, timeline, first)):
             for begin, end, gap in _by_acceptance(case, timeline, first, last):
                 yield from _gone(case, line, cost, timeline, state, begin, end, gap)
+
+
+def _following(line: Line, timeline: int, end: int, good: int | None) -> int | None:
+    """Return the segment that tells that WAL went on behind `end`: the first good one, or where the next timeline of
+    the lineage began."""
+    return end + 1 if good is None and timeline != line.timeline else good
 
 
 def _by_acceptance(case: Case, timeline: int, first: int, last: int) -> Iterator[tuple[int, int, Accepted | None]]:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from engine.postgres.clock import pg_time
 from engine.postgres.lsn import Lsn
+from engine.postgres.timeline import Switch
 from engine.recovery.candidates import Choice, Miss, attempt, choose
 from engine.recovery.facts import Base, Mark, Point, Row
 from engine.recovery.target import EndOfArchive, Immediate, LsnTarget, Target, TimeTarget, XidTarget
-from engine.wal.gaps import Archive, Key
+from engine.wal.gaps import Archive, Key, without_contradicted
 
 SIZE = 1 << 20
 STEP = SIZE // 8
@@ -154,6 +155,30 @@ def test_the_end_of_a_standbys_backup_is_noticed_at_the_record_behind_it() -> No
     assert isinstance(found, Choice) and found.stop_segment == 4
     primary = attempt(Immediate(), replace(base, exact=False), "current", ends_there, made)
     assert isinstance(primary, Choice) and primary.stop_segment == 3
+
+
+def test_a_lost_history_is_missed_as_long_as_anything_of_its_timeline_is_there() -> None:
+    """Also damaged WAL tells of it; another cluster's does not."""
+    base, facts = Base("b", 2, Lsn(2 * SIZE), Lsn(2 * SIZE + 100), pg_time(21)), Made([], set(), 8)
+    segments = {2: list(range(2, 9)), 3: [7]}
+    for reason, opening in (("corrupt: x", 0), ("only 3/7.gz is there", 0), ("alien: x", 1)):
+        archive = Archive(SIZE, segments, invalid={(3, 7): reason})
+        found = choose(EndOfArchive(), [base], "current", archive, facts, opens=True)
+        assert isinstance(found, Choice) == opening, reason
+        assert opening or "00000003.history is missing" in found[0].why  # type: ignore[index]
+
+
+def test_a_bad_history_between_the_backups_timeline_and_the_one_that_is_followed_is_not_needed() -> None:
+    base, facts = Base("b", 1, Lsn(2 * SIZE), Lsn(2 * SIZE + 100), pg_time(21)), Made([], set(), 8)
+    histories = {3: (Switch(1, Lsn(5 * SIZE), "x"),)}
+    archive = Archive(SIZE, {1: [2, 3, 4], 3: [5, 6, 7, 8]}, histories, bad_histories={2: "00000002.history is empty"})
+    for choice in ("3", "latest"):
+        found = choose(EndOfArchive(), [base], choice, archive, facts, opens=True)
+        assert isinstance(found, Choice) and found.run.lineage.timeline == 3, found
+    both = {3: (Switch(1, Lsn(5 * SIZE), "x"), Switch(2, Lsn(6 * SIZE), "x")), 2: (Switch(1, Lsn(7 * SIZE), "x"),)}
+    strange = without_contradicted(Archive(SIZE, {1: [2, 3, 4], 2: [5], 3: [6, 7, 8]}, both))
+    found = choose(EndOfArchive(), [base], "3", strange, facts, opens=True)
+    assert not isinstance(found, Choice) and "00000002.history says" in found[0].why
 
 
 def test_a_history_that_recovery_will_ask_for_must_be_readable() -> None:

@@ -119,9 +119,10 @@ def test_a_fork_is_dated_by_the_promotion_and_the_old_timeline_keeps_its_end(ser
     for number, content in ((fork, said), (fork + 1, fleet_.ends(fork + 1, promoted + HOUR))):
         path = Path(server.layout.wal(f"0000000200000000000000{number:02X}"))
         path.parent.mkdir(exist_ok=True)
-        before = pages.last_record(fork, said, SEGMENT) if number > fork else 0
+        held = said if number > fork else fleet_.ends(fork - 1, TIMES[fork - 101])
+        before = pages.last_record(number - 1, held, SEGMENT)
         path.write_bytes(segment_bytes(2, number, content, before))
-    Path(server.layout.wals, "00000002.history").write_text(f"1\t{Lsn(fork * SEGMENT + 40)}\tx\n")
+    Path(server.layout.wals, "00000002.history").write_text(f"1\t{Lsn(fork * SEGMENT)}\tx\n")
     index.catch_up(server.layout)
     old, new = strands_of(server)
     assert (new.timeline, new.parent, new.left) == (2, 1, promoted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +15,18 @@ import pytest
 from engine.backup import streaming
 from engine.event import Silent
 from engine.postgres.lsn import Lsn
-from engine.postgres.segment import segment_name, segment_of
+from engine.postgres.segment import parse_segment, segment_name, segment_of
+from engine.postgres.timeline import parse_history
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
 from engine.recovery.settings import render, setting_of
-from engine.recovery.target import Immediate, TimeTarget, XidTarget
+from engine.recovery.target import EndOfArchive, Immediate, NameTarget, TimeTarget, XidTarget
 from engine.repository.backupinfo import BackupInfo
 from engine.wal import codec
 from engine.wal.fetch import ABSENT, REFUSED, get
 from engine.wal.findings import report
-from tests.engine.recovery.scene import SEGMENT, Mark, Scene, scene, value
+from engine.wal.ingest import ingest
+from tests.engine.recovery.scene import CLIENT, SEGMENT, Mark, Scene, scene, value
 from tests.engine.wal.judgement.test_real_recovery import concluded
 from tests.support.cluster import Cluster, Install, free_port
 from tests.support.waiting import until
@@ -240,6 +243,201 @@ def test_a_recovery_ends_on_no_timeline_that_has_wal(failover: Failover) -> None
         os.rename(layout.wal(lost) + ".aside", layout.wal(lost))
         third.unlink()
         stage.remove(order.destination)
+
+
+def test_a_lost_history_of_a_timeline_whose_wal_is_damaged_too(failover: Failover) -> None:
+    """That there is anything of it shows that recovery would call itself by its number."""
+    stage, lost = failover.scene, "00000002.history"
+    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
+    order = stage.order(destination=str(stage.root / "opening"), timeline="1", backup=failover.before.id)
+    execute(order.to_arguments(), stage.server, Silent())
+    shutil.copytree(wals, whole)
+    (wals / lost).unlink()
+    for path in wals.glob("00000002*/????????????????????????"):
+        damaged = bytearray(codec.read_segment(str(path)))
+        damaged[100] ^= 4
+        path.write_bytes(damaged)
+    tried = Cluster(stage.cluster.install, stage.root / "opener", free_port())
+    tried.root.mkdir()
+    tried.data.symlink_to(order.destination)
+    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    try:
+        plan = stage.plan(timeline="1", backup=failover.before.id)
+        assert plan.refused and f"{lost} is missing" in plan.refused.why, plan
+        tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
+        assert concluded(tried).startswith(f'could not restore file "{lost}"')
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
+        stage.remove(order.destination)
+
+
+def test_a_history_is_all_that_tells_of_lost_wal(failover: Failover) -> None:
+    """All of timeline 2 is gone, and the last segment before it: its history still says that there was more."""
+    stage = failover.scene
+    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
+    order = stage.order(destination=str(stage.root / "losing"), timeline="2", backup=failover.before.id)
+    execute(order.to_arguments(), stage.server, Silent())
+    shutil.copytree(wals, whole)
+    lost = segment_name(1, segment_of(Lsn.parse(failover.shared.lsn), SEGMENT), SEGMENT)
+    for path in [*wals.glob("00000002*/*"), *wals.glob("00000001*/*")]:
+        if path.name >= lost:
+            path.unlink()
+    tried = Cluster(stage.cluster.install, stage.root / "loser", free_port())
+    tried.root.mkdir()
+    tried.data.symlink_to(order.destination)
+    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    try:
+        plan = stage.plan(timeline="2", backup=failover.before.id)
+        assert plan.refused and f"{lost} is missing" in plan.refused.why, plan
+        holes = [each for each in report(stage.server, ask_server=False).findings if each.kind == "hole"]
+        assert lost in {hole.first for hole in holes}
+        tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
+        assert concluded(tried).startswith(f'could not restore file "{lost}"')
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
+        stage.remove(order.destination)
+
+
+def test_the_first_segment_of_a_branch_in_place_of_its_parents(failover: Failover) -> None:
+    """Its first page is of the timeline before, and may be all that it has: PostgreSQL panics at its first record."""
+    stage = failover.scene
+    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
+    shutil.copytree(wals, whole)
+    first = min(wals.glob("00000002*/????????????????????????"))
+    data = codec.read_segment(str(first))
+    parents = Path(stage.server.layout.wal("00000001" + first.name[8:]))
+    try:
+        for later in wals.glob("00000001*/????????????????????????"):
+            if later.name > parents.name:
+                later.unlink()
+        shutil.rmtree(first.parent)
+        parents.write_bytes(data[:8192] + bytes(SEGMENT - 8192))
+        for target in (EndOfArchive(), XidTarget(failover.new.xid)):
+            plan = stage.plan(target, timeline="1", backup=failover.before.id)
+            assert plan.refused and "is of timeline 2 instead of 1" in plan.refused.why, plan
+        assert get(stage.server.layout, parents.name, str(stage.root / "delivered")) == REFUSED
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
+
+
+@pytest.mark.parametrize("kind", ["dead branch", "cut short", "from its first page on"])
+def test_the_first_segment_of_a_branch_is_what_its_history_says(failover: Failover, kind: str) -> None:
+    """It is all that is left of timeline 2. PostgreSQL would replay the branch that was left, or half a segment."""
+    stage = failover.scene
+    layout = stage.server.layout
+    wals, whole = Path(layout.wals), stage.root / "whole"
+    order = stage.order(destination=str(stage.root / "misled"), timeline="2", backup=failover.before.id)
+    execute(order.to_arguments(), stage.server, Silent())
+    shutil.copytree(wals, whole)
+    first, *later = sorted(wals.glob("00000002*/????????????????????????"))
+    for path in later:
+        path.unlink()
+    data = bytearray(codec.read_segment(str(first)))
+    if kind == "dead branch":
+        shutil.copy(layout.wal("00000001" + first.name[8:]), first)
+    elif kind == "cut short":
+        first.write_bytes(data[:40] + bytes(SEGMENT - 40))
+    else:
+        for page in range(0, SEGMENT, 8192):
+            data[page + 4 : page + 8] = (2).to_bytes(4, "little")
+        first.write_bytes(data)
+    tried = Cluster(stage.cluster.install, stage.root / "follower", free_port())
+    tried.root.mkdir()
+    tried.data.symlink_to(order.destination)
+    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    try:
+        for _ in range(2):  # as it was indexed before it was changed, and anew
+            plan = stage.plan(timeline="2", backup=failover.before.id)
+            assert plan.refused and first.name in plan.refused.why, plan
+            said = report(stage.server, ask_server=False).findings
+            assert any(each.first == first.name for each in said), "\n".join(
+                f"{e.kind} {e.first} {e.last} {e.why}" for e in said
+            )
+            shutil.rmtree(layout.own)
+        tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
+        assert concluded(tried).startswith(f'could not restore file "{first.name}"')
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
+        stage.remove(order.destination)
+        shutil.rmtree(tried.root)
+
+
+def test_a_bad_history_of_a_timeline_that_is_passed(failover: Failover) -> None:
+    """PostgreSQL reads the history of the timeline that it follows, and no other: a bad one, like a lost one, does not
+    stop it. Windows go on to that timeline too."""
+    stage = failover.scene
+    layout, bad = stage.server.layout, Path(stage.server.layout.wals, "00000002.history")
+    good, third = bad.read_bytes(), Path(layout.wals, "00000003.history")
+    with stage.restored(timeline="2", action="promote", destination=str(stage.root / "third")):
+        shutil.copy(stage.root / "third/pg_wal" / third.name, third)
+    try:
+        for content in (b"", b"garbage\n", good[: len(good) // 3]):
+            bad.write_bytes(content)
+            for timeline in ("3", "latest"):
+                plan = stage.plan(timeline=timeline)
+                assert plan.reachable and plan.timeline == 3, plan.refused
+                assert any(bad.name in warning and "does not need" in warning for warning in plan.warnings)
+            with stage.restored(timeline="3") as (_, conninfo):
+                assert value(conninfo, "SELECT count(*) FROM kept") == failover.new.rows
+        found, _ = reachable_windows(stage.server)
+        assert "end_of_archive" in {window.bounded_by for window in found if window.timeline == 3}
+        bad.unlink()
+        with stage.restored(timeline="3") as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == failover.new.rows
+    finally:
+        bad.write_bytes(good)
+        third.unlink()
+
+
+def test_what_a_changed_history_makes_of_segments_is_noticed_while_the_nearest_moment_is_looked_for(
+    failover: Failover,
+) -> None:
+    """Timeline 2 is passed, and its history says now that it began half a segment earlier."""
+    stage = failover.scene
+    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
+    shutil.copytree(wals, whole)
+    history, third = wals / "00000002.history", wals / "00000003.history"
+    last = max(wals.glob("00000002*/????????????????????????"))
+    with stage.restored(timeline="2", action="promote", destination=str(stage.root / "third")):
+        shutil.copy(stage.root / "third/pg_wal" / third.name, third)
+    try:
+        reachable_windows(stage.server)
+        (began,) = (switch.lsn for switch in parse_history(2, codec.read_segment(str(history)).decode()))
+        history.write_text(f"1\t{Lsn(began - SEGMENT // 2)}\tno recovery target specified\n")
+        own = Path(stage.server.layout.wal(segment_name(3, parse_segment(last.name, SEGMENT)[1] + 1, SEGMENT)))
+        own.parent.mkdir()
+        own.write_bytes(b"")
+        plan = stage.plan(timeline="3", backup=failover.before.id)
+        assert plan.refused and "0000000200000000" in plan.refused.why, plan
+    finally:
+        shutil.rmtree(wals)
+        whole.rename(wals)
+
+
+def test_a_restore_point_whose_name_has_what_others_take_for_line_ends(postgres: Install) -> None:
+    """PostgreSQL puts the name into the history of the timeline that begins there."""
+    name = "a\u2028b\x0bc\x85d"
+    with scene(postgres) as stage:
+        stage.insert()
+        stage.backup()
+        mark = stage.insert()
+        stage.cluster.sql("SELECT pg_create_restore_point('" + name + "')")
+        stage.insert()
+        stage.archive_all()
+        with stage.restored(NameTarget(name), action="promote") as (_, conninfo):
+            assert value(conninfo, "SELECT count(*) FROM kept") == mark.rows
+            history = str(stage.root / "restored/pg_wal/00000002.history")
+            subprocess.run(
+                [CLIENT, "push", history, "--server", "main", "--config", stage.order().config_file], check=True
+            )
+        ingest(stage.server)
+        assert not [each for each in report(stage.server, ask_server=False).findings if each.timeline == 2]
+        with stage.restored(timeline="1") as (_, conninfo):  # before it opens it asks for that history
+            assert value(conninfo, "SELECT count(*) FROM kept") == stage.marks[-1].rows
 
 
 def test_a_timeline_that_does_not_exist(failover: Failover) -> None:

@@ -202,6 +202,74 @@ def test_a_broken_history_file_proves_nothing(
     assert "00000002.history" in capsys.readouterr().err
 
 
+def test_a_copy_of_an_older_timeline_than_the_one_before_is_no_hazard(layout: Layout, tmp_path: Path) -> None:
+    """PostgreSQL never goes back to a timeline that it has left; only where it begins, it takes what there is."""
+    forks = {2: pages.HISTORY_2, 3: pages.HISTORY_2 + "2\t0/700000\ty\n"}
+    fill(layout, *timeline(1, 1, 8), *timeline(2, 5, 6), histories=forks)
+    assert get(layout, pages.name(7, 3), tmp_path)[0] == 1
+    assert get(layout, pages.name(7, 3), tmp_path, begins=True)[0] == 255
+    pages.put(Path(layout.wal(pages.name(6, 2))).parent, 7, timeline=2)
+    assert get(layout, pages.name(7, 3), tmp_path)[0] == 255
+
+
+def test_a_history_is_contradicted_by_its_own_timelines_wal_only(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(layout, *timeline(1, 1, 5), *timeline(2, 5, 7), histories=FORK)
+    early = Path(layout.wal(pages.name(4, 2)))
+    for content in (pages.content(4, system=pages.OTHER_SYSTEM, timeline=2), pages.content(6)):
+        early.write_bytes(content)
+        assert get(layout, "00000002.history", tmp_path, system_id=pages.SYSTEM)[0] == 0
+    for content in (pages.content(4), pages.content(4, timeline=2), bytes(pages.SIZE)):
+        early.write_bytes(content)
+        assert get(layout, "00000002.history", tmp_path, system_id=pages.SYSTEM)[0] == 255
+        assert early.name in capsys.readouterr().err
+
+
+def test_a_broken_history_that_recovery_has_passed_is_absent(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL has kept the history that it follows, and reads no older one."""
+    fill(layout, *timeline(1, 1, 5), *timeline(2, 5, 7), histories={3: HISTORY_3})
+    Path(layout.wals, "00000002.history").write_text("garbage\n")
+    (tmp_path / "data" / "pg_wal").mkdir(parents=True)
+    (tmp_path / "data" / "recovery.signal").touch()
+    monkeypatch.chdir(tmp_path / "data")
+    asked = ("00000002.history", "pg_wal/RECOVERYHISTORY")
+    assert fetch.get(layout, *asked) == 255
+    Path("pg_wal/00000002.history").write_text(pages.HISTORY_2)
+    assert fetch.get(layout, *asked) == 255
+    capsys.readouterr()
+    Path("pg_wal/00000003.history").write_text(HISTORY_3)
+    assert fetch.get(layout, *asked) == 1
+    assert not os.path.exists(asked[1])
+    assert "recovery follows a newer timeline, and goes on without that file" in capsys.readouterr().err
+    shutil.rmtree(os.path.dirname(layout.wal(pages.name(5, 2))))
+    assert fetch.get(layout, pages.name(5, 2), "pg_wal/RECOVERYXLOG") == 255  # in which timeline 3 left it: a hazard
+    os.unlink(layout.wal(pages.name(5)))
+    assert fetch.get(layout, pages.name(5, 2), "pg_wal/RECOVERYXLOG") == 1
+    assert fetch.get(layout, pages.name(5), "pg_wal/RECOVERYXLOG") == 1
+    os.unlink("recovery.signal")
+    assert fetch.get(layout, pages.name(5), "pg_wal/RECOVERYXLOG") == 255  # then nobody knows what is followed
+
+
+def test_the_history_that_is_followed_tells_how_far_its_parents_wal_went(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(layout, *timeline(1, 1, 3), histories=FORK)
+    (tmp_path / "data" / "pg_wal").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "data")
+    asked = (pages.name(4), "pg_wal/RECOVERYXLOG")
+    Path("recovery.signal").touch()
+    assert fetch.get(layout, *asked) == 1  # timeline 1 is followed, as far as is known
+    Path("pg_wal/00000002.history").write_text(pages.HISTORY_2)
+    assert fetch.get(layout, *asked) == 255
+    assert "timeline 2, which is followed, goes on from it at 0/580000" in capsys.readouterr().err
+    pages.put(Path(layout.wal(pages.name(3))).parent, 4)
+    assert fetch.get(layout, pages.name(5, 2), asked[1]) == 1
+    assert fetch.get(layout, pages.name(5), asked[1]) == 1
+
+
 class TestOverrides:
     def test_a_standby_may_look_elsewhere(self, layout: Layout, tmp_path: Path) -> None:
         fill(layout, *timeline(1, 1, 9, 6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from engine.wal.gaps import (
     core_range,
     history_holes,
     live_segments,
+    newest_from,
+    newest_readable,
     reach,
     resolve,
     without_contradicted,
@@ -181,9 +184,48 @@ def test_what_shows_that_wal_went_on_makes_a_hole_of_an_end() -> None:
     assert reach(without, line(without, 1), 1).end_kind == "open_end"
 
 
+def test_the_history_that_is_followed_tells_how_far_its_parents_wal_went() -> None:
+    """Also where nothing of the timeline itself is there; of the segment in which it began, it has its own copy."""
+    for forks, missing in ((FORK_AT_6, (4, 5)), (FORK_IN_5, (4, 4))):
+        short = archive({1: range(1, 4)}, forks)
+        far = reach(short, line(short, 2), 1)
+        assert (far.last, far.end_kind, far.missing_first, far.missing_last) == (3, "hole", *missing)
+    for forks, last in ((FORK_AT_6, 5), (FORK_IN_5, 4)):
+        there = archive({1: range(1, last + 1)}, forks)
+        assert reach(there, line(there, 2), 1).end_kind == "open_end"
+
+
 def test_a_history_that_the_archive_contradicts_is_a_bad_one() -> None:
     found = without_contradicted(archive({1: range(1, 7), 2: range(5, 9)}, FORK_AT_6))
     assert (
         found.histories == {} and "00000002.history says that timeline 2 began at 0/6000000" in found.bad_histories[2]
     )
     assert without_contradicted(archive({1: range(1, 7), 2: range(5, 9)}, FORK_IN_5)).bad_histories == {}
+
+
+def test_a_history_is_contradicted_by_its_own_timelines_wal_only() -> None:
+    found = archive({1: range(1, 7), 2: range(4, 9)}, FORK_AT_6)
+    for reason in ("alien: x", "misplaced: x", "corrupt: x", "wrong timeline: x"):
+        strange = replace(found, invalid={(2, 4): reason, (2, 5): reason})
+        assert bool(without_contradicted(strange).histories) == reason.startswith(("alien", "misplaced")), reason
+
+
+def test_a_timeline_that_began_before_the_one_that_it_comes_from() -> None:
+    """As after a recovery along timeline 2 to a moment before that began: PostgreSQL looks for the newest that has."""
+    second = (Switch(1, Lsn(6 * SIZE + 100), "x"),)
+    third = (*second, Switch(2, Lsn(4 * SIZE + 100), "x"))
+    found = Archive(SIZE, {1: [2, 3, 4, 5, 6], 2: [6, 7], 3: [4, 5, 6]}, {2: second, 3: third})
+    lineage = resolve("3", 3, 5 * SIZE, found, stop=(3, 6 * SIZE))
+    assert isinstance(lineage, Lineage)
+    assert [lineage.canonical(number, SIZE) for number in (3, 4, 5, 6, 7)] == [1, 3, 3, 3, 3]
+    assert (reach(found, lineage, 5).end_kind, reach(found, line(found, 3), 2).last) == ("open_end", 6)
+    assert isinstance(resolve("3", 1, 5 * SIZE, found), NoLineage)
+    assert isinstance(resolve("3", 1, 4 * SIZE, found), Lineage)
+
+
+def test_latest_goes_past_a_history_that_nobody_can_read() -> None:
+    """PostgreSQL asks whether it is there, and reads the newest."""
+    forks = archive({}, {3: FORK_IN_5[2], 4: FORK_IN_5[2]}).histories
+    found = Archive(SIZE, {}, forks, bad_histories={2: "x", 5: "x"})
+    assert (newest_from(found, 1), newest_readable(found, 1)) == (5, 4)
+    assert history_holes(found) == []

@@ -367,7 +367,7 @@ def test_a_spool_that_cannot_be_written_is_only_slower(recovery: Recovery) -> No
 def test_it_follows_the_switch_to_another_timeline(recovery: Recovery) -> None:
     for number in range(5, 9):
         archived(recovery.layout, number, line=2)
-    Path(recovery.layout.wals, "00000002.history").write_text(pages.HISTORY_2)
+    Path(recovery.layout.wals, "00000002.history").write_text("1\t0/500000\tx\n")
     assert recovery.get(pages.name(3)) == 0
     recovery.filled(4, 5, 6)
     recovery.filled(5, 6, 7, 8, line=2)

@@ -104,8 +104,13 @@ class Repo:
 
 
 def content(number: int, timeline: int, **kind: int) -> bytes:
-    """Return a segment's bytes whose valid data fills it: one record of no interest from page to page."""
-    return filled(number, kind.pop("of", timeline), **kind)
+    """Return a segment's bytes whose valid data fills it: one record of no interest from page to page. The timeline
+    `of` wrote the first half of it, by default its own."""
+    first = kind.pop("of", timeline)
+    data = bytearray(filled(number, timeline, **kind))
+    for page in range(0, len(data) // 2, 8192):
+        data[page + 4 : page + 8] = first.to_bytes(4, "little")
+    return bytes(data)
 
 
 def primary(

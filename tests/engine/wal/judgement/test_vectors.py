@@ -386,7 +386,7 @@ def test_a_history_that_cannot_be_read_is_said(repo: Repo, text: str) -> None:
 
 def test_a_history_whose_words_are_in_another_encoding_is_good(repo: Repo) -> None:
     """PostgreSQL reads the numbers; behind them stands a restore point's name, in the database's encoding."""
-    repo.put("1/1..1/4 2/5..2/9").history(2, "").backup(2, 3, hour=10)
+    repo.put("1/1..1/4 2/6..2/9").put("2/5", of=1).history(2, "").backup(2, 3, hour=10)
     (Path(repo.layout.wals) / "00000002.history").write_bytes(FORK.encode() + b"# caf\xe9\n")
     assert alarms(repo.findings()) == []
 
