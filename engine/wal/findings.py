@@ -142,10 +142,7 @@ def gather(
     unknown: list[str] = []
     catalogue = catalogue or repository.catalogue(layout)
     unknown += [f"backup {bad.id} cannot be read: {bad.reason}" for bad in catalogue.unreadable]
-    chains = Chains(layout)
-    infos = [
-        info for info in catalogue.backups if _has_ended(info) and not (info.is_incremental and chains.lacking(info))
-    ]
+    infos = _infos(layout, catalogue)
     # The server is asked first: what it archives after that is found on disk, and is not taken for lost.
     live = _ask(server, unknown) if ask_server else None
     names = list_names(layout, keep=not read_only)

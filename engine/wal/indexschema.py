@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-VERSION = 7
+VERSION = 8
 """Of the schema; an index of another version is made anew."""
 
 RESTORE_POINT = "restore_point"
