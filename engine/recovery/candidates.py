@@ -35,7 +35,6 @@ from engine.wal.gaps import (
     NoLineage,
     Reach,
     core_range,
-    is_contradicted,
     live_segments,
     newest_from,
     reach,
@@ -115,7 +114,7 @@ def _asked_for(base: Base, lineage: Lineage, archive: Archive, *, newer: bool) -
     bad one of them for absent. One that can be read its own timeline's segments are held against.
     """
     passed = (span.timeline for span in lineage.spans[:-1] if span.timeline >= base.timeline)
-    by_itself = next((archive.bad_histories[each] for each in passed if is_contradicted(archive, each)), "")
+    by_itself = next((archive.bad_histories[each] for each in passed if each in archive.contradicted), "")
     if by_itself or not newer:
         return by_itself
     last = newest_from(archive, lineage.timeline)

@@ -16,8 +16,6 @@ from engine.postgres.segment import segment_before, segment_name, segment_of
 from engine.postgres.timeline import Lineage, Switch, first_segment, left_after
 
 EndKind = Literal["open_end", "hole", "branch_hazard", "invalid_segment", "bad_history", "minimal"]
-_CONTRADICTED = " says that timeline "
-"""In the reason against such a history."""
 Key = tuple[int, int]
 """(timeline, segment number)."""
 
@@ -33,11 +31,13 @@ class Archive:
     invalid: Mapping[Key, str] = field(default_factory=dict)
     """Files that are there and satisfy nothing, with the reason."""
     bad_histories: Mapping[int, str] = field(default_factory=dict)
-    """History files that cannot be read, with the reason."""
+    """History files that cannot be read or are `contradicted`, with the reason."""
     minimal: Mapping[Key, Lsn] = field(default_factory=dict)
     """Segments in which WAL goes on with wal_level = minimal, and where: replay ends there with an error."""
     begins: frozenset[Key] = frozenset()
     """Segments in which backups begin: PostgreSQL never holds those against the one before."""
+    contradicted: frozenset[int] = frozenset()
+    """Timelines whose history can be read, and the archive's own segments speak against it."""
 
     def name(self, timeline: int, number: int) -> str:
         """Return the file name of a segment."""
@@ -229,23 +229,21 @@ def without_contradicted(archive: Archive) -> Archive:
     """Return the archive with those histories among the bad ones that its own segments contradict: a timeline has no
     WAL from before the segment in which it began. Files that hold another cluster's WAL, or another segment's, tell
     nothing of it."""
-    size, found = archive.segment_size, dict(archive.bad_histories)
+    size = archive.segment_size
+    found: dict[int, str] = {}
     for timeline, switches in archive.histories.items():
         began = first_segment(switches, size)
         own = (n for n in archive.segments.get(timeline, ()) if not _elsewhere(archive.invalid.get((timeline, n), "")))
         first = next(own, began)
         if first < began:
             found[timeline] = (
-                f"{timeline:08X}.history{_CONTRADICTED}{timeline} began at {Lsn(switches[-1].lsn)}, and the archive"
-                f" has {archive.name(timeline, first)} of it, from before that: one of the two is another server's"
+                f"{timeline:08X}.history says that timeline {timeline} began at {Lsn(switches[-1].lsn)}, and the"
+                f" archive has {archive.name(timeline, first)} of it, from before that:"
+                " one of the two is another server's"
             )
     good = {timeline: switches for timeline, switches in archive.histories.items() if timeline not in found}
-    return replace(archive, histories=good, bad_histories=found)
-
-
-def is_contradicted(archive: Archive, timeline: int) -> bool:
-    """Tell whether a timeline's history can be read, and the archive's own segments contradict it."""
-    return _CONTRADICTED in archive.bad_histories.get(timeline, "")
+    bad = {**archive.bad_histories, **found}
+    return replace(archive, histories=good, bad_histories=bad, contradicted=archive.contradicted | found.keys())
 
 
 def _elsewhere(reason: str) -> bool:
