@@ -120,7 +120,7 @@ def _fetch(server: Server, absent: list[str], report: Reporter) -> str:
                 for key, state in lacking:
                     healed = healer.heal(key, state)
                     if healed.state == "fetched":
-                        report.note(f"WAL segment {healed.first} would not have come: fetched from {healed.source}")
+                        report.note(f"WAL segment {healed.first} had not come: fetched from {healed.source}")
                     elif healed.open:
                         lost = f"{healed.first} is not found: {healed.why}"
     except CellarmanError as error:

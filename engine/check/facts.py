@@ -20,7 +20,7 @@ from engine.check.live import Live
 from engine.check.reach import Reach
 from engine.check.storage import Storage
 from engine.commands import cellarman
-from engine.config import Config, Problem, Server
+from engine.config import Config, Problem, Server, places
 from engine.errors import CellarmanError
 from engine.oserrors import explain
 from engine.postgres import dsn, pgpass
@@ -244,5 +244,5 @@ def _home(server: Server) -> Home:
 
 
 def _config_file(config: Config) -> str:
-    own = [name for name in config.files if not name.startswith("/etc/")]
+    own = places.of_one_account(config.files)
     return own[-1] if own else ""

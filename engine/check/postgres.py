@@ -129,7 +129,7 @@ def system_id(facts: Facts) -> CheckResult:
     if not isinstance(facts.home, Unknown) and facts.home.system_id is not None:
         known["the repository"] = facts.home.system_id
     if len(known) < 2:
-        return skip(name, "there is nothing to compare yet")
+        return skip(name, "there is nothing to compare yet" if isinstance(facts.live, Live) else UNREACHED)
     if len(set(known.values())) == 1:
         return ok(name, str(next(iter(known.values()))))
     detail = ", ".join(f"{place}: {number}" for place, number in known.items())

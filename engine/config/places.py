@@ -47,6 +47,15 @@ def named(files: Sequence[str], env: Mapping[str, str]) -> str:
     return "" if found or os.path.dirname(files[0]) == SYSTEM_DIRECTORY else files[0]
 
 
+def of_one_account(files: Sequence[str]) -> list[str]:
+    """Return those files that not every account finds by itself: all but the system's.
+
+    >>> of_one_account([SYSTEM_FILE, "/etc/cellarman/my site/c.toml", "/home/a/.config/cellarman/cellarman.toml"])
+    ['/etc/cellarman/my site/c.toml', '/home/a/.config/cellarman/cellarman.toml']
+    """
+    return [name for name in files if name != SYSTEM_FILE and os.path.dirname(name) != SYSTEM_DIRECTORY]
+
+
 def told(path: str | None, env: Mapping[str, str]) -> str:
     """Return what `named` does, of what a command line says before its configuration is read."""
     return named([given(path, env)], env)

@@ -175,7 +175,8 @@ def _occupied(rules: _Rules, place: Place, what: str, fix: str | Advice) -> list
     path, names = place.path, place.names
     if place.server_pid:
         why = f"its postmaster.pid names process {place.server_pid}, which runs"
-        stop = f"; or stop it: pg_ctl -D {shlex.quote(path)} stop" if rules.delta else ""
+        there = f" on {rules.ground.host}, as its account" if rules.ground.host else ""
+        stop = f"; or stop it{there}: pg_ctl -D {shlex.quote(path)} stop" if rules.delta else ""
         return [Refused(f"{what} {path} is a running server's data directory", why, Advice(fix, stop))]
     if "PG_VERSION" in names:
         if rules.delta:

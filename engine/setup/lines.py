@@ -13,7 +13,7 @@ from engine.check.reach import backup_host, needs_way_back
 from engine.check.repository import MISSED_MAINTENANCE, crontab, every_minute
 from engine.check.wal import push_command
 from engine.commands import cellarman
-from engine.config import Config
+from engine.config import Config, places
 from engine.host import openssh
 from engine.postgres.quoting import literal, shell_word
 from engine.setup.keys import ssh_words
@@ -115,7 +115,7 @@ def cron(facts: Facts, config: Config) -> list[Piece]:
     """The crontab's line for maintenance, every minute."""
     last = None if isinstance(facts.storage, Unknown) else facts.storage.last_by_itself
     truth = None if isinstance(facts.storage, Unknown) else last is not None and facts.now - last <= MISSED_MAINTENANCE
-    own = [name for name in config.files if not name.startswith("/etc/")]
+    own = places.of_one_account(config.files)
     line = every_minute(own[-1] if len(config.files) == 1 and own else "")
     text = f"{crontab(line)}\n# or, to be kept running: {cellarman('agent').line(facts.named)}"
     note = "the agent does the same and wakes when something arrives"

@@ -109,8 +109,9 @@ class Reader:
         return self._judged[1]
 
     def reached(self, catalogue: Catalogue, judged: Judged) -> Reached:
-        """Return how far restores get, reckoned again only when the catalogue or the archive has changed."""
-        marks = (id(catalogue), id(judged))
+        """Return how far restores get, reckoned again only when the catalogue, the archive or its index has changed:
+        that tells the times of commits, of a new segment perhaps a moment later."""
+        marks = (id(catalogue), id(judged), *(_changed(self.layout.index + end) for end in ("", "-wal")))
         if self._reached is None or self._reached[0] != marks:
             whole = [info for info in catalogue.usable if info.id not in self.lacking(catalogue)]
             self._reached = (marks, _reached(self.layout, whole, judged.archive))
