@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ import pytest
 from engine import event as ev
 from engine.config import Server
 from engine.errors import CANCELLED
+from engine.postgres.clock import pg_microseconds
 from engine.repository import repository
 from engine.status import ServerStatus, Statuses, statuses
+from engine.wal import index
 from tests.support.fleet import NOW, Fleet, every, segment_bytes, write_config
 
 HOUR = timedelta(hours=1)
@@ -263,6 +267,22 @@ def test_looking_again_sees_what_has_changed(fleet: Fleet) -> None:
     info = looking.read((), NOW)[0].backups[0]
     repository.save(server.layout, replace(info, status="FAILED"))
     assert looking.read((), NOW)[0].backups[0].status == "FAILED"
+
+
+def test_what_the_index_learns_later_of_the_newest_segment_is_seen(fleet: Fleet) -> None:
+    """A segment arrives, and a moment later its commits are known: nothing else changes then."""
+    server = well(fleet)
+    looking = Statuses(fleet.config)
+    before = looking.read((), NOW)[0].recoverable_to
+    index.catch_up(server.layout)
+    with contextlib.closing(sqlite3.connect(server.layout.index)) as database, database:
+        learned = pg_microseconds(NOW - timedelta(seconds=10))
+        changed = database.execute(
+            "UPDATE segment SET problem = NULL, max_commit = ? WHERE number = (SELECT max(number) FROM segment)",
+            [learned],
+        )
+        assert changed.rowcount == 1
+    assert before == NOW - MINUTE and looking.read((), NOW)[0].recoverable_to == NOW - timedelta(seconds=10)
 
 
 def test_the_command_line_tells_the_same(fleet: Fleet) -> None:
