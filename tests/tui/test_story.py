@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -17,11 +18,18 @@ from tests.tui.test_backup_form import stop_receivers
 
 
 def onto(shown: Pane, wanted: str) -> None:
-    """Move the cursor down to the row that says `wanted`."""
+    """Move the cursor down to the row that says `wanted`; a list that is made anew meanwhile may take it back."""
     until(lambda: wanted in shown.text, what=wanted)
-    while wanted not in (row := _marked(shown)):
-        shown.press("Down")
-        until(lambda before=row: _marked(shown) not in ("", before), what="another row under the cursor")
+
+    def there() -> bool:
+        row = _marked(shown)
+        if wanted not in row:
+            shown.press("Down")
+            with contextlib.suppress(AssertionError):
+                until(lambda: _marked(shown) not in ("", row), seconds=5)
+        return wanted in _marked(shown)
+
+    until(there, what=f"the cursor on {wanted}", seconds=60, seen=lambda: shown.text)
 
 
 def _marked(shown: Pane) -> str:
