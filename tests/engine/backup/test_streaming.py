@@ -19,6 +19,7 @@ from engine.postgres.backuplabel import parse_label
 from engine.postgres.lsn import Lsn
 from engine.repository import identity, locks, repository
 from engine.repository.backupinfo import BackupInfo
+from engine.wal.receiver import last_words
 from tests.support.cluster import Cluster, Install, free_port, running
 from tests.support.site import Site, processes, site
 from tests.support.standby import standby_of, switching
@@ -253,7 +254,13 @@ def test_from_a_standby(each_postgres: Install, tmp_path: Path, form: dict[str, 
         primary.sql("SELECT pg_switch_wal()")
         port, data = free_port(), str(tmp_path / "back")
         words = ("restore", "main", "auto", data, "--to-lsn", lsn, "--exclusive", "--start", "--port", str(port))
-        until(lambda: (where.run("wal", "ingest", "main"), not where.run(*words, "--plan").returncode)[1])
+        # A receiver that asked a standby too early asks again after a pause that doubles, up to a minute.
+        until(
+            lambda: (where.run("wal", "ingest", "main"), not where.run(*words, "--plan").returncode)[1],
+            "the WAL to the target",
+            120,
+            seen=lambda: where.run(*words, "--plan").stdout + last_words(where.server.layout, 20),
+        )
         restored = where.run(*words, "--yes", data)
         assert restored.returncode == 0, restored.stderr
         copy = Cluster(each_postgres, tmp_path, port, [])
