@@ -13,10 +13,15 @@ from engine.postgres.increment import HEAD, Head, IncrementError, Run, blocks, r
 _BUFFER = 256 * 1024
 
 
-def size(path: str, page: int) -> int:
-    """Return the bytes of the file that an increment stands for; raises OSError, and IncrementError."""
+def size(path: str, page: int, most: int) -> int:
+    """Return the bytes of the file that an increment stands for, at most `most` blocks; raises OSError, and
+    IncrementError."""
     with open(path, "rb") as file:
-        return blocks(*_increment(file, page)) * page
+        count = blocks(*_increment(file, page))
+    if count > most:
+        why = f"it stands for {count} blocks, and no file of this cluster has more than {most}"
+        raise IncrementError(f"{path} is damaged", why, "restore another backup")
+    return count * page
 
 
 def combined(layers: Sequence[str], page: int) -> Iterator[memoryview]:

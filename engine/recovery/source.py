@@ -126,13 +126,13 @@ def look(layout: Layout, info: BackupInfo, destination: str, placed: Sequence[Pl
 def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed: Sequence[Placed]) -> Source:
     leave_out = LEFT_OUT | {os.path.join("pg_tblspc", str(space.oid)) for space in placed}
     older = Chains(layout).of(info)[1:]
-    page = _page(layout, info) if older else 0
+    control = control_file(layout, info) if older else None
     below = [layout.data(one.id) for one in older]
-    directories, items, odd = _combined(plan_tree(data, destination, leave_out=leave_out), data, below, page)
+    directories, items, odd = _combined(plan_tree(data, destination, leave_out=leave_out), data, below, control)
     spaces: dict[int, int] = {}
     for space in placed:
         stored, *below = [layout.tablespace(one.id, space.oid) for one in (info, *older)]
-        made, more, strange = _combined(plan_tree(stored, space.directory, leave_out=()), stored, below, page)
+        made, more, strange = _combined(plan_tree(stored, space.directory, leave_out=()), stored, below, control)
         directories += made
         items += more
         odd += [os.path.join(str(space.oid), path) for path in strange]
@@ -146,21 +146,16 @@ def _trees(layout: Layout, info: BackupInfo, data: str, destination: str, placed
     return Source(tuple(directories), tuple(items), (), tuple(odd), total, spaces, beneath)
 
 
-def _combined(tree: Tree, root: str, older: Sequence[str], page: int) -> Tree:
-    """Return the tree of an incremental backup as it is when combined with the `older` ones' directories."""
+def _combined(tree: Tree, root: str, older: Sequence[str], control: ControlFile | None) -> Tree:
+    """Return the tree of a backup; an incremental one's, of which `control` is, combined with the `older` ones'
+    directories."""
     directories, items, odd = tree
-    if older:
-        items = [whole for item in items if (whole := _whole(item, root, older, page))]
+    if control is not None:
+        items = [whole for item in items if (whole := _whole(item, root, older, control))]
     return directories, items, odd
 
 
-def _page(layout: Layout, info: BackupInfo) -> int:
-    control = control_file(layout, info)
-    assert control is not None  # a chain holds no tar
-    return control.block_size
-
-
-def _whole(item: Item, root: str, older: Sequence[str], page: int) -> Item | None:
+def _whole(item: Item, root: str, older: Sequence[str], control: ControlFile) -> Item | None:
     """Return what an item of an incremental backup becomes, with what it rests on in the `older` ones' directories;
     None for its manifest, which lists increments."""
     path = os.path.relpath(item.source, root)
@@ -175,7 +170,8 @@ def _whole(item: Item, root: str, older: Sequence[str], page: int) -> Item | Non
         increment, whole = (os.path.join(place, directory, one) for one in (PREFIX + name, name))
         if os.path.exists(whole):
             made = os.path.join(os.path.dirname(item.destination), name)
-            return Item(item.source, made, combining.size(item.source, page), (*beneath, whole), page)
+            size = combining.size(item.source, control.block_size, control.relation_pages)
+            return Item(item.source, made, size, (*beneath, whole), control.block_size)
         if not os.path.exists(increment):
             raise FileNotFoundError(f"{item.source} rests on {whole}, which is not there")
         beneath.append(increment)

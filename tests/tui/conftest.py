@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,11 @@ async def until(pilot: Pilot[None], met: Callable[[], bool], seconds: float = 20
     await pilot.pause()
 
 
+def words(app: Any) -> str:
+    """Return what is on the screen as one line, without the cursor's mark."""
+    return " ".join(screen_text(app).replace("▌", " ").split())
+
+
 def screen_text(app: Any) -> str:
     """Return what is on the screen as text, without the blanks at the ends of lines."""
     strips = app.screen._compositor.render_strips()
@@ -70,3 +76,10 @@ def screen_text(app: Any) -> str:
 def flash(app: Any) -> str:
     """Return what is said above the keys, whole."""
     return " ".join("".join(text for text, _ in line) for line in app.screen.query_one("#flash", Lines).lines)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet of this test's own: it may be changed."""
+    with fleet_.standing(tmp_path) as standing:
+        yield standing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,13 @@ from engine.config import load
 from engine.recovery import choices
 from engine.repository import repository
 from tests.engine.recovery.scene import scene
-from tests.support import fleet as fleet_
 from tests.support.cluster import Install
 from tests.support.fleet import Fleet, write_config
-from tests.tui.conftest import console, flash, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until, words
 from tui import commandline
 from tui.app import Console
 from tui.screens.check import CheckRoom
 from tui.snapshot import utc_now
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet of this test's own: it is changed."""
-    with fleet_.standing(tmp_path) as standing:
-        yield standing
-
-
-def words(app: Console) -> str:
-    """Return what is on the screen as one line."""
-    return " ".join(screen_text(app).replace("▌", " ").split())
 
 
 def room(app: Console) -> str:

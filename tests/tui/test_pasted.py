@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from engine.commands import cellarman
 from engine.errors import Advice, CellarmanError
-from tests.support import fleet as fleet_
 from tests.support.fleet import Fleet
-from tests.tui.conftest import console, screen_text, until
+from tests.tui.conftest import console, until, words
 from tui import crash
-from tui.app import Console
 from tui.format import Line
 from tui.screens.leave import Leave
 from tui.snapshot import utc_now
 
 FILE = "/a b/c.toml"
 NAMED = f"cellarman --config {shlex.quote(FILE)}"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_.standing(tmp_path) as standing:
-        yield standing
-
-
-def words(app: Console) -> str:
-    """Return what is on the screen as one line."""
-    return " ".join(screen_text(app).replace("▌", " ").split())
 
 
 def said(lines: list[Line]) -> str:

@@ -24,7 +24,7 @@ from tests.engine.recovery.scene import Scene, scene, value
 from tests.support.cluster import Install
 from tests.support.fleet import NOW, Fleet
 from tests.support.sshd import sshd
-from tests.tui.conftest import console, flash, screen_text, until
+from tests.tui.conftest import console, flash, screen_text, until, words
 from tests.tui.test_goldens import compare
 from tui import moments
 from tui.app import Console
@@ -54,11 +54,6 @@ def occupied(directory: str) -> str:
     os.mkdir(directory)
     Path(directory, "file").write_text("somebody was faster")
     return directory
-
-
-def words(app: Console) -> str:
-    """Return what is on the screen as one line."""
-    return " ".join(screen_text(app).split())
 
 
 def wizard(app: Console) -> RestoreRoom:
@@ -355,9 +350,9 @@ def test_what_becomes_of_what_an_interrupted_restore_left(stage: Scene) -> None:
     far = replace(left, order=replace(here.order, on="pg"))
     tar = replace(far, info=replace(here.info, compression="zstd"))
     said = {"there is removed first": (left, tar), "it goes on with what": (far,), "nothing is overwritten": (here,)}
-    for words, plans in said.items():
+    for wanted, plans in said.items():
         for plan in plans:
-            assert any(words in text for line in moments.place(plan, UNICODE, "") for text, _ in line), words
+            assert any(wanted in text for line in moments.place(plan, UNICODE, "") for text, _ in line), wanted
 
 
 async def test_read_only_plans_and_does_not_start(stage: Scene) -> None:

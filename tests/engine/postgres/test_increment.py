@@ -65,7 +65,7 @@ def test_a_chain_makes_the_file_of_its_last_backup(
     known = blocks(*_read(layers[0]))
     expected = b"".join(bytes([block]) * PAGE for block in now)[: known * PAGE]
     assert made == expected
-    assert combining.size(str(layers[0]), PAGE) == len(made)
+    assert combining.size(str(layers[0]), PAGE, 100) == len(made)
 
 
 def _read(path: Path) -> tuple[Head, list[int]]:
@@ -87,11 +87,12 @@ def test_neighbours_are_read_at_once() -> None:
         HEAD.pack(0xD3AE1F0E, 0, 1),
         HEAD.pack(0xD3AE1F0D, 1, 1),
         HEAD.pack(0xD3AE1F0D, 0, 1) + b"x",
+        HEAD.pack(0xD3AE1F0D, 0, 0xFFFFFFFF),
     ],
-    ids=["empty", "cut", "another magic", "blocks that are not there", "more than it says"],
+    ids=["empty", "cut", "another magic", "blocks that are not there", "more than it says", "longer than any file"],
 )
 def test_a_damaged_increment_is_named(tmp_path: Path, damaged: bytes) -> None:
     path = tmp_path / "INCREMENTAL.1"
     path.write_bytes(damaged)
     with pytest.raises(IncrementError, match=r"INCREMENTAL\.1 is damaged"):
-        combining.size(str(path), PAGE)
+        combining.size(str(path), PAGE, 100)

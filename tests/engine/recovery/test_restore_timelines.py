@@ -17,6 +17,7 @@ from engine.event import Silent
 from engine.postgres.lsn import Lsn
 from engine.postgres.segment import parse_segment, segment_name, segment_of
 from engine.postgres.timeline import parse_history
+from engine.recovery.plan import Order
 from engine.recovery.reachable import reachable_windows
 from engine.recovery.restore import execute
 from engine.recovery.settings import render, setting_of
@@ -81,6 +82,25 @@ def failover(postgres: Install) -> Iterator[Failover]:
         new = stage.insert(50)
         stage.archive_all()
         yield Failover(stage, before, shared, old_backup, old, new)
+
+
+@pytest.fixture
+def wals(failover: Failover) -> Iterator[Path]:
+    """The archive, to be spoiled: it is whole again afterwards."""
+    place, whole = Path(failover.scene.server.layout.wals), failover.scene.root / "whole"
+    shutil.copytree(place, whole)
+    yield place
+    shutil.rmtree(place)
+    whole.rename(place)
+
+
+def by_hand(stage: Scene, order: Order, name: str) -> Cluster:
+    """Return what was restored as a server that is started by hand."""
+    tried = Cluster(stage.cluster.install, stage.root / name, free_port())
+    tried.root.mkdir()
+    tried.data.symlink_to(order.destination)
+    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    return tried
 
 
 def test_latest_follows_the_new_primary_from_the_backup_before_the_fork(failover: Failover) -> None:
@@ -228,10 +248,7 @@ def test_a_recovery_ends_on_no_timeline_that_has_wal(failover: Failover) -> None
     third = Path(layout.wals, "00000003.history")
     order = stage.order(destination=str(stage.root / "promoting"), timeline="1", backup=failover.before.id)
     execute(order.to_arguments(), stage.server, Silent())
-    tried = Cluster(stage.cluster.install, stage.root / "promoter", free_port())
-    tried.root.mkdir()
-    tried.data.symlink_to(order.destination)
-    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    tried = by_hand(stage, order, "promoter")
     third.write_text("1\t0/300000\tanother one\n")
     os.rename(layout.wal(lost), layout.wal(lost) + ".aside")
     try:
@@ -245,48 +262,36 @@ def test_a_recovery_ends_on_no_timeline_that_has_wal(failover: Failover) -> None
         stage.remove(order.destination)
 
 
-def test_a_lost_history_of_a_timeline_whose_wal_is_damaged_too(failover: Failover) -> None:
+def test_a_lost_history_of_a_timeline_whose_wal_is_damaged_too(failover: Failover, wals: Path) -> None:
     """That there is anything of it shows that recovery would call itself by its number."""
     stage, lost = failover.scene, "00000002.history"
-    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
     order = stage.order(destination=str(stage.root / "opening"), timeline="1", backup=failover.before.id)
     execute(order.to_arguments(), stage.server, Silent())
-    shutil.copytree(wals, whole)
     (wals / lost).unlink()
     for path in wals.glob("00000002*/????????????????????????"):
         damaged = bytearray(codec.read_segment(str(path)))
         damaged[100] ^= 4
         path.write_bytes(damaged)
-    tried = Cluster(stage.cluster.install, stage.root / "opener", free_port())
-    tried.root.mkdir()
-    tried.data.symlink_to(order.destination)
-    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    tried = by_hand(stage, order, "opener")
     try:
         plan = stage.plan(timeline="1", backup=failover.before.id)
         assert plan.refused and f"{lost} is missing" in plan.refused.why, plan
         tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
         assert concluded(tried).startswith(f'could not restore file "{lost}"')
     finally:
-        shutil.rmtree(wals)
-        whole.rename(wals)
         stage.remove(order.destination)
 
 
-def test_a_history_is_all_that_tells_of_lost_wal(failover: Failover) -> None:
+def test_a_history_is_all_that_tells_of_lost_wal(failover: Failover, wals: Path) -> None:
     """All of timeline 2 is gone, and the last segment before it: its history still says that there was more."""
     stage = failover.scene
-    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
     order = stage.order(destination=str(stage.root / "losing"), timeline="2", backup=failover.before.id)
     execute(order.to_arguments(), stage.server, Silent())
-    shutil.copytree(wals, whole)
     lost = segment_name(1, segment_of(Lsn.parse(failover.shared.lsn), SEGMENT), SEGMENT)
     for path in [*wals.glob("00000002*/*"), *wals.glob("00000001*/*")]:
         if path.name >= lost:
             path.unlink()
-    tried = Cluster(stage.cluster.install, stage.root / "loser", free_port())
-    tried.root.mkdir()
-    tried.data.symlink_to(order.destination)
-    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    tried = by_hand(stage, order, "loser")
     try:
         plan = stage.plan(timeline="2", backup=failover.before.id)
         assert plan.refused and f"{lost} is missing" in plan.refused.why, plan
@@ -295,43 +300,33 @@ def test_a_history_is_all_that_tells_of_lost_wal(failover: Failover) -> None:
         tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
         assert concluded(tried).startswith(f'could not restore file "{lost}"')
     finally:
-        shutil.rmtree(wals)
-        whole.rename(wals)
         stage.remove(order.destination)
 
 
-def test_the_first_segment_of_a_branch_in_place_of_its_parents(failover: Failover) -> None:
+def test_the_first_segment_of_a_branch_in_place_of_its_parents(failover: Failover, wals: Path) -> None:
     """Its first page is of the timeline before, and may be all that it has: PostgreSQL panics at its first record."""
     stage = failover.scene
-    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
-    shutil.copytree(wals, whole)
     first = min(wals.glob("00000002*/????????????????????????"))
     data = codec.read_segment(str(first))
     parents = Path(stage.server.layout.wal("00000001" + first.name[8:]))
-    try:
-        for later in wals.glob("00000001*/????????????????????????"):
-            if later.name > parents.name:
-                later.unlink()
-        shutil.rmtree(first.parent)
-        parents.write_bytes(data[:8192] + bytes(SEGMENT - 8192))
-        for target in (EndOfArchive(), XidTarget(failover.new.xid)):
-            plan = stage.plan(target, timeline="1", backup=failover.before.id)
-            assert plan.refused and "is of timeline 2 instead of 1" in plan.refused.why, plan
-        assert get(stage.server.layout, parents.name, str(stage.root / "delivered")) == REFUSED
-    finally:
-        shutil.rmtree(wals)
-        whole.rename(wals)
+    for later in wals.glob("00000001*/????????????????????????"):
+        if later.name > parents.name:
+            later.unlink()
+    shutil.rmtree(first.parent)
+    parents.write_bytes(data[:8192] + bytes(SEGMENT - 8192))
+    for target in (EndOfArchive(), XidTarget(failover.new.xid)):
+        plan = stage.plan(target, timeline="1", backup=failover.before.id)
+        assert plan.refused and "is of timeline 2 instead of 1" in plan.refused.why, plan
+    assert get(stage.server.layout, parents.name, str(stage.root / "delivered")) == REFUSED
 
 
 @pytest.mark.parametrize("kind", ["dead branch", "cut short", "from its first page on"])
-def test_the_first_segment_of_a_branch_is_what_its_history_says(failover: Failover, kind: str) -> None:
+def test_the_first_segment_of_a_branch_is_what_its_history_says(failover: Failover, wals: Path, kind: str) -> None:
     """It is all that is left of timeline 2. PostgreSQL would replay the branch that was left, or half a segment."""
     stage = failover.scene
     layout = stage.server.layout
-    wals, whole = Path(layout.wals), stage.root / "whole"
     order = stage.order(destination=str(stage.root / "misled"), timeline="2", backup=failover.before.id)
     execute(order.to_arguments(), stage.server, Silent())
-    shutil.copytree(wals, whole)
     first, *later = sorted(wals.glob("00000002*/????????????????????????"))
     for path in later:
         path.unlink()
@@ -344,10 +339,7 @@ def test_the_first_segment_of_a_branch_is_what_its_history_says(failover: Failov
         for page in range(0, SEGMENT, 8192):
             data[page + 4 : page + 8] = (2).to_bytes(4, "little")
         first.write_bytes(data)
-    tried = Cluster(stage.cluster.install, stage.root / "follower", free_port())
-    tried.root.mkdir()
-    tried.data.symlink_to(order.destination)
-    tried.configure(port=str(tried.port), unix_socket_directories=str(tried.root), hot_standby="off")
+    tried = by_hand(stage, order, "follower")
     try:
         for _ in range(2):  # as it was indexed before it was changed, and anew
             plan = stage.plan(timeline="2", backup=failover.before.id)
@@ -360,8 +352,6 @@ def test_the_first_segment_of_a_branch_is_what_its_history_says(failover: Failov
         tried.install.run("pg_ctl", "-D", str(tried.data), "-l", str(tried.root / "log"), "-W", "start")
         assert concluded(tried).startswith(f'could not restore file "{first.name}"')
     finally:
-        shutil.rmtree(wals)
-        whole.rename(wals)
         stage.remove(order.destination)
         shutil.rmtree(tried.root)
 
@@ -398,24 +388,18 @@ def test_what_a_changed_history_makes_of_segments_is_noticed_while_the_nearest_m
 ) -> None:
     """Timeline 2 is passed, and its history says now that it began half a segment earlier."""
     stage = failover.scene
-    wals, whole = Path(stage.server.layout.wals), stage.root / "whole"
-    shutil.copytree(wals, whole)
     history, third = wals / "00000002.history", wals / "00000003.history"
     last = max(wals.glob("00000002*/????????????????????????"))
     with stage.restored(timeline="2", action="promote", destination=str(stage.root / "third")):
         shutil.copy(stage.root / "third/pg_wal" / third.name, third)
-    try:
-        reachable_windows(stage.server)
-        (began,) = (switch.lsn for switch in parse_history(2, codec.read_segment(str(history)).decode()))
-        history.write_text(f"1\t{Lsn(began - SEGMENT // 2)}\tno recovery target specified\n")
-        own = Path(stage.server.layout.wal(segment_name(3, parse_segment(last.name, SEGMENT)[1] + 1, SEGMENT)))
-        own.parent.mkdir()
-        own.write_bytes(b"")
-        plan = stage.plan(timeline="3", backup=failover.before.id)
-        assert plan.refused and "0000000200000000" in plan.refused.why, plan
-    finally:
-        shutil.rmtree(wals)
-        whole.rename(wals)
+    reachable_windows(stage.server)
+    (began,) = (switch.lsn for switch in parse_history(2, codec.read_segment(str(history)).decode()))
+    history.write_text(f"1\t{Lsn(began - SEGMENT // 2)}\tno recovery target specified\n")
+    own = Path(stage.server.layout.wal(segment_name(3, parse_segment(last.name, SEGMENT)[1] + 1, SEGMENT)))
+    own.parent.mkdir()
+    own.write_bytes(b"")
+    plan = stage.plan(timeline="3", backup=failover.before.id)
+    assert plan.refused and "0000000200000000" in plan.refused.why, plan
 
 
 def test_a_restore_point_whose_name_has_what_others_take_for_line_ends(postgres: Install) -> None:
